@@ -1,0 +1,57 @@
+# make          builds bin/berth, bin/berthd, bin/berth-shim, bin/berth-runtime
+# make check    formatting, vet, linter, unit tests: no root, under two minutes
+# make test     everything, as root
+# make demo     builds, makes a Debian image and runs a container of it, as root
+# make bench    side by side with the peers that are installed, as root
+
+GO       ?= go
+COMMIT   := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X berth/version.Commit=$(COMMIT)
+PROGRAMS := berth berthd berth-shim berth-runtime
+export CGO_ENABLED := 0
+
+.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test e2e demo bench apt clean
+
+all: $(PROGRAMS)
+
+$(PROGRAMS):
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/$@ ./cmd/$@
+
+# The linter and the clients that tests drive us with have a module of their own.
+tools: bin/tools/staticcheck bin/tools/docker
+
+bin/tools/staticcheck: tools/go.mod
+	$(GO) build -C tools -o ../$@ honnef.co/go/tools/cmd/staticcheck
+
+bin/tools/docker: tools/go.mod
+	$(GO) build -C tools -ldflags '-X github.com/docker/cli/cli/version.Version=28.5.2' -o ../$@ github.com/docker/cli/cmd/docker
+
+check: fmt vet lint unit
+
+fmt:
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "not gofmt-ed:"; echo "$$bad"; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+
+lint: bin/tools/staticcheck
+	bin/tools/staticcheck ./...
+
+unit:
+	$(GO) test -short ./...
+
+test: check all tools
+	$(GO) test -count=1 -timeout 40m ./...
+
+demo:
+	./demo.sh
+
+bench: all
+	$(GO) run ./bench
+
+# Debian packages that the tests and the demo use; the product needs none of them.
+apt:
+	./apt.sh
+
+clean:
+	rm -rf bin
