@@ -10,7 +10,7 @@ LDFLAGS  := -s -w -X berth/version.Commit=$(COMMIT)
 PROGRAMS := berth berthd berth-shim berth-runtime
 export CGO_ENABLED := 0
 
-.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test e2e demo bench apt clean
+.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test demo bench apt clean
 
 all: $(PROGRAMS)
 
@@ -40,7 +40,7 @@ lint: bin/tools/staticcheck
 unit:
 	$(GO) test -short ./...
 
-test: check all tools
+test: apt check all tools
 	$(GO) test -count=1 -timeout 40m ./...
 
 demo:

@@ -1,0 +1,306 @@
+package testkit
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Engine is a berthd of a test's own, with its own state, socket and cgroups. The
+// binaries are linked into its directory, so that whatever it starts can be told from
+// other engines' by /proc/PID/exe.
+type Engine struct {
+	Dir, Bin, DataRoot, ExecRoot string
+	Host                         string // unix://…
+	CgroupParent                 string
+
+	t     testing.TB
+	flags []string
+	env   []string
+	cmd   *exec.Cmd
+	log   *os.File
+}
+
+// EngineOptions change how StartEngine starts.
+type EngineOptions struct {
+	Flags []string // added to berthd's command line
+	Env   []string // added to berthd's environment
+	Lazy  bool     // do not start: the first client shall
+}
+
+// StartEngine starts an engine that ends with the test. Its containers are removed then,
+// and anything that it leaves behind fails the test.
+func StartEngine(t testing.TB, o EngineOptions) *Engine {
+	t.Helper()
+	Integration(t)
+	built := Binaries(t)
+	dir, err := os.MkdirTemp("", "bt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &Engine{
+		Dir: dir, Bin: filepath.Join(dir, "bin"),
+		DataRoot: filepath.Join(dir, "d"), ExecRoot: filepath.Join(dir, "r"),
+		CgroupParent: "/" + filepath.Base(dir),
+		t:            t, flags: o.Flags, env: o.Env,
+	}
+	e.Host = "unix://" + filepath.Join(e.ExecRoot, "berth.sock")
+	for _, d := range []string{e.Bin, e.DataRoot, e.ExecRoot} {
+		if err := os.MkdirAll(d, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range programs {
+		if err := place(filepath.Join(built, p), filepath.Join(e.Bin, p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if e.log, err = os.Create(filepath.Join(dir, "berthd.log")); err != nil {
+		t.Fatal(err)
+	}
+	before := takeStock()
+	t.Cleanup(func() {
+		e.dismantle()
+		for _, left := range e.leaks(before) {
+			t.Errorf("left behind: %s", left)
+		}
+		if t.Failed() {
+			if data, err := os.ReadFile(e.log.Name()); err == nil && len(data) > 0 {
+				t.Logf("berthd's log:\n%s", lastLines(data, 60))
+			}
+		}
+		e.log.Close()
+		if os.Getenv("BERTH_TEST_KEEP") == "" {
+			os.RemoveAll(dir)
+		}
+	})
+	if !o.Lazy {
+		e.Start()
+	}
+	return e
+}
+
+// place makes the program from known as to too: /proc/PID/exe shows the name by which a
+// program was executed, so a hard link does.
+func place(from, to string) error {
+	if os.Link(from, to) == nil {
+		return nil
+	}
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, data, 0o755)
+}
+
+// Command is berthd's command line.
+func (e *Engine) Command() []string {
+	return append([]string{filepath.Join(e.Bin, "berthd"), "--data-root", e.DataRoot, "--exec-root", e.ExecRoot,
+		"-H", e.Host, "--cgroup-parent", e.CgroupParent, "--config-file", filepath.Join(e.Dir, "daemon.json")}, e.flags...)
+}
+
+// Start starts berthd and waits until it answers. Further environment may be given,
+// e.g. BERTH_FAILPOINT=….
+func (e *Engine) Start(env ...string) {
+	e.t.Helper()
+	ready, tell, err := os.Pipe()
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	defer ready.Close()
+	config := filepath.Join(e.Dir, "daemon.json")
+	if _, err := os.Stat(config); err != nil {
+		if err := os.WriteFile(config, []byte("{}\n"), 0o600); err != nil {
+			e.t.Fatal(err)
+		}
+	}
+	argv := append(e.Command(), "--ready-fd", "3")
+	e.cmd = exec.Command(argv[0], argv[1:]...)
+	e.cmd.Env = append(append(os.Environ(), e.env...), env...)
+	e.cmd.Stdout, e.cmd.Stderr = e.log, e.log
+	e.cmd.ExtraFiles = []*os.File{tell}
+	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := e.cmd.Start(); err != nil {
+		e.t.Fatal(err)
+	}
+	tell.Close()
+	_ = ready.SetReadDeadline(time.Now().Add(30 * time.Second))
+	buf := make([]byte, 256)
+	if n, err := ready.Read(buf); err != nil {
+		e.t.Fatalf("berthd did not become ready: %v\n%s", err, e.Log())
+	} else if n > 1 {
+		e.t.Fatalf("berthd: %s", buf[:n])
+	}
+}
+
+// Pid is berthd's.
+func (e *Engine) Pid() int { return e.cmd.Process.Pid }
+
+// Kill ends berthd by SIGKILL, at whatever instruction it is.
+func (e *Engine) Kill() {
+	e.t.Helper()
+	_ = e.cmd.Process.Kill()
+	e.Await()
+}
+
+// Stop ends berthd in order and returns its exit code.
+func (e *Engine) Stop() int {
+	e.t.Helper()
+	_ = e.cmd.Process.Signal(syscall.SIGTERM)
+	return e.Await()
+}
+
+// Await waits until the berthd that Start started has ended by itself.
+func (e *Engine) Await() int {
+	e.t.Helper()
+	done := make(chan struct{})
+	go func() { _ = e.cmd.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(60 * time.Second):
+		_ = e.cmd.Process.Signal(syscall.SIGQUIT)
+		<-done
+		e.t.Fatalf("berthd does not end:\n%s", e.Log())
+	}
+	return e.cmd.ProcessState.ExitCode()
+}
+
+// Log is what berthd has written to its standard error.
+func (e *Engine) Log() string {
+	data, _ := os.ReadFile(e.log.Name())
+	return string(data)
+}
+
+// Env is the environment of a client of this engine.
+func (e *Engine) Env() []string {
+	home := filepath.Join(e.Dir, "home")
+	_ = os.MkdirAll(home, 0o700)
+	return []string{"PATH=" + e.Bin + ":" + os.Getenv("PATH"), "HOME=" + home,
+		"DOCKER_CONFIG=" + filepath.Join(home, ".docker"), "DOCKER_HOST=" + e.Host, "TERM=xterm"}
+}
+
+// Result is how a client ended.
+type Result struct {
+	Stdout, Stderr string
+	Code           int
+}
+
+// Berth runs our command line.
+func (e *Engine) Berth(args ...string) Result {
+	e.t.Helper()
+	return e.Run("", filepath.Join(e.Bin, "berth"), args...)
+}
+
+// Docker runs the official one against this engine.
+func (e *Engine) Docker(args ...string) Result {
+	e.t.Helper()
+	return e.Run("", DockerCLI(e.t), args...)
+}
+
+// Must is Berth that has to succeed; it returns standard output without its last
+// newline.
+func (e *Engine) Must(args ...string) string {
+	e.t.Helper()
+	return e.must(e.Berth(args...), "berth", args)
+}
+
+// MustDocker is Must with the official client.
+func (e *Engine) MustDocker(args ...string) string {
+	e.t.Helper()
+	return e.must(e.Docker(args...), "docker", args)
+}
+
+func (e *Engine) must(r Result, name string, args []string) string {
+	e.t.Helper()
+	if r.Code != 0 {
+		e.t.Fatalf("%s %s: exit %d\nstdout: %s\nstderr: %s", name, strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
+	}
+	return strings.TrimSuffix(r.Stdout, "\n")
+}
+
+// Run runs a program as a client of the engine, with stdin as its input.
+func (e *Engine) Run(stdin, program string, args ...string) Result {
+	e.t.Helper()
+	ctx, cancel := context.WithTimeout(e.t.Context(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = e.Env()
+	cmd.Dir = e.Dir
+	cmd.Stdin = strings.NewReader(stdin)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		e.t.Fatalf("%s: %v", program, err)
+	}
+	if ctx.Err() != nil {
+		e.t.Fatalf("%s %s: does not end\nstdout: %s\nstderr: %s", filepath.Base(program), strings.Join(args, " "), out.String(), errs.String())
+	}
+	return Result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+}
+
+// Terminal runs our command line on a terminal.
+func (e *Engine) Terminal(args ...string) *Terminal {
+	e.t.Helper()
+	return OnTerminal(e.t, e.Env(), filepath.Join(e.Bin, "berth"), args...)
+}
+
+// Busybox imports the busybox image under its own name and returns it.
+func (e *Engine) Busybox() string {
+	e.t.Helper()
+	e.Must("import", "--change", `CMD ["sh"]`, BusyboxTar(e.t), "busybox:latest")
+	return "busybox"
+}
+
+// Eventually waits for a condition that nothing can announce, and fails the test if it
+// does not come.
+func Eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// dismantle removes all containers and ends the engine.
+func (e *Engine) dismantle() {
+	if e.cmd == nil && !e.answers() {
+		return
+	}
+	if !e.answers() {
+		e.Start()
+	}
+	for _, id := range strings.Fields(e.Berth("ps", "-aq", "--no-trunc").Stdout) {
+		if r := e.Berth("rm", "-f", id); r.Code != 0 {
+			e.t.Errorf("rm -f %s: %s", id, r.Stderr)
+		}
+	}
+	for _, p := range e.processes("berthd") {
+		_ = syscall.Kill(p, syscall.SIGTERM)
+	}
+	if e.cmd != nil && e.cmd.ProcessState == nil {
+		e.Await()
+	}
+	Eventually(e.t, "the engine has ended", func() bool { return len(e.processes("berthd")) == 0 })
+}
+
+func (e *Engine) answers() bool {
+	cmd := exec.Command(filepath.Join(e.Bin, "berth"), "version")
+	cmd.Env = e.Env()
+	return cmd.Run() == nil
+}
+
+func lastLines(data []byte, n int) string {
+	lines := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}

@@ -1,0 +1,100 @@
+package testkit
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// stock is what the kernel holds that a container engine could leave behind.
+type stock struct{ mounts map[string]bool }
+
+func takeStock() stock {
+	s := stock{mounts: map[string]bool{}}
+	data, _ := os.ReadFile("/proc/self/mountinfo")
+	for _, line := range strings.Split(string(data), "\n") {
+		if f := strings.Fields(line); len(f) > 4 {
+			s.mounts[f[4]] = true
+		}
+	}
+	return s
+}
+
+// leaks lists what the engine left behind although its containers are gone and it has
+// ended. Shims and the kernel may need a moment, so it waits for the list to empty.
+func (e *Engine) leaks(before stock) []string {
+	var left []string
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if left = e.leaksNow(before); len(left) == 0 || time.Now().After(deadline) {
+			return left
+		}
+	}
+}
+
+func (e *Engine) leaksNow(before stock) (left []string) {
+	for _, pid := range e.processes("") {
+		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		left = append(left, fmt.Sprintf("process %d: %s", pid, strings.ReplaceAll(string(cmdline), "\x00", " ")))
+	}
+	for m := range takeStock().mounts {
+		if strings.HasPrefix(m, e.Dir) && !before.mounts[m] {
+			left = append(left, "mount "+m)
+		}
+	}
+	roots, _ := filepath.Glob("/sys/fs/cgroup/*" + e.CgroupParent)
+	roots = append(roots, "/sys/fs/cgroup"+e.CgroupParent)
+	for _, root := range roots {
+		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() && path != root {
+				left = append(left, "cgroup "+path)
+			}
+			return nil
+		})
+		_ = os.Remove(root) // the parent itself is the test's to remove
+	}
+	for _, dir := range []string{filepath.Join(e.DataRoot, "containers"), filepath.Join(e.ExecRoot, "containers"),
+		filepath.Join(e.DataRoot, "layers", "staging"), filepath.Join(e.DataRoot, "layers", "trash"), filepath.Join(e.DataRoot, "content", "ingest")} {
+		names, _ := os.ReadDir(dir)
+		for _, n := range names {
+			left = append(left, filepath.Join(dir, n.Name()))
+		}
+	}
+	return left
+}
+
+// processes lists the processes whose program is one of this engine's binaries (or the
+// one named), and those that live in its cgroups.
+func (e *Engine) processes(name string) (pids []int) {
+	all, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range all {
+		exe, err := os.Readlink(p + "/exe")
+		if err != nil {
+			continue
+		}
+		cgroup, _ := os.ReadFile(p + "/cgroup")
+		ours := strings.HasPrefix(exe, e.Bin+"/"+name)
+		if name == "" && strings.Contains(string(cgroup), e.CgroupParent+"/") {
+			ours = true
+		}
+		if pid, err := strconv.Atoi(filepath.Base(p)); err == nil && ours && !isZombie(p) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func isZombie(proc string) bool {
+	data, err := os.ReadFile(proc + "/stat")
+	if err != nil {
+		return true
+	}
+	_, rest, _ := strings.Cut(string(data), ") ")
+	return strings.HasPrefix(rest, "Z")
+}
+
+// Shims lists the engine's shims (with their guardians).
+func (e *Engine) Shims() []int { return e.processes("berth-shim") }
