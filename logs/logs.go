@@ -1,9 +1,21 @@
 // Package logs writes, rotates, reads and follows container logs in Docker's
-// json-file format.
+// json-file format: one JSON object a line,
+//
+//	{"log":"text\n","stream":"stdout","attrs":{"k":"v"},"time":"2006-01-02T15:04:05.999999999Z"}
+//
+// with attrs only where the log options ask for some. The newest entries are in the
+// file itself, older ones in path.1, path.2 … (or path.1.gz …), path.1 being the
+// youngest of them.
 package logs
 
 import (
-	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -13,60 +25,81 @@ const (
 	Stderr = "stderr"
 )
 
+// maxLine is the longest part of a line that one entry holds, as in Docker.
+const maxLine = 16 << 10
+
 // Entry is one line, or a part of one.
 type Entry struct {
 	Stream string
 	Time   time.Time
 	// Line includes the final newline, unless the line was cut at 16 KiB or the
-	// stream ended without one.
+	// stream ended without one. It is valid during the call that delivers it.
 	Line  []byte
 	Attrs map[string]string // what --log-opt labels, env, tag asked for
 }
 
-// Options says how a log is kept. The zero value of a field means its default.
-type Options struct {
-	MaxSize int64             `json:"maxSize,omitempty"` // bytes per file; default 10 MiB, -1 = no rotation
-	MaxFile int               `json:"maxFile,omitempty"` // default 5
-	Attrs   map[string]string `json:"attrs,omitempty"`
+// file is one of the files of a log.
+type file struct {
+	path  string
+	index int // 0 for the one that is written to
+	gz    bool
 }
 
-// ParseOptions reads --log-opt values of the json-file driver (max-size, max-file, …).
-// A wrong or unknown one is class Invalid.
-func ParseOptions(driver string, opts map[string]string) (Options, error) { panic("contract") }
-
-// Writer appends entries to a log. It is safe for concurrent use.
-type Writer struct{ _ int }
-
-// OpenWriter opens the log at path for appending; earlier entries stay.
-func OpenWriter(path string, o Options) (*Writer, error) { panic("contract") }
-
-// Copy reads r to its end and logs what comes as entries of stream, line by line, a
-// line longer than 16 KiB in parts. tee, if not nil, sees every chunk as it was read,
-// before it is logged, and must not keep it.
-func (w *Writer) Copy(stream string, r interface{ Read([]byte) (int, error) }, tee func([]byte)) error {
-	panic("contract")
+// rotated lists the rotated files of the log at path, the youngest first. There may
+// be gaps after a crash in the middle of a rotation.
+func rotated(path string) ([]file, error) {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var files []file
+	for _, e := range entries {
+		suffix, ok := strings.CutPrefix(e.Name(), filepath.Base(path)+".")
+		if !ok {
+			continue
+		}
+		number, gz := strings.CutSuffix(suffix, ".gz")
+		index, err := strconv.Atoi(number)
+		if err != nil || index < 1 || strconv.Itoa(index) != number {
+			continue
+		}
+		files = append(files, file{filepath.Join(filepath.Dir(path), e.Name()), index, gz})
+	}
+	sort.Slice(files, func(i, j int) bool {
+		if files[i].index != files[j].index {
+			return files[i].index < files[j].index
+		}
+		return files[i].gz // the plain file is still there only if the other one is unfinished
+	})
+	// A crash between the end of a compression and the removal of its source leaves
+	// both; the compressed one was renamed into place complete.
+	unique := files[:0]
+	for _, f := range files {
+		if n := len(unique); n == 0 || unique[n-1].index != f.index {
+			unique = append(unique, f)
+		}
+	}
+	return unique, nil
 }
 
-// Close flushes and closes the file.
-func (w *Writer) Close() error { panic("contract") }
-
-// ReadOptions selects entries.
-type ReadOptions struct {
-	Stdout, Stderr bool
-	Since, Until   time.Time // zero: no bound
-	Tail           int       // last N of both streams together; negative: all
-	Follow         bool
-	// Done ends a Follow: it is closed when the writer will write no more. What was
-	// written before is still delivered.
-	Done <-chan struct{}
+// Remove deletes the log at path with its rotated files. A log that does not exist is
+// no error.
+func Remove(path string) error {
+	files, err := rotated(path)
+	for _, f := range append(files, file{path: path}) {
+		for _, name := range []string{f.path, strings.TrimSuffix(f.path, ".gz")} {
+			if e := os.Remove(name); e != nil && !errors.Is(e, fs.ErrNotExist) {
+				err = errors.Join(err, e)
+			}
+		}
+	}
+	for _, left := range []string{nextName(path), gzipName(path)} {
+		if e := os.Remove(left); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
 }
-
-// Read calls fn for every selected entry in order, across rotated files, and follows
-// if asked. It ends with nil at the end of the log, or with fn's or ctx's error.
-// A log that does not exist (yet) has no entries.
-func Read(ctx context.Context, path string, o ReadOptions, fn func(Entry) error) error {
-	panic("contract")
-}
-
-// Remove deletes the log at path with its rotated files.
-func Remove(path string) error { panic("contract") }

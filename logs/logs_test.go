@@ -1,0 +1,459 @@
+package logs
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"berth/fail"
+)
+
+func write(t *testing.T, path string, o Options, stream, text string) {
+	t.Helper()
+	w, err := OpenWriter(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Copy(stream, strings.NewReader(text), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, path string, o ReadOptions) (lines []string) {
+	t.Helper()
+	o.Stdout, o.Stderr = true, true
+	err := Read(t.Context(), path, o, func(e Entry) error {
+		lines = append(lines, string(e.Line))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lines
+}
+
+func all(t *testing.T, path string) string {
+	t.Helper()
+	return strings.Join(read(t, path, ReadOptions{Tail: -1}), "")
+}
+
+func TestAnEntryIsWrittenAsDockerWritesIt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	write(t, path, Options{}, Stdout, "a\t<b> \"q\" \\ \x1b[0m \xff é\u2028\r\nlast")
+	write(t, path, Options{Attrs: map[string]string{"b": "2", "a": "1"}}, Stderr, "oops\n")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(string(data), "\n"), "\n")
+	want := []string{
+		`{"log":"a\u0009\u003cb\u003e \"q\" \\ \u001b[0m \ufffd é\u2028\r\n","stream":"stdout","time":"`,
+		`{"log":"last","stream":"stdout","time":"`,
+		`{"log":"oops\n","stream":"stderr","attrs":{"a":"1","b":"2"},"time":"`,
+	}
+	if len(lines) != len(want) {
+		t.Fatalf("%d lines: %q", len(lines), lines)
+	}
+	for i := range want {
+		if !strings.HasPrefix(lines[i], want[i]) || !strings.HasSuffix(lines[i], `Z"}`) {
+			t.Errorf("got  %s\nwant %s…", lines[i], want[i])
+		}
+		if !json.Valid([]byte(lines[i])) {
+			t.Errorf("not JSON: %s", lines[i])
+		}
+	}
+}
+
+func TestALongLineIsCutAt16KiB(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	for _, n := range []int{maxLine - 1, maxLine, maxLine + 1, 2*maxLine - 1, 2 * maxLine, 5*maxLine + 7} {
+		text := strings.Repeat("x", n) + "\nshort\n"
+		write(t, path, Options{}, Stdout, text)
+		got := read(t, path, ReadOptions{Tail: -1})
+		if strings.Join(got, "") != text {
+			t.Errorf("%d: text changed", n)
+		}
+		if want := (n+1+maxLine-1)/maxLine + 1; len(got) != want {
+			t.Errorf("%d: %d entries, want %d", n, len(got), want)
+		}
+		for _, l := range got {
+			if len(l) > maxLine {
+				t.Errorf("%d: an entry of %d bytes", n, len(l))
+			}
+		}
+		os.Remove(path)
+	}
+}
+
+// chunks delivers what it holds in pieces of random size.
+type chunks struct {
+	rest []byte
+	rnd  *rand.Rand
+}
+
+func (c *chunks) Read(p []byte) (int, error) {
+	if len(c.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p[:min(len(p), 1+c.rnd.Intn(40000))], c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+func TestWhatIsReadInAnyPiecesComesBackWhole(t *testing.T) {
+	rnd := rand.New(rand.NewSource(1))
+	for round := range 20 {
+		var text []byte
+		for len(text) < 300_000 {
+			line := bytes.Repeat([]byte{byte('a' + rnd.Intn(26))}, rnd.Intn(1<<uint(rnd.Intn(17))))
+			text = append(append(text, line...), '\n')
+		}
+		path := filepath.Join(t.TempDir(), fmt.Sprint("log", round))
+		w, err := OpenWriter(path, Options{MaxSize: 50_000 + int64(rnd.Intn(100_000)), MaxFile: 1000, Compress: round%2 == 0})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var teed []byte
+		if err := w.Copy(Stdout, &chunks{text, rnd}, func(b []byte) { teed = append(teed, b...) }); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(teed, text) {
+			t.Error("tee saw another text")
+		}
+		entries := read(t, path, ReadOptions{Tail: -1})
+		if strings.Join(entries, "") != string(text) {
+			t.Fatal("the log holds another text")
+		}
+		for _, n := range []int{0, 1, 2, 7, len(entries) / 2, len(entries), len(entries) + 1} {
+			want := entries[len(entries)-min(n, len(entries)):]
+			if got := read(t, path, ReadOptions{Tail: n}); strings.Join(got, "|") != strings.Join(want, "|") {
+				t.Errorf("tail %d: %d entries, want %d", n, len(got), len(want))
+			}
+		}
+	}
+}
+
+func TestFilesStayWithinTheirSizeAndNumber(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "log")
+	for _, compress := range []bool{false, true} {
+		write(t, path, Options{MaxSize: 1000, MaxFile: 3, Compress: compress}, Stdout, strings.Repeat("0123456789\n", 1000))
+		entries, _ := os.ReadDir(dir)
+		if len(entries) != 3 {
+			t.Errorf("%d files: %v", len(entries), entries)
+		}
+		for _, e := range entries {
+			if info, _ := e.Info(); info.Size() > 1000 {
+				t.Errorf("%s has %d bytes", e.Name(), info.Size())
+			}
+		}
+		if got := all(t, path); len(got) == 0 || strings.Trim(got, "0123456789\n") != "" {
+			t.Errorf("log reads %q", got)
+		}
+	}
+	if err := Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if entries, _ := os.ReadDir(dir); len(entries) != 0 {
+		t.Errorf("left after Remove: %v", entries)
+	}
+}
+
+func TestASingleFileBeginsAnewWhenItIsFull(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "log")
+	write(t, path, Options{MaxSize: 500, MaxFile: 1}, Stdout, strings.Repeat("0123456789\n", 100)+"end\n")
+	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
+		t.Errorf("files: %v", entries)
+	}
+	if got := all(t, path); !strings.HasSuffix(got, "end\n") {
+		t.Errorf("log reads %q", got)
+	}
+}
+
+func TestAHalfWrittenLastLineDoesNoHarm(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	write(t, path, Options{}, Stdout, "one\n")
+	f, _ := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	f.WriteString(`{"log":"tw`)
+	f.Close()
+	if got := all(t, path); got != "one\n" {
+		t.Errorf("before repair: %q", got)
+	}
+	if got := read(t, path, ReadOptions{Tail: 1}); len(got) != 1 || got[0] != "one\n" {
+		t.Errorf("tail before repair: %q", got)
+	}
+	write(t, path, Options{}, Stdout, "three\n")
+	if got := all(t, path); got != "one\nthree\n" {
+		t.Errorf("after repair: %q", got)
+	}
+}
+
+func TestARotationCutInTwoIsFinished(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	write(t, path, Options{}, Stdout, "one\n")
+	if err := os.Link(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	os.WriteFile(path+".next", nil, 0o600)
+	if got := all(t, path); got != "one\n" {
+		t.Errorf("between the halves: %q", got)
+	}
+	write(t, path, Options{}, Stdout, "two\n")
+	if got := all(t, path); got != "one\ntwo\n" {
+		t.Errorf("after repair: %q", got)
+	}
+}
+
+func TestSinceUntilAndStreamsSelect(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	base := time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC)
+	var data []byte
+	for i := range 10 {
+		stream := []string{Stdout, Stderr}[i%2]
+		end := fmt.Sprintf(`,"stream":%q,"time":%q}`+"\n", stream, base.Add(time.Duration(i)*time.Second).Format(time.RFC3339Nano))
+		data = appendEntry(data, []byte(fmt.Sprintln(i)), []byte(end))
+	}
+	os.WriteFile(path, data, 0o600)
+	for name, test := range map[string]struct {
+		o    ReadOptions
+		want string
+	}{
+		"everything":                     {ReadOptions{Stdout: true, Stderr: true, Tail: -1}, "0123456789"},
+		"stdout alone":                   {ReadOptions{Stdout: true, Tail: -1}, "02468"},
+		"tail counts both streams":       {ReadOptions{Stderr: true, Tail: 3}, "79"},
+		"since is inclusive":             {ReadOptions{Stdout: true, Stderr: true, Tail: -1, Since: base.Add(7 * time.Second)}, "789"},
+		"until is inclusive":             {ReadOptions{Stdout: true, Stderr: true, Tail: -1, Until: base.Add(2 * time.Second)}, "012"},
+		"a past until ends following":    {ReadOptions{Stdout: true, Stderr: true, Tail: -1, Until: base.Add(2 * time.Second), Follow: true}, "012"},
+		"tail before since":              {ReadOptions{Stdout: true, Stderr: true, Tail: 5, Since: base.Add(8 * time.Second)}, "89"},
+		"nothing is asked for":           {ReadOptions{Tail: -1}, ""},
+		"tail 0":                         {ReadOptions{Stdout: true, Stderr: true}, ""},
+		"since beyond the end":           {ReadOptions{Stdout: true, Stderr: true, Tail: -1, Since: time.Now().Add(time.Hour)}, ""},
+		"both bounds hold at their time": {ReadOptions{Stdout: true, Stderr: true, Tail: -1, Since: base.Add(3 * time.Second), Until: base.Add(3 * time.Second)}, "3"},
+	} {
+		var got strings.Builder
+		if err := Read(t.Context(), path, test.o, func(e Entry) error {
+			got.WriteString(strings.TrimSuffix(string(e.Line), "\n"))
+			return nil
+		}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got.String() != test.want {
+			t.Errorf("%s: %s, want %s", name, &got, test.want)
+		}
+	}
+}
+
+func TestFollowSeesEveryLineAcrossRotations(t *testing.T) {
+	for _, compress := range []bool{false, true} {
+		t.Run(fmt.Sprint("compress ", compress), func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "log")
+			done := make(chan struct{})
+			got := make(chan string, 1)
+			go func() {
+				var lines strings.Builder
+				err := Read(t.Context(), path, ReadOptions{Stdout: true, Tail: -1, Follow: true, Done: done}, func(e Entry) error {
+					lines.Write(e.Line)
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				got <- lines.String()
+			}()
+			w, err := OpenWriter(path, Options{MaxSize: 5000, MaxFile: 100, Compress: compress})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, p := io.Pipe()
+			go func() {
+				for i := range 3000 {
+					fmt.Fprintln(p, "line", i)
+				}
+				p.Close()
+			}()
+			if err := w.Copy(Stdout, r, nil); err != nil {
+				t.Fatal(err)
+			}
+			w.Close()
+			close(done)
+			lines := strings.Split(<-got, "\n")
+			if len(lines) != 3001 {
+				t.Errorf("%d lines", len(lines)-1)
+			}
+			for i, l := range lines[:len(lines)-1] {
+				if l != fmt.Sprint("line ", i) {
+					t.Fatalf("line %d is %q", i, l)
+				}
+			}
+		})
+	}
+}
+
+func TestFollowEndsWithItsContextAndWithItsReader(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	write(t, path, Options{}, Stdout, "one\n")
+	ctx, cancel := context.WithCancel(t.Context())
+	err := Read(ctx, path, ReadOptions{Stdout: true, Tail: -1, Follow: true}, func(Entry) error { cancel(); return nil })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	gone := errors.New("client gone")
+	if err := Read(t.Context(), path, ReadOptions{Stdout: true, Tail: -1, Follow: true}, func(Entry) error { return gone }); err != gone {
+		t.Errorf("reader's error: %v", err)
+	}
+	soon := time.Now().Add(50 * time.Millisecond)
+	if err := Read(t.Context(), path, ReadOptions{Stdout: true, Tail: -1, Follow: true, Until: soon}, func(Entry) error { return nil }); err != nil {
+		t.Errorf("until: %v", err)
+	}
+}
+
+func TestALogThatIsNotThereIsEmpty(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "none", "log")
+	if got := all(t, path); got != "" {
+		t.Errorf("read %q", got)
+	}
+	if err := Remove(path); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAWriterThatCannotWriteGoesOnReading(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	w, err := OpenWriter(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.f.Close() // as a device that is gone
+	r := strings.NewReader(strings.Repeat("line\n", 100_000))
+	if err := w.Copy(Stdout, r, nil); err == nil {
+		t.Error("no error at the end")
+	}
+	if r.Len() != 0 {
+		t.Errorf("%d bytes were not read", r.Len())
+	}
+}
+
+func TestParseOptions(t *testing.T) {
+	for name, test := range map[string]struct {
+		driver string
+		opts   map[string]string
+		want   Options
+		err    string
+	}{
+		"defaults":              {"json-file", nil, Options{}, ""},
+		"no driver":             {"", nil, Options{}, ""},
+		"sizes":                 {"json-file", map[string]string{"max-size": "10m", "max-file": "3"}, Options{MaxSize: 10 << 20, MaxFile: 3}, ""},
+		"a fraction":            {"json-file", map[string]string{"max-size": "1.5k"}, Options{MaxSize: 1536}, ""},
+		"unit with b":           {"json-file", map[string]string{"max-size": "2GB"}, Options{MaxSize: 2 << 30}, ""},
+		"no rotation":           {"json-file", map[string]string{"max-size": "-1"}, Options{MaxSize: -1}, ""},
+		"compress":              {"json-file", map[string]string{"compress": "true", "max-size": "1m"}, Options{MaxSize: 1 << 20, Compress: true}, ""},
+		"labels are the engine": {"json-file", map[string]string{"labels": "a", "tag": "x"}, Options{}, ""},
+		"none":                  {"none", nil, Options{}, ""},
+		"none with options":     {"none", map[string]string{"max-size": "1"}, Options{}, "unknown log opt 'max-size' for none log driver"},
+		"unknown":               {"json-file", map[string]string{"colour": "red"}, Options{}, "unknown log opt 'colour' for json-file log driver"},
+		"not a size":            {"json-file", map[string]string{"max-size": "big"}, Options{}, `invalid value for max-size: "big" is not a size such as 10m`},
+		"size zero":             {"json-file", map[string]string{"max-size": "0"}, Options{}, `invalid value for max-size: "0" is not a size such as 10m`},
+		"no file":               {"json-file", map[string]string{"max-file": "0"}, Options{}, `max-file cannot be less than 1: "0"`},
+		"files without size":    {"json-file", map[string]string{"max-size": "-1", "max-file": "2"}, Options{}, "max-file needs a limit in max-size"},
+		"syslog":                {"syslog", nil, Options{}, "logger: no log driver named 'syslog' is registered (there are json-file and none)"},
+	} {
+		got, err := ParseOptions(test.driver, test.opts)
+		if test.err != "" {
+			if err == nil || err.Error() != test.err || !fail.Is(err, fail.Invalid) {
+				t.Errorf("%s: error %v, want %s", name, err, test.err)
+			}
+			continue
+		}
+		if err != nil || !reflect.DeepEqual(got, test.want) {
+			t.Errorf("%s: %+v, %v; want %+v", name, got, err, test.want)
+		}
+	}
+}
+
+func FuzzEveryTextSurvivesTheLog(f *testing.F) {
+	f.Add([]byte("plain\n"))
+	f.Add([]byte("\x00\x1f\"\\<>&\xff\xc3\xa9\xe2\x80\xa8\U0001f600\ufffd\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		line := appendEntry(nil, text, []byte(`,"stream":"stdout","time":"2026-01-02T03:04:05.6Z"}`+"\n"))
+		if !json.Valid(line) {
+			t.Fatalf("not JSON: %q", line)
+		}
+		if bytes.IndexByte(line, '\n') != len(line)-1 {
+			t.Fatalf("more than one line: %q", line)
+		}
+		var scratch []byte
+		e, err := decode(line, &scratch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := bytes.ToValidUTF8(text, nil); !bytes.Equal(bytes.ReplaceAll(e.Line, []byte("\ufffd"), nil), bytes.ReplaceAll(want, []byte("\ufffd"), nil)) {
+			t.Fatalf("%q became %q", text, e.Line)
+		}
+	})
+}
+
+func FuzzTheFastDecoderAgreesWithEncodingJSON(f *testing.F) {
+	f.Add([]byte(`{"log":"a\u0009\n","stream":"stdout","time":"2026-01-02T03:04:05.600000001Z"}`))
+	f.Add([]byte(`{"log":"\ud83d\ude00","stream":"stderr","attrs":{"a":"b"},"time":"2026-02-30T03:04:05Z"}`))
+	f.Add([]byte(`{"log":"x","stream":"stdout","time":"2026-01-02T03:04:05.6+01:00"}`))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		var scratch []byte
+		fast, ok := decodeFast(line, &scratch)
+		if !ok {
+			_, _ = decode(line, &scratch)
+			return
+		}
+		var slow struct {
+			Log    string            `json:"log"`
+			Stream string            `json:"stream"`
+			Attrs  map[string]string `json:"attrs"`
+			Time   time.Time         `json:"time"`
+		}
+		if err := json.Unmarshal(line, &slow); err != nil {
+			t.Fatalf("accepted %q: %v", line, err)
+		}
+		if slow.Log != string(fast.Line) || slow.Stream != fast.Stream || !slow.Time.Equal(fast.Time) || !reflect.DeepEqual(slow.Attrs, fast.Attrs) {
+			t.Fatalf("%q: fast %+v, slow %+v", line, fast, slow)
+		}
+	})
+}
+
+func BenchmarkCopy(b *testing.B) {
+	for name, text := range map[string]string{
+		"lines of 100":    strings.Repeat(strings.Repeat("x", 99)+"\n", 10_000),
+		"lines of 1":      strings.Repeat("\n", 100_000),
+		"lines of 10 KiB": strings.Repeat(strings.Repeat("x", 10_239)+"\n", 100),
+	} {
+		b.Run(name, func(b *testing.B) {
+			path := filepath.Join(b.TempDir(), "log")
+			w, err := OpenWriter(path, Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer w.Close()
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				if err := w.Copy(Stdout, strings.NewReader(text), nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
