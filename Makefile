@@ -46,7 +46,8 @@ test: apt check all tools
 demo:
 	./demo.sh
 
-bench: all
+bench: all tools
+	./apt.sh docker.io
 	$(GO) run ./bench
 
 # Debian packages that the tests and the demo use; the product needs none of them.
