@@ -1,0 +1,1 @@
+// The functions without a body in child.go are linked from the Go runtime.
