@@ -1,62 +1,282 @@
 // Package layer keeps unpacked layers by chain ID and makes root file systems and
 // diffs of them. Nothing outside knows what a layer is on disk.
+//
+//	<algorithm>/<hex of chain ID>/diff       the layer's files, as overlayfs takes them
+//	<algorithm>/<hex of chain ID>/meta.json  what it is: parent, diff ID, size
+//	staging/<random>                         layers being unpacked
+//	trash/<random>                           what is being deleted
+//	empty/0, empty/1                         lowers for roots that have too few of their own
+//
+// A layer comes into being by one rename out of staging and goes by one rename into
+// trash, so every name is whole or not there; the rest is debris that Open collects.
 package layer
 
 import (
-	"context"
-	"io"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
 
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"berth/durable"
+	"berth/fail"
 	"berth/oci"
 )
 
-// Store keeps layers at one directory, all with one driver.
-type Store struct{ _ int }
+const driver = "overlay"
+
+// metaVersion is the version of meta.json and of the form of diff/.
+const metaVersion = 1
+
+// meta is meta.json.
+type meta struct {
+	Version int        `json:"version"`
+	Driver  string     `json:"driver"`
+	Parent  oci.Digest `json:"parent,omitempty"`
+	DiffID  oci.Digest `json:"diffID"`
+	Size    int64      `json:"size"`
+	// OpaqueRoot: the layer hides all layers below it. Overlayfs has no mark for that on
+	// the root of a layer, so the stack is cut here.
+	OpaqueRoot bool `json:"opaqueRoot,omitempty"`
+}
+
+// Store keeps layers at one directory, all with one driver. One process uses a store
+// at a time; within it a Store is safe for concurrent use.
+type Store struct {
+	root   string
+	marks  overlayMarks
+	umask  uint32
+	debris sync.WaitGroup // the goroutine that empties trash after Open
+
+	mu    sync.Mutex
+	metas map[oci.Digest]meta // what was read of meta.json; layers never change
+}
 
 // Open opens or creates the store at root and collects what crashes left in staging.
-// It chooses the driver: "overlay" where the file system can, else it fails.
-func Open(root string) (*Store, error) { panic("contract") }
+// It chooses the driver: "overlay" where the file system can, else it fails with class
+// Unavailable. Without root only what needs no privileges works, and nothing is tried.
+func Open(root string) (*Store, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{root: root, marks: marksFor(os.Geteuid()), umask: processUmask(), metas: map[oci.Digest]meta{}}
+	for _, d := range []string{"staging", "trash", "empty/0", "empty/1"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o700); err != nil {
+			return nil, fmt.Errorf("open layer store: %w", err)
+		}
+	}
+	for _, d := range []string{"empty/0", "empty/1"} { // they can be what "/" shows
+		if err := os.Chmod(filepath.Join(root, d), 0o755); err != nil {
+			return nil, fmt.Errorf("open layer store: %w", err)
+		}
+	}
+	if err := s.collectDebris(); err != nil {
+		return nil, fmt.Errorf("open layer store: %w", err)
+	}
+	if os.Geteuid() == 0 {
+		if err := s.probe(); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Close waits for the deletion of debris that Open began.
+func (s *Store) Close() error {
+	s.debris.Wait()
+	return nil
+}
 
 // Driver names the driver ("overlay").
-func (s *Store) Driver() string { panic("contract") }
+func (s *Store) Driver() string { return driver }
 
-// Staged is a layer that is unpacked but not yet in the store.
-type Staged struct{ _ int }
-
-// Stage begins a layer in a private directory. Layers of one image may be staged at
-// the same time, before their parents are in the store.
-func (s *Store) Stage(ctx context.Context) (*Staged, error) { panic("contract") }
-
-// Apply unpacks an uncompressed layer tar into the staging directory. Entries never
-// reach outside it, whatever their names and links say; an attempt is class Invalid.
-// It returns the digest of the tar (the diff ID) and the sum of the file sizes.
-func (st *Staged) Apply(ctx context.Context, tar io.Reader) (diffID oci.Digest, size int64, err error) {
-	panic("contract")
+// collectDebris moves what a crash left out of the way and deletes it in the
+// background: it can be large, and nobody needs to wait for it.
+func (s *Store) collectDebris() error {
+	staged, err := os.ReadDir(filepath.Join(s.root, "staging"))
+	if err != nil {
+		return err
+	}
+	for _, e := range staged {
+		if _, err := s.discard(filepath.Join(s.root, "staging", e.Name())); err != nil {
+			return err
+		}
+	}
+	dead, err := os.ReadDir(filepath.Join(s.root, "trash"))
+	if err != nil || len(dead) == 0 {
+		return err
+	}
+	s.debris.Go(func() {
+		for _, e := range dead {
+			// What cannot be deleted now is found again by the next Open.
+			_ = os.RemoveAll(filepath.Join(s.root, "trash", e.Name()))
+		}
+	})
+	return nil
 }
 
-// Commit puts the layer into the store on top of parent (empty for the lowest), whose
-// attributes directories take that the tar only implied. A layer that is there already
-// stays, and the staged one goes.
-func (st *Staged) Commit(parent, diffID oci.Digest) (chain oci.Digest, err error) {
-	panic("contract")
+// discard moves path into trash under a name of its own.
+func (s *Store) discard(path string) (string, error) {
+	holder, err := os.MkdirTemp(filepath.Join(s.root, "trash"), "")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Rename(path, filepath.Join(holder, filepath.Base(path))); err != nil {
+		return "", errors.Join(err, os.Remove(holder))
+	}
+	return holder, nil
 }
 
-// Discard drops a layer that was not committed. After Commit it does nothing.
-func (st *Staged) Discard() error { panic("contract") }
+// dir is the only way from a chain ID to a file name.
+func (s *Store) dir(chain oci.Digest) (string, error) {
+	if err := chain.Validate(); err != nil {
+		return "", fail.New(fail.Invalid, "chain ID %q: %w", chain, err)
+	}
+	return filepath.Join(s.root, chain.Algorithm().String(), chain.Encoded()), nil
+}
 
 // Has reports whether the chain is in the store.
-func (s *Store) Has(chain oci.Digest) bool { panic("contract") }
+func (s *Store) Has(chain oci.Digest) bool {
+	dir, err := s.dir(chain)
+	if err != nil {
+		return false
+	}
+	_, err = os.Lstat(dir)
+	return err == nil
+}
 
 // Remove deletes one layer, atomically as seen from Has; a missing one is no error.
-func (s *Store) Remove(chain oci.Digest) error { panic("contract") }
+func (s *Store) Remove(chain oci.Digest) error {
+	dir, err := s.dir(chain)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	delete(s.metas, chain)
+	s.mu.Unlock()
+	dead, err := s.discard(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove layer %s: %w", chain, err)
+	}
+	durable.Failpoint("layer.remove.trashed")
+	if err := os.RemoveAll(dead); err != nil {
+		return fmt.Errorf("remove layer %s: %w", chain, err)
+	}
+	return nil
+}
 
 // List names all chains in the store.
-func (s *Store) List() ([]oci.Digest, error) { panic("contract") }
+func (s *Store) List() ([]oci.Digest, error) {
+	var chains []oci.Digest
+	algorithms, err := os.ReadDir(s.root)
+	if err != nil {
+		return nil, fmt.Errorf("list layers: %w", err)
+	}
+	for _, a := range algorithms {
+		if !digest.Algorithm(a.Name()).Available() {
+			continue
+		}
+		names, err := os.ReadDir(filepath.Join(s.root, a.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("list layers: %w", err)
+		}
+		for _, n := range names {
+			if d := digest.NewDigestFromEncoded(digest.Algorithm(a.Name()), n.Name()); d.Validate() == nil {
+				chains = append(chains, d)
+			}
+		}
+	}
+	return chains, nil
+}
 
-// Rootfs describes the overlay of a stack (its chain IDs, lowest first) with a writable
-// layer in dir/upper and dir/work, which are created if missing. An empty dir gives a
-// read-only root.
-func (s *Store) Rootfs(chains []oci.Digest, dir string) (oci.Rootfs, error) { panic("contract") }
+// Size is the sum of the file sizes of one layer, as Apply returned it.
+func (s *Store) Size(chain oci.Digest) (int64, error) {
+	m, err := s.meta(chain)
+	return m.Size, err
+}
 
-// Diff writes the tar of what a writable layer (dir as given to Rootfs) changes,
-// reproducibly ordered.
-func (s *Store) Diff(ctx context.Context, dir string, w io.Writer) error { panic("contract") }
+func (s *Store) meta(chain oci.Digest) (meta, error) {
+	s.mu.Lock()
+	m, ok := s.metas[chain]
+	s.mu.Unlock()
+	if ok {
+		return m, nil
+	}
+	dir, err := s.dir(chain)
+	if err != nil {
+		return m, err
+	}
+	err = durable.ReadJSON(filepath.Join(dir, "meta.json"), &m)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, fail.New(fail.NotFound, "layer %s is not in the store", chain)
+	}
+	if err != nil {
+		return m, fmt.Errorf("layer %s: %w", chain, err)
+	}
+	if m.Version != metaVersion || m.Driver != driver {
+		return m, fail.New(fail.Unavailable, "layer %s was written by another Berth (driver %s, version %d)", chain, m.Driver, m.Version)
+	}
+	s.mu.Lock()
+	s.metas[chain] = m
+	s.mu.Unlock()
+	return m, nil
+}
+
+// lowers returns the diff directories of a stack given top first, down to the layer
+// that hides the rest.
+func (s *Store) lowers(topFirst []oci.Digest) ([]string, error) {
+	var dirs []string
+	for _, chain := range topFirst {
+		m, err := s.meta(chain)
+		if err != nil {
+			return nil, err
+		}
+		dir, err := s.dir(chain)
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, filepath.Join(dir, "diff"))
+		if m.OpaqueRoot {
+			break
+		}
+	}
+	return dirs, nil
+}
+
+// stack returns chain and its ancestors, top first. An empty chain has none.
+func (s *Store) stack(chain oci.Digest) ([]oci.Digest, error) {
+	var chains []oci.Digest
+	for chain != "" {
+		m, err := s.meta(chain)
+		if err != nil {
+			return nil, err
+		}
+		chains = append(chains, chain)
+		chain = m.Parent
+	}
+	return chains, nil
+}
+
+// processUmask reads our umask, which can otherwise only be learnt by changing it for
+// the whole process. Unknown means: every bit may be masked.
+func processUmask() uint32 {
+	status, _ := os.ReadFile("/proc/self/status")
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "Umask:"); ok {
+			if m, err := strconv.ParseUint(strings.TrimSpace(v), 8, 32); err == nil {
+				return uint32(m)
+			}
+		}
+	}
+	return unix.S_IRWXU | unix.S_IRWXG | unix.S_IRWXO
+}
