@@ -1,0 +1,95 @@
+package cgroup
+
+import (
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth/fail"
+)
+
+// section is one part of the specification's resources, served by one controller.
+type section struct {
+	controller string // v1 name
+	asked      func(*specs.LinuxResources) bool
+	v1, v2     func(dir string, r *specs.LinuxResources) error
+}
+
+// sections is config-linux.md's list of resources.
+var sections = []section{
+	{"devices", devicesAsked, devicesV1, devicesV2},
+	{"memory", memoryAsked, memoryV1, memoryV2},
+	{"cpu", cpuAsked, cpuV1, cpuV2},
+	{"cpuset", cpusetAsked, cpuset, cpuset},
+	{"pids", pidsAsked, pids, pids},
+	{"blkio", blockIOAsked, blockIOV1, blockIOV2},
+	{"hugetlb", hugetlbAsked, hugetlbV1, hugetlbV2},
+	{"net_cls", netClsAsked, netCls, nil},
+	{"net_prio", netPrioAsked, netPrio, nil},
+	{"rdma", rdmaAsked, rdma, rdma},
+}
+
+// asked lists the controllers that r sets something of.
+func asked(r *specs.LinuxResources) []string {
+	var cs []string
+	if r == nil {
+		return nil
+	}
+	for _, s := range sections {
+		if s.asked(r) {
+			cs = append(cs, s.controller)
+		}
+	}
+	return cs
+}
+
+// Apply changes the limits of a live group. Fields that are absent, or 0 where the
+// specification calls that "not set", keep what they have. A limit that cannot be set
+// here is class Invalid, one that the group's present usage forbids is class Conflict;
+// the limits before it have been changed by then.
+func (g *Group) Apply(r *specs.LinuxResources) error {
+	if r == nil {
+		return nil
+	}
+	for _, s := range sections {
+		if !s.asked(r) {
+			continue
+		}
+		d, ok := g.dirOf(s.controller)
+		if !ok {
+			return fail.New(fail.Invalid, "cannot limit %s: the control group controller is not mounted or not writable", s.controller)
+		}
+		set := s.v1
+		if d.unified {
+			set = s.v2
+		}
+		if err := set(d.path, r); err != nil {
+			return err
+		}
+	}
+	return g.applyUnified(r.Unified)
+}
+
+// applyUnified writes the specification's free map of v2 files and values.
+func (g *Group) applyUnified(files map[string]string) error {
+	for file, value := range files {
+		if !g.v2() {
+			return fail.New(fail.Invalid, "cannot set %s: this host does not use cgroup v2", file)
+		}
+		if file == "" || strings.ContainsAny(file, "/\x00") || !strings.Contains(file, ".") {
+			return fail.New(fail.Invalid, "invalid cgroup v2 file name %q", file)
+		}
+		if err := write(g.dirs[0].path+"/"+file, value); err != nil {
+			return refused(file, value, err)
+		}
+	}
+	return nil
+}
+
+// set writes a user's limit: what names it in errors.
+func set(what, path, value string) error {
+	if err := write(path, value); err != nil {
+		return refused(what, value, err)
+	}
+	return nil
+}

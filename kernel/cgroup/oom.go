@@ -1,0 +1,145 @@
+package cgroup
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+)
+
+// OOMKills counts the processes of the group and below it that the kernel killed for
+// memory, since the group was made. Without a memory controller it is 0.
+func (g *Group) OOMKills() (uint64, error) {
+	d, ok := g.dirOf("memory")
+	if !ok {
+		return 0, nil
+	}
+	if d.unified {
+		// memory.events counts the groups below too.
+		n, err := readKey(d.path+"/memory.events", "oom_kill")
+		if gone(err) {
+			return 0, nil // the controller is not delegated to this group
+		}
+		return n, err
+	}
+	var total uint64
+	err := walk(d.path, func(dir string) error {
+		n, err := readKey(dir+"/memory.oom_control", "oom_kill")
+		if gone(err) && dir != d.path {
+			return nil
+		}
+		total += n
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count OOM kills of control group %s: %w", g.path, err)
+	}
+	return total, nil
+}
+
+// WatchOOM tells when the group runs out of memory. The channel gets a value each time,
+// unless the one before has not been taken yet, and is closed when ctx ends or the group
+// is removed. On v2 a value comes after OOMKills has grown; on v1 it comes when the kernel
+// starts looking for a process to kill, so OOMKills may grow a moment later. Class Invalid
+// without a memory controller.
+//
+// It costs one descriptor in the runtime poller and one parked goroutine.
+func (g *Group) WatchOOM(ctx context.Context) (<-chan struct{}, error) {
+	d, ok := g.dirOf("memory")
+	if !ok {
+		return nil, fail.New(fail.Invalid, "cannot watch for OOM: the memory controller is not mounted or not writable")
+	}
+	if d.unified {
+		return g.watchOOMV2(ctx, d.path)
+	}
+	return g.watchOOMV1(ctx, d.path)
+}
+
+// watchOOMV1 is Documentation/admin-guide/cgroup-v1/memory.rst, "OOM Control". The
+// kernel signals the descriptor also when the group is removed.
+func (g *Group) watchOOMV1(ctx context.Context, dir string) (<-chan struct{}, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("watch for OOM: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "eventfd")
+	control, err := open(dir+"/memory.oom_control", unix.O_RDONLY)
+	if err != nil {
+		f.Close()
+		return nil, &os.PathError{Op: "open", Path: dir + "/memory.oom_control", Err: err}
+	}
+	defer unix.Close(control)
+	if err := write(dir+"/cgroup.event_control", strconv.Itoa(fd)+" "+strconv.Itoa(control)); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("watch for OOM: %w", err)
+	}
+	events := make(chan struct{}, 1)
+	go func() {
+		defer close(events)
+		defer f.Close()
+		var count [8]byte
+		for waitReadable(ctx, f) == nil {
+			if _, err := f.Read(count[:]); err != nil || !exists(dir) {
+				return
+			}
+			notify(events)
+		}
+	}()
+	return events, nil
+}
+
+func (g *Group) watchOOMV2(ctx context.Context, dir string) (<-chan struct{}, error) {
+	file := dir + "/memory.events"
+	f, err := inotify(file)
+	if err != nil {
+		return nil, fmt.Errorf("watch for OOM: %w", err)
+	}
+	before, err := readKey(file, "oom_kill")
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("watch for OOM: %w", err)
+	}
+	events := make(chan struct{}, 1)
+	go func() {
+		defer close(events)
+		defer f.Close()
+		var buf [unix.SizeofInotifyEvent * 16]byte
+		for waitReadable(ctx, f) == nil {
+			n, err := f.Read(buf[:])
+			if err != nil {
+				return
+			}
+			if now, err := readKey(file, "oom_kill"); err == nil && now > before {
+				before = now
+				notify(events)
+			}
+			if removed(buf[:n]) {
+				return
+			}
+		}
+	}()
+	return events, nil
+}
+
+// removed reports whether the watched file has ceased to exist. Its events carry no names,
+// so all have the same size.
+func removed(events []byte) bool {
+	for ; len(events) >= unix.SizeofInotifyEvent; events = events[unix.SizeofInotifyEvent:] {
+		if binary.NativeEndian.Uint32(events[4:])&(unix.IN_DELETE_SELF|unix.IN_IGNORED) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func notify(events chan<- struct{}) {
+	select {
+	case events <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,82 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+)
+
+// Remove deletes the group's directories and those that programs inside have made below
+// them, waiting until ctx ends for the kernel to let go of dead members. The group must
+// have no live process: that is class Conflict. Parents stay.
+func (g *Group) Remove(ctx context.Context) error {
+	for _, d := range g.dirs {
+		err := removeTree(d.path)
+		if errors.Is(err, unix.EBUSY) {
+			err = g.removeBusy(ctx, d)
+		}
+		if err != nil {
+			return fmt.Errorf("remove control group %s: %w", g.path, err)
+		}
+	}
+	return nil
+}
+
+// removeBusy waits for the last member to be let go. v2 tells by an event; v1 has none,
+// and between the death of a process and the end of its membership there is nothing that
+// could be waited for.
+func (g *Group) removeBusy(ctx context.Context, d dir) error {
+	try := func() (bool, error) {
+		err := removeTree(d.path)
+		if !errors.Is(err, unix.EBUSY) {
+			return true, err
+		}
+		pids, err := pidsBelow(d.path)
+		if err == nil && len(pids) > 0 {
+			err = fail.New(fail.Conflict, "%d processes are still in it", len(pids))
+		}
+		return false, err
+	}
+	if d.unified {
+		events := d.path + "/cgroup.events"
+		err := waitFile(ctx, events, func() (bool, error) {
+			n, err := readKey(events, "populated")
+			return n == 0, err
+		})
+		if err != nil && !gone(err) {
+			return err
+		}
+	}
+	return retry(ctx, try)
+}
+
+// removeTree removes a group and the groups below it, innermost first. One that is gone
+// already is fine.
+func removeTree(dir string) error {
+	err := unix.Rmdir(dir)
+	if err == nil || err == unix.ENOENT {
+		return nil
+	}
+	if err == unix.EBUSY || err == unix.ENOTEMPTY {
+		children, cerr := childGroups(dir)
+		if cerr != nil {
+			return cerr
+		}
+		if len(children) > 0 {
+			for _, c := range children {
+				if err := removeTree(c); err != nil {
+					return err
+				}
+			}
+			if err = unix.Rmdir(dir); err == nil || err == unix.ENOENT {
+				return nil
+			}
+		}
+	}
+	return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
+}
