@@ -1,0 +1,330 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/docker/cli/opts"
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/image"
+	mobyclient "github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+)
+
+type imagesFlags struct {
+	all, digests, noTrunc, quiet bool
+	format                       string
+	filter                       opts.FilterOpt
+}
+
+func newImages(a *app) *cobra.Command { return newImageList(a, "images", nil) }
+
+func newImageList(a *app, name string, aliases []string) *cobra.Command {
+	o := imagesFlags{filter: opts.NewFilterOpt()}
+	cmd := &cobra.Command{
+		Use:     name + " [OPTIONS] [REPOSITORY[:TAG]]",
+		Aliases: aliases,
+		Short:   "List images",
+		Args:    maxArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				if err := o.filter.Set("reference=" + args[0]); err != nil {
+					return err
+				}
+			}
+			return a.images(cmd.Context(), &o)
+		},
+		ValidArgsFunction: a.completeImages(1),
+	}
+	flags := cmd.Flags()
+	flags.BoolVarP(&o.quiet, "quiet", "q", false, "Only show image IDs")
+	flags.BoolVarP(&o.all, "all", "a", false, "Show all images (default hides intermediate images)")
+	flags.BoolVar(&o.noTrunc, "no-trunc", false, "Don't truncate output")
+	flags.BoolVar(&o.digests, "digests", false, "Show digests")
+	flags.StringVar(&o.format, "format", "", formatHelp)
+	flags.VarP(&o.filter, "filter", "f", "Filter output based on conditions provided")
+	return cmd
+}
+
+func (a *app) images(ctx context.Context, o *imagesFlags) error {
+	format := o.format
+	if format == "" && !o.quiet {
+		format = a.config().ImagesFormat
+	}
+	engine, err := a.engine()
+	if err != nil {
+		return err
+	}
+	answer, err := engine.ImageList(ctx, mobyclient.ImageListOptions{All: o.all, Filters: o.filter.Value()})
+	if err != nil {
+		return err
+	}
+	f := parseListFormat(format)
+	withDigests := o.digests || f.uses(".Digest")
+	l := imageList
+	if o.digests {
+		l.standard = slices.Insert(slices.Clone(l.standard), 2, "Digest")
+	}
+	return l.print(a.Out, format, o.quiet, imageRows(answer.Items, !o.noTrunc, withDigests))
+}
+
+// imageRows makes one row of each name of each image, newest image first.
+func imageRows(images []image.Summary, trunc, withDigests bool) []*imageRow {
+	images = slices.Clone(images)
+	slices.SortStableFunc(images, func(a, b image.Summary) int { return cmp.Compare(b.Created, a.Created) })
+	rows := make([]*imageRow, 0, len(images))
+	for _, i := range images {
+		for _, n := range imageNames(i, withDigests) {
+			rows = append(rows, &imageRow{i: i, name: n, trunc: trunc, now: time.Now()})
+		}
+	}
+	return rows
+}
+
+type imageName struct{ repository, tag, digest string }
+
+const none = "<none>"
+
+// imageNames pairs an image's tags with the digests of the same repository. A repository
+// known only by digest has no tag; an image without any name is "<none>" throughout.
+func imageNames(i image.Summary, withDigests bool) []imageName {
+	digests := map[string][]string{}
+	var repositories []string
+	for _, d := range i.RepoDigests {
+		named, err := reference.ParseNormalizedNamed(d)
+		if err != nil {
+			continue
+		}
+		digested, ok := named.(reference.Canonical)
+		if !ok {
+			continue
+		}
+		repository := reference.FamiliarName(named)
+		if repository == none {
+			continue
+		}
+		if digests[repository] == nil {
+			repositories = append(repositories, repository)
+		}
+		digests[repository] = append(digests[repository], digested.Digest().String())
+	}
+	var names []imageName
+	tagged := map[string]bool{}
+	for _, t := range i.RepoTags {
+		named, err := reference.ParseNormalizedNamed(t)
+		if err != nil {
+			continue
+		}
+		withTag, ok := named.(reference.NamedTagged)
+		if !ok {
+			continue
+		}
+		repository := reference.FamiliarName(named)
+		tagged[repository] = true
+		if !withDigests || len(digests[repository]) == 0 {
+			names = append(names, imageName{repository, withTag.Tag(), none})
+			continue
+		}
+		for _, d := range digests[repository] {
+			names = append(names, imageName{repository, withTag.Tag(), d})
+		}
+	}
+	for _, repository := range repositories {
+		if tagged[repository] {
+			continue
+		}
+		if !withDigests {
+			names = append(names, imageName{repository, none, none})
+			continue
+		}
+		for _, d := range digests[repository] {
+			names = append(names, imageName{repository, none, d})
+		}
+	}
+	if len(names) == 0 {
+		names = []imageName{{none, none, none}}
+	}
+	return names
+}
+
+// imageList is what `images` can show of an image.
+var imageList = list[*imageRow]{
+	columns: []column[*imageRow]{
+		{"Repository", "REPOSITORY", (*imageRow).Repository},
+		{"Tag", "TAG", (*imageRow).Tag},
+		{"Digest", "DIGEST", (*imageRow).Digest},
+		{"ID", "IMAGE ID", (*imageRow).ID},
+		{"CreatedSince", "CREATED", (*imageRow).CreatedSince},
+		{"CreatedAt", "CREATED AT", (*imageRow).CreatedAt},
+		{"Size", "SIZE", (*imageRow).Size},
+		{"Containers", "CONTAINERS", (*imageRow).Containers},
+		{"VirtualSize", "SIZE", (*imageRow).VirtualSize},
+		{"SharedSize", "SHARED SIZE", (*imageRow).SharedSize},
+		{"UniqueSize", "UNIQUE SIZE", (*imageRow).UniqueSize},
+	},
+	standard: []string{"Repository", "Tag", "ID", "CreatedSince", "Size"},
+	quiet:    (*imageRow).ID,
+}
+
+type imageRow struct {
+	i     image.Summary
+	name  imageName
+	trunc bool
+	now   time.Time
+}
+
+func (r *imageRow) MarshalJSON() ([]byte, error) { return json.Marshal(imageList.fields(r)) }
+
+func (r *imageRow) ID() string {
+	if r.trunc {
+		return shortID(r.i.ID)
+	}
+	return r.i.ID
+}
+
+func (r *imageRow) Repository() string { return r.name.repository }
+func (r *imageRow) Tag() string        { return r.name.tag }
+func (r *imageRow) Digest() string     { return r.name.digest }
+
+func (r *imageRow) CreatedSince() string {
+	created := time.Unix(r.i.Created, 0)
+	if r.i.Created <= 0 {
+		return "N/A"
+	}
+	return units.HumanDuration(r.now.UTC().Sub(created)) + " ago"
+}
+
+func (r *imageRow) CreatedAt() string { return time.Unix(r.i.Created, 0).String() }
+func (r *imageRow) Size() string {
+	return units.HumanSizeWithPrecision(float64(r.i.Size), 3)
+}
+
+// VirtualSize is Size in the words of older engines.
+func (r *imageRow) VirtualSize() string { return units.HumanSize(float64(r.i.Size)) }
+
+func (r *imageRow) Containers() string { return knownCount(r.i.Containers) }
+
+func (r *imageRow) SharedSize() string {
+	if r.i.SharedSize == -1 {
+		return "N/A"
+	}
+	return units.HumanSize(float64(r.i.SharedSize))
+}
+
+func (r *imageRow) UniqueSize() string {
+	if r.i.Size == -1 || r.i.SharedSize == -1 {
+		return "N/A"
+	}
+	return units.HumanSize(float64(r.i.Size - r.i.SharedSize))
+}
+
+func newHistory(a *app) *cobra.Command {
+	var o historyFlags
+	cmd := &cobra.Command{
+		Use:   "history [OPTIONS] IMAGE",
+		Short: "Show the history of an image",
+		Args:  exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.history(cmd.Context(), args[0], o)
+		},
+		ValidArgsFunction: a.completeImages(1),
+	}
+	flags := cmd.Flags()
+	flags.BoolVarP(&o.human, "human", "H", true, "Print sizes and dates in human readable format")
+	flags.BoolVarP(&o.quiet, "quiet", "q", false, "Only show image IDs")
+	flags.BoolVar(&o.noTrunc, "no-trunc", false, "Don't truncate output")
+	flags.StringVar(&o.format, "format", "", formatHelp)
+	flags.StringVar(&o.platform, "platform", "", `Show history for the given platform. Formatted as "os[/arch[/variant]]"`)
+	return cmd
+}
+
+type historyFlags struct {
+	human, quiet, noTrunc bool
+	format, platform      string
+}
+
+func (a *app) history(ctx context.Context, name string, o historyFlags) error {
+	engine, err := a.engine()
+	if err != nil {
+		return err
+	}
+	var options []mobyclient.ImageHistoryOption
+	platform, err := parsePlatform(o.platform)
+	if err != nil {
+		return err
+	}
+	if platform != nil {
+		options = append(options, mobyclient.ImageHistoryWithPlatform(*platform))
+	}
+	answer, err := engine.ImageHistory(ctx, name, options...)
+	if err != nil {
+		return err
+	}
+	rows := make([]*historyRow, len(answer.Items))
+	for i, item := range answer.Items {
+		rows[i] = &historyRow{h: item, trunc: !o.noTrunc, human: o.human, now: time.Now()}
+	}
+	return historyList.print(a.Out, o.format, o.quiet, rows)
+}
+
+var historyList = list[*historyRow]{
+	columns: []column[*historyRow]{
+		{"ID", "IMAGE", (*historyRow).ID},
+		{"CreatedSince", "CREATED", (*historyRow).CreatedSince},
+		{"CreatedAt", "CREATED AT", (*historyRow).CreatedAt},
+		{"CreatedBy", "CREATED BY", (*historyRow).CreatedBy},
+		{"Size", "SIZE", (*historyRow).Size},
+		{"Comment", "COMMENT", (*historyRow).Comment},
+	},
+	standard: []string{"ID", "CreatedSince", "CreatedBy", "Size", "Comment"},
+	quiet:    (*historyRow).ID,
+}
+
+type historyRow struct {
+	h            image.HistoryResponseItem
+	trunc, human bool
+	now          time.Time
+}
+
+func (r *historyRow) MarshalJSON() ([]byte, error) { return json.Marshal(historyList.fields(r)) }
+
+func (r *historyRow) ID() string {
+	if r.trunc {
+		return shortID(r.h.ID)
+	}
+	return r.h.ID
+}
+
+func (r *historyRow) CreatedAt() string { return time.Unix(r.h.Created, 0).Format(time.RFC3339) }
+
+func (r *historyRow) CreatedSince() string {
+	if !r.human {
+		return r.CreatedAt()
+	}
+	if r.h.Created <= 0 {
+		return "N/A"
+	}
+	return units.HumanDuration(r.now.UTC().Sub(time.Unix(r.h.Created, 0))) + " ago"
+}
+
+func (r *historyRow) CreatedBy() string {
+	by := strings.ReplaceAll(r.h.CreatedBy, "\t", " ")
+	if r.trunc {
+		return ellipsis(by, 45)
+	}
+	return by
+}
+
+func (r *historyRow) Size() string {
+	if r.human {
+		return units.HumanSizeWithPrecision(float64(r.h.Size), 3)
+	}
+	return itoa(r.h.Size)
+}
+
+func (r *historyRow) Comment() string { return r.h.Comment }

@@ -1,0 +1,113 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"github.com/containerd/errdefs"
+	mobyclient "github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+)
+
+func newRm(a *app) *cobra.Command {
+	var force, link, volumes bool
+	cmd := &cobra.Command{
+		Use:     "rm [OPTIONS] CONTAINER [CONTAINER...]",
+		Aliases: []string{"remove"},
+		Short:   "Remove one or more containers",
+		Args:    minArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.forEachAtOnceForgiving(cmd.Context(), args, force, func(ctx context.Context, engine *mobyclient.Client, name string) error {
+				name = strings.Trim(name, "/")
+				if name == "" {
+					return errors.New("container name cannot be empty")
+				}
+				_, err := engine.ContainerRemove(ctx, name, mobyclient.ContainerRemoveOptions{RemoveVolumes: volumes, RemoveLinks: link, Force: force})
+				return err
+			})
+		},
+		ValidArgsFunction: a.completeContainers(anyState),
+	}
+	cmd.Flags().BoolVarP(&volumes, "volumes", "v", false, "Remove anonymous volumes associated with the container")
+	cmd.Flags().BoolVarP(&link, "link", "l", false, "Remove the specified link")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "Force the removal of a running container (uses SIGKILL)")
+	return cmd
+}
+
+// forEachAtOnceForgiving is forEachAtOnce; with force, what is already gone is told but no failure.
+func (a *app) forEachAtOnceForgiving(ctx context.Context, names []string, force bool, action func(context.Context, *mobyclient.Client, string) error) error {
+	var other atomic.Bool
+	err := a.forEachAtOnce(ctx, names, func(ctx context.Context, engine *mobyclient.Client, name string) error {
+		err := action(ctx, engine, name)
+		if err != nil && !errdefs.IsNotFound(err) {
+			other.Store(true)
+		}
+		return err
+	})
+	var status statusError
+	if force && !other.Load() && errors.As(err, &status) {
+		return nil
+	}
+	return err
+}
+
+func newWait(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "wait CONTAINER [CONTAINER...]",
+		Short: "Block until one or more containers stop, then print their exit codes",
+		Args:  minArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.wait(cmd.Context(), args)
+		},
+		ValidArgsFunction: a.completeContainers(running),
+	}
+}
+
+func (a *app) wait(ctx context.Context, names []string) error {
+	engine, err := a.engine()
+	if err != nil {
+		return err
+	}
+	failed := false
+	for _, name := range names {
+		wait := engine.ContainerWait(ctx, name, mobyclient.ContainerWaitOptions{})
+		select {
+		case answer := <-wait.Result:
+			fmt.Fprintln(a.Out, answer.StatusCode)
+		case err := <-wait.Error:
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			fmt.Fprintln(a.Err, explain(err))
+			failed = true
+		}
+	}
+	if failed {
+		return statusError{code: 1}
+	}
+	return nil
+}
+
+func newRename(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rename CONTAINER NEW_NAME",
+		Short: "Rename a container",
+		Args:  exactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			oldName, newName := strings.TrimSpace(args[0]), strings.TrimSpace(args[1])
+			if oldName == "" || newName == "" {
+				return errors.New("Error: Neither old nor new names may be empty")
+			}
+			engine, err := a.engine()
+			if err != nil {
+				return err
+			}
+			_, err = engine.ContainerRename(cmd.Context(), oldName, mobyclient.ContainerRenameOptions{NewName: newName})
+			return err
+		},
+		ValidArgsFunction: a.completeContainers(anyState),
+	}
+}

@@ -1,0 +1,229 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/docker/cli/cli/config"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// The groups of `berth --help`, in order.
+const (
+	groupCommon     = "common"
+	groupManagement = "management"
+	groupCommands   = "commands"
+)
+
+// topLevel is every command of the root, with the group it is listed under.
+var topLevel = []struct {
+	group string
+	build func(*app) *cobra.Command
+}{
+	{groupCommon, newRun}, {groupCommon, newExec}, {groupCommon, newPs},
+	{groupCommon, newPull}, {groupCommon, newPush}, {groupCommon, newImages},
+	{groupCommon, newLogin}, {groupCommon, newLogout}, {groupCommon, newVersion}, {groupCommon, newInfo},
+
+	{groupManagement, newContainerGroup}, {groupManagement, newImageGroup}, {groupManagement, newSystemGroup},
+
+	{groupCommands, newAttach}, {groupCommands, newCreate}, {groupCommands, newEvents},
+	{groupCommands, newHistory}, {groupCommands, newImport}, {groupCommands, newInspect},
+	{groupCommands, newKill}, {groupCommands, newLoad}, {groupCommands, newLogs},
+	{groupCommands, newPause}, {groupCommands, newPort}, {groupCommands, newRename},
+	{groupCommands, newRestart}, {groupCommands, newRm}, {groupCommands, newRmi},
+	{groupCommands, newSave}, {groupCommands, newStart}, {groupCommands, newStop},
+	{groupCommands, newTag}, {groupCommands, newTop}, {groupCommands, newUnpause}, {groupCommands, newWait},
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:              "berth [OPTIONS] COMMAND",
+		Short:            "Build, ship and run containers, with nothing to install beside it",
+		SilenceUsage:     true,
+		SilenceErrors:    true,
+		TraverseChildren: true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return usageError{code: 1, command: "berth", message: fmt.Sprintf("'%s' is not a berth command.", args[0])}
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if show, _ := cmd.Flags().GetBool("version"); show {
+				fmt.Fprintln(a.Out, shortVersion())
+				return nil
+			}
+			return cmd.Help()
+		},
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.applyGlobals(cmd) },
+	}
+	root.SetIn(a.In)
+	root.SetOut(a.Out)
+	root.SetErr(a.Err)
+	root.SetUsageTemplate(usageTemplate)
+	root.SetHelpTemplate(helpTemplate)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{code: 125, command: cmd.CommandPath(), message: err.Error()}
+	})
+	cobra.EnableCommandSorting = false
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddGroup(
+		&cobra.Group{ID: groupCommon, Title: "Common Commands:"},
+		&cobra.Group{ID: groupManagement, Title: "Management Commands:"},
+		&cobra.Group{ID: groupCommands, Title: "Commands:"},
+	)
+	addGlobalFlags(a, root.Flags())
+	for _, c := range topLevel {
+		cmd := c.build(a)
+		cmd.GroupID = c.group
+		addCommand(root, cmd)
+	}
+	for _, p := range plugins {
+		root.AddCommand(newPluginCommand(a, p))
+	}
+	root.SetHelpCommandGroupID(groupCommands)
+	return root
+}
+
+func addGlobalFlags(a *app, flags *pflag.FlagSet) {
+	flags.SetInterspersed(false)
+	flags.BoolP("version", "v", false, "Print version information and quit")
+	flags.String("config", "", "Location of client config files (default \"~/.docker\")")
+	flags.StringVarP(&a.engineOptions.Context, "context", "c", "", "Name of the context to use to connect to the engine")
+	flags.BoolVarP(&a.debug, "debug", "D", false, "Enable debug mode")
+	flags.StringVarP(&a.engineOptions.Host, "host", "H", "", "Engine socket to connect to")
+	flags.StringVarP(&a.logLevel, "log-level", "l", "info", `Set the logging level ("debug", "info", "warn", "error", "fatal")`)
+	flags.BoolVar(&a.engineOptions.TLS, "tls", false, "Use TLS; implied by --tlsverify")
+	flags.StringVar(&a.engineOptions.CAFile, "tlscacert", "", "Trust certs signed only by this CA")
+	flags.StringVar(&a.engineOptions.CertFile, "tlscert", "", "Path to TLS certificate file")
+	flags.StringVar(&a.engineOptions.KeyFile, "tlskey", "", "Path to TLS key file")
+	flags.BoolVar(&a.engineOptions.TLSVerify, "tlsverify", false, "Use TLS and verify the remote")
+}
+
+// applyGlobals checks and applies the options before the sub-command.
+func (a *app) applyGlobals(cmd *cobra.Command) error {
+	flags := cmd.Root().Flags()
+	if dir, _ := flags.GetString("config"); dir != "" {
+		config.SetDir(dir)
+	}
+	if a.engineOptions.Host != "" && a.engineOptions.Context != "" {
+		return usageError{code: 1, command: "berth", message: "conflicting options: either specify --host or --context, not both"}
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error", "fatal"}, a.logLevel) {
+		return usageError{code: 125, command: "berth", message: fmt.Sprintf("unable to parse logging level: %s", a.logLevel)}
+	}
+	if a.engineOptions.TLSVerify {
+		a.engineOptions.TLS = true
+	}
+	return nil
+}
+
+// addCommand adds cmd with what every command has in common.
+func addCommand(parent, cmd *cobra.Command) {
+	cmd.DisableFlagsInUseLine = true
+	parent.AddCommand(cmd)
+}
+
+// newGroup is a management command: it only holds others.
+func newGroup(name, short string, children ...*cobra.Command) *cobra.Command {
+	group := &cobra.Command{
+		Use:   name + " COMMAND",
+		Short: short,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return usageError{code: 1, command: cmd.CommandPath(), message: fmt.Sprintf("unknown command: %s %s", cmd.CommandPath(), args[0])}
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	for _, child := range children {
+		addCommand(group, child)
+	}
+	return group
+}
+
+// How many arguments a command takes; the mistake is told in Docker's words.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.HasSubCommands() {
+		return usageError{code: 1, command: cmd.CommandPath(), message: "unknown command: " + cmd.CommandPath() + " " + args[0]}
+	}
+	return argumentCount(cmd, "accepts no arguments")
+}
+
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return argumentCount(cmd, fmt.Sprintf("requires %d %s", n, plural("argument", n)))
+	}
+}
+
+func minArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) >= n {
+			return nil
+		}
+		return argumentCount(cmd, fmt.Sprintf("requires at least %d %s", n, plural("argument", n)))
+	}
+}
+
+func maxArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) <= n {
+			return nil
+		}
+		return argumentCount(cmd, fmt.Sprintf("requires at most %d %s", n, plural("argument", n)))
+	}
+}
+
+func rangeArgs(low, high int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) >= low && len(args) <= high {
+			return nil
+		}
+		return argumentCount(cmd, fmt.Sprintf("requires at least %d and at most %d %s", low, high, plural("argument", high)))
+	}
+}
+
+func argumentCount(cmd *cobra.Command, what string) error {
+	return usageError{code: 1, command: cmd.CommandPath(), message: fmt.Sprintf("'%s' %s", cmd.CommandPath(), what)}
+}
+
+func plural(word string, n int) string {
+	if n == 1 {
+		return word
+	}
+	return word + "s"
+}
+
+// flagError is a value that a flag's own parser could not refuse; it exits as a bad flag does.
+func flagError(cmd *cobra.Command, err error) error {
+	return usageError{code: 125, command: cmd.CommandPath(), message: err.Error()}
+}
+
+// environmentOr returns the variable's value when the flag was not given.
+func environmentOr(value, variable string) string {
+	if value != "" {
+		return value
+	}
+	return os.Getenv(variable)
+}
+
+// shortID is the 12-character form of an object's id.
+func shortID(id string) string {
+	if _, hex, found := strings.Cut(id, ":"); found {
+		id = hex
+	}
+	if len(id) > 12 {
+		id = id[:12]
+	}
+	return id
+}

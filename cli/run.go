@@ -1,0 +1,234 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/moby/moby/api/types/container"
+	mobyclient "github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+)
+
+// Exit codes of `run` and `exec` for what is not the container's own (Docker's and the
+// shell's convention).
+const (
+	exitEngineError   = 125
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+type runFlags struct {
+	createFlags
+	detach, sigProxy bool
+	detachKeys       string
+}
+
+func newRun(a *app) *cobra.Command {
+	var o runFlags
+	var c *containerFlags
+	cmd := &cobra.Command{
+		Use:   "run [OPTIONS] IMAGE [COMMAND] [ARG...]",
+		Short: "Create and run a new container from an image",
+		Args:  minArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.runCommand(cmd, c, &o, args)
+		},
+		ValidArgsFunction: a.completeImages(1),
+	}
+	flags := cmd.Flags()
+	o.register(flags)
+	flags.BoolVarP(&o.detach, "detach", "d", false, "Run container in background and print container ID")
+	flags.BoolVar(&o.sigProxy, "sig-proxy", true, "Proxy received signals to the process")
+	flags.StringVar(&o.detachKeys, "detach-keys", "", "Override the key sequence for detaching a container")
+	c = registerContainerFlags(flags)
+	hideHelpShorthand(cmd)
+	return cmd
+}
+
+func (a *app) runCommand(cmd *cobra.Command, c *containerFlags, o *runFlags, args []string) error {
+	request, err := a.containerRequest(cmd, c, &o.createFlags, args)
+	if err != nil {
+		return err
+	}
+	config := request.config
+	if o.detach {
+		if c.attach.Len() > 0 {
+			return flagError(cmd, errors.New("conflicting options: cannot specify both --attach and --detach"))
+		}
+		config.AttachStdin, config.AttachStdout, config.AttachStderr, config.StdinOnce = false, false, false, false
+	} else if err := a.checkTTY(config.AttachStdin, config.Tty); err != nil {
+		return err
+	}
+	if config.Tty {
+		request.host.ConsoleSize[0], request.host.ConsoleSize[1] = a.consoleSize()
+	}
+	ctx := cmd.Context()
+	id, err := a.createContainer(ctx, request, &o.createFlags)
+	if err != nil {
+		return runError(err)
+	}
+	return a.runContainer(ctx, id, request, o)
+}
+
+// runContainer starts a created container and, unless detached, stays with it. The order is
+// what makes a container that lives for a millisecond observable: attach, wait, then start.
+func (a *app) runContainer(ctx context.Context, id string, request *containerRequest, o *runFlags) error {
+	engine, err := a.engine()
+	if err != nil {
+		return err
+	}
+	config := request.config
+	var signals *signalForwarder
+	if o.sigProxy && !o.detach {
+		signals = a.catchSignals()
+		signals.forward(ctx, engine, id)
+		defer signals.close()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	attached := config.AttachStdin || config.AttachStdout || config.AttachStderr
+	var conversationEnded chan error
+	if attached {
+		conversationEnded, err = a.attachForRun(ctx, engine, id, config, a.detachKeys(o.detachKeys))
+		if err != nil {
+			return runError(err)
+		}
+	}
+	exited := a.waitExit(ctx, engine, id, request.host.AutoRemove)
+
+	if _, err := engine.ContainerStart(ctx, id, mobyclient.ContainerStartOptions{}); err != nil {
+		cancel()
+		if attached {
+			<-conversationEnded
+		}
+		return startError(err)
+	}
+	if attached && config.Tty {
+		a.followSize(ctx, a.resizeContainer(engine, id))
+	}
+	watching := config.AttachStdout || config.AttachStderr
+	if !watching {
+		fmt.Fprintln(a.Out, id)
+	}
+	if attached {
+		if err := <-conversationEnded; errors.Is(err, errDetached) {
+			return nil
+		}
+	}
+	if !watching {
+		return nil
+	}
+	return <-exited
+}
+
+// attachForRun attaches to the container that is about to start. The channel yields once, when
+// the conversation is over.
+func (a *app) attachForRun(ctx context.Context, engine *mobyclient.Client, id string, config *container.Config, detachKeys string) (chan error, error) {
+	connection, err := engine.ContainerAttach(ctx, id, mobyclient.ContainerAttachOptions{
+		Stream:     true,
+		Stdin:      config.AttachStdin,
+		Stdout:     config.AttachStdout,
+		Stderr:     config.AttachStderr,
+		DetachKeys: detachKeys,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c := conversation{tty: config.Tty, detachKeys: detachKeys, connection: connection.HijackedResponse}
+	if config.AttachStdin {
+		c.stdin = a.In
+	}
+	c.stdout, c.stderr = a.outputs(config.AttachStdout, config.AttachStderr, config.Tty)
+	ended := make(chan error, 1)
+	go func() { ended <- a.converse(ctx, c) }()
+	return ended, nil
+}
+
+// outputs chooses the streams; a pty has one output only.
+func (a *app) outputs(stdout, stderr, tty bool) (out, err io.Writer) {
+	if stdout || stderr && tty {
+		out = a.Out
+	}
+	if stderr && !tty {
+		err = a.Err
+	}
+	return out, err
+}
+
+// waitExit registers for the container's end before it starts; the channel yields the
+// command's result: nil for exit code 0, else a statusError with it.
+func (a *app) waitExit(ctx context.Context, engine *mobyclient.Client, id string, autoRemove bool) <-chan error {
+	condition := container.WaitConditionNextExit
+	if autoRemove {
+		condition = container.WaitConditionRemoved
+	}
+	return a.waitCondition(ctx, engine, id, condition)
+}
+
+func (a *app) waitCondition(ctx context.Context, engine *mobyclient.Client, id string, condition container.WaitCondition) <-chan error {
+	wait := engine.ContainerWait(ctx, id, mobyclient.ContainerWaitOptions{Condition: condition})
+	result := make(chan error, 1)
+	go func() {
+		select {
+		case answer := <-wait.Result:
+			if answer.Error != nil {
+				result <- statusError{exitEngineError, "Error waiting for container: " + answer.Error.Message}
+				return
+			}
+			result <- exitStatus(int(answer.StatusCode))
+		case err := <-wait.Error:
+			if ctx.Err() != nil {
+				result <- context.Cause(ctx)
+				return
+			}
+			result <- statusError{exitEngineError, "Error waiting for container: " + explain(err)}
+		case <-ctx.Done():
+			result <- context.Cause(ctx)
+		}
+	}()
+	return result
+}
+
+// exitStatus is the result of a command that ran: silent, whatever the code.
+func exitStatus(code int) error {
+	if code == 0 {
+		return nil
+	}
+	return statusError{code: code}
+}
+
+// runError is a failure of ours or the engine's: `run` and `create` prefix it and exit 125.
+func runError(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	return statusError{exitEngineError, "berth: " + explain(err)}
+}
+
+// startError reads from the engine's words whether the command was missing or not executable:
+// the API has no other place for it.
+func startError(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	return statusError{commandErrorCode(err, exitEngineError), "berth: " + explain(err)}
+}
+
+func commandErrorCode(err error, otherwise int) int {
+	text := err.Error()
+	for _, sign := range []string{"executable file not found", "no such file or directory", "system cannot find the file specified"} {
+		if strings.Contains(text, sign) {
+			return exitNotFound
+		}
+	}
+	for _, sign := range []string{"permission denied", "is a directory", "exec format error"} {
+		if strings.Contains(text, sign) {
+			return exitNotExecutable
+		}
+	}
+	return otherwise
+}
