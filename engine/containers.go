@@ -1,0 +1,202 @@
+package engine
+
+import (
+	"context"
+	"log/slog"
+	"net"
+
+	"berth/fail"
+	"berth/logs"
+	"berth/oci"
+)
+
+// Containers owns the life of containers. In its methods ref is a full ID, a name (with or
+// without the leading slash) or a unique ID prefix; an unknown one is class NotFound
+// ("No such container: REF"), an ambiguous prefix Invalid.
+type Containers struct {
+	idx    *index
+	create *creator
+	life   *lifecycle
+	rec    *recorder
+	ann    announcer
+	images imageStore
+	log    *slog.Logger
+}
+
+// Create records a container. A missing image is class NotFound, a taken name Conflict,
+// anything that cannot be honoured Invalid or NotImplemented, in one line.
+func (c *Containers) Create(ctx context.Context, r CreateRequest) (id string, warnings []string, err error) {
+	return c.create.create(ctx, r)
+}
+
+// Start starts a container; NotModified if it runs already. Error texts of the program itself hold
+// the phrases by which the docker CLI chooses exit codes 126 and 127.
+func (c *Containers) Start(ctx context.Context, ref string) error {
+	return c.with(ref, func(i *instance) error { return c.life.start(ctx, i) })
+}
+
+// StopOptions override the container's own stop signal and timeout (seconds, -1: for
+// ever).
+type StopOptions struct {
+	Signal  string
+	Timeout *int
+}
+
+// Stop ends a container by its stop signal, then SIGKILL; NotModified if it does not run.
+func (c *Containers) Stop(ctx context.Context, ref string, o StopOptions) error {
+	return c.with(ref, func(i *instance) error { return c.life.stop(ctx, i, o) })
+}
+
+// Restart stops (if it runs) and starts a container.
+func (c *Containers) Restart(ctx context.Context, ref string, o StopOptions) error {
+	return c.with(ref, func(i *instance) error { return c.life.restart(ctx, i, o) })
+}
+
+// Kill sends a signal (name with or without SIG, or number; empty: KILL); Conflict if
+// it does not run.
+func (c *Containers) Kill(ctx context.Context, ref, signal string) error {
+	return c.with(ref, func(i *instance) error { return c.life.kill(ctx, i, signal) })
+}
+
+// Wait registers at once and delivers when the condition is met.
+func (c *Containers) Wait(ctx context.Context, ref string, cond WaitCondition) (<-chan WaitResult, error) {
+	i, err := c.idx.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	return i.wait(ctx, cond)
+}
+
+// RemoveOptions of Remove. Volumes concerns anonymous volumes, which do not exist yet.
+type RemoveOptions struct{ Force, Volumes bool }
+
+// Remove deletes a container; Conflict if it runs and Force is not set.
+func (c *Containers) Remove(ctx context.Context, ref string, o RemoveOptions) error {
+	return c.with(ref, func(i *instance) error { return c.life.remove(ctx, i, o) })
+}
+
+// Rename gives a container another name.
+func (c *Containers) Rename(ctx context.Context, ref, name string) error {
+	return c.with(ref, func(i *instance) error { return c.life.rename(ctx, i, name) })
+}
+
+// Pause and Unpause freeze and thaw a container.
+func (c *Containers) Pause(ctx context.Context, ref string) error {
+	return c.with(ref, func(i *instance) error { return c.life.pause(ctx, i) })
+}
+func (c *Containers) Unpause(ctx context.Context, ref string) error {
+	return c.with(ref, func(i *instance) error { return c.life.unpause(ctx, i) })
+}
+
+// Get returns one container, List all of them, newest first. Neither ever waits for a
+// container that is being started or stopped.
+func (c *Containers) Get(ref string) (Container, error) {
+	i, err := c.idx.find(ref)
+	if err != nil {
+		return Container{}, err
+	}
+	return i.now(), nil
+}
+func (c *Containers) List() []Container {
+	instances := c.idx.all()
+	out := make([]Container, 0, len(instances))
+	for n := len(instances) - 1; n >= 0; n-- {
+		out = append(out, instances[n].now())
+	}
+	return out
+}
+
+// Sandbox returns the sandbox that a container is in.
+func (c *Containers) Sandbox(ref string) (Sandbox, error) {
+	i, err := c.idx.find(ref)
+	if err != nil {
+		return Sandbox{}, err
+	}
+	return c.life.boxes.get(i.now()), nil
+}
+
+// Logs reads a container's log; a driver that cannot be read is NotImplemented.
+// ReadOptions.Done is filled in by the engine.
+func (c *Containers) Logs(ctx context.Context, ref string, o logs.ReadOptions, fn func(logs.Entry) error) error {
+	return c.with(ref, func(i *instance) error { return i.readLog(ctx, o, fn) })
+}
+
+// Hijack takes the client's connection over from HTTP: it is called at most once, after
+// all checks that can still be answered by a status, and returns the raw connection and
+// the bytes that were read from it already.
+type Hijack func() (conn net.Conn, prefix []byte, err error)
+
+// Attach joins a client to a container's streams. If the container does not run yet, the client is
+// joined when it starts. It returns when the connection is handed over.
+func (c *Containers) Attach(ctx context.Context, ref string, o AttachOptions, hijack Hijack) error {
+	return c.with(ref, func(i *instance) error { return attach(ctx, i, o, hijack, c.ann) })
+}
+
+// Resize sets the terminal's size; Conflict if the container does not run.
+func (c *Containers) Resize(ctx context.Context, ref string, rows, cols uint16) error {
+	return c.with(ref, func(i *instance) error {
+		r, s, err := i.live()
+		if err != nil {
+			return err
+		}
+		if err := asGone(r.shim.Resize(ctx, "", rows, cols), s); err != nil {
+			return err
+		}
+		c.ann.tell(s, "resize", "height", decimal(rows), "width", decimal(cols))
+		return nil
+	})
+}
+
+// Using names the containers that use an image, and those among them that run
+// (for images.RemoveOptions).
+func (c *Containers) Using(image oci.Digest) (all, running []string) {
+	for _, i := range c.idx.all() {
+		s := i.now()
+		if s.Image != image {
+			continue
+		}
+		all = append(all, s.ID)
+		if s.State.Running() {
+			running = append(running, s.ID)
+		}
+	}
+	return all, running
+}
+
+// Prune removes stopped containers for which keep is false, and tells the freed bytes.
+func (c *Containers) Prune(ctx context.Context, keep func(Container) bool) (ids []string, freed int64, err error) {
+	for _, i := range c.idx.all() {
+		s := i.now()
+		if s.State.Running() || s.State.Status == removing || keep != nil && keep(s) {
+			continue
+		}
+		size, err := writableSize(ctx, i.dir)
+		if err != nil {
+			return ids, freed, err
+		}
+		switch err := c.life.remove(ctx, i, RemoveOptions{}); {
+		case err == nil:
+			ids, freed = append(ids, i.id), freed+size
+		case fail.Is(err, fail.Conflict): // started, or being removed by somebody else
+		default:
+			return ids, freed, err
+		}
+	}
+	return ids, freed, nil
+}
+
+func (c *Containers) with(ref string, fn func(*instance) error) error {
+	i, err := c.idx.find(ref)
+	if err != nil {
+		return err
+	}
+	return fn(i)
+}
+
+// asGone tells of a shim that ended meanwhile as a container that does not run.
+func asGone(err error, c Container) error {
+	if fail.Is(err, fail.NotFound) {
+		return fail.New(fail.Conflict, "container %s is not running", c.ID)
+	}
+	return err
+}

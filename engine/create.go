@@ -1,0 +1,243 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+
+	"berth/durable"
+	"berth/fail"
+	"berth/images"
+	"berth/oci"
+)
+
+// CreateRequest is what POST /containers/create brings.
+type CreateRequest struct {
+	Name       string // empty: one is made up
+	Config     *container.Config
+	HostConfig *container.HostConfig
+	Networking *network.NetworkingConfig
+	Platform   *oci.Platform
+}
+
+// creator makes containers' records.
+type creator struct {
+	dirs         layout
+	host         *machine
+	idx          *index
+	rec          *recorder
+	ann          announcer
+	images       imageStore
+	spec         *specMaker
+	logDriver    string
+	logOpts      map[string]string
+	cgroupParent string
+}
+
+func (k *creator) create(ctx context.Context, r CreateRequest) (string, []string, error) {
+	if r.Config == nil {
+		return "", nil, fail.New(fail.Invalid, "config cannot be empty in order to create a container")
+	}
+	name := r.Name
+	if name != "" {
+		bare, err := checkName(name)
+		if err != nil {
+			return "", nil, err
+		}
+		name = bare
+	}
+	img, err := k.images.Get(r.Config.Image)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := checkPlatform(r, img); err != nil {
+		return "", nil, err
+	}
+	id, err := newID()
+	if err != nil {
+		return "", nil, err
+	}
+	c, warnings, err := k.assemble(id, r, img)
+	if err != nil {
+		return "", nil, err
+	}
+	err = k.images.Use(ctx, img.ID, func() error { return k.commit(&c, name) })
+	if err != nil {
+		return "", nil, err
+	}
+	k.ann.tell(c, "create")
+	return id, warnings, nil
+}
+
+// assemble merges and validates all that was asked for.
+func (k *creator) assemble(id string, r CreateRequest, img images.Image) (Container, []string, error) {
+	cfg := cloneConfig(r.Config)
+	host := &container.HostConfig{}
+	if r.HostConfig != nil {
+		h := *r.HostConfig
+		host = &h
+	}
+	var warnings []string
+	if err := refuseUnbuilt(cfg, host, r.Networking); err != nil {
+		return Container{}, nil, err
+	}
+	if err := mergeImage(cfg, img); err != nil {
+		return Container{}, nil, err
+	}
+	if err := checkConfig(cfg); err != nil {
+		return Container{}, nil, err
+	}
+	if r.Platform == nil && img.Config.Architecture != "" && img.Config.Architecture != runtime.GOARCH {
+		warnings = append(warnings, fmt.Sprintf("The requested image's platform (%s/%s) does not match the detected host platform (linux/%s) and no specific platform was requested",
+			img.Config.OS, img.Config.Architecture, runtime.GOARCH))
+	}
+	if h := cfg.Healthcheck; h != nil && len(h.Test) > 0 && h.Test[0] != "NONE" {
+		warnings = append(warnings, "The image's health check is recorded but not run: health checks are not built yet")
+	}
+	warn, err := k.normalise(cfg, host, r.Networking)
+	if err != nil {
+		return Container{}, nil, err
+	}
+	warnings = append(warnings, warn...)
+	if cfg.Hostname == "" {
+		cfg.Hostname = id[:12]
+	}
+	mounts, err := parseMounts(host)
+	if err != nil {
+		return Container{}, nil, err
+	}
+	sandbox := id
+	if host.NetworkMode.IsContainer() {
+		sandbox = host.NetworkMode.ConnectedContainer()
+	}
+	command := commandOf(cfg)
+	c := Container{
+		ID: id, Created: time.Now().UTC(), Image: img.ID, Path: command[0], Args: command[1:],
+		Config: cfg, HostConfig: host, Networking: r.Networking, Driver: k.images.GraphDriver(),
+		Mounts: mounts.points(), Sandbox: sandbox, State: State{Status: created},
+	}
+	// A trial specification finds everything that can be found wrong before the start.
+	if _, err := k.spec.process(c); err != nil {
+		return Container{}, nil, err
+	}
+	return c, warnings, nil
+}
+
+// commit takes the name, makes the directory and records the container. Until the
+// record is there, the directory is debris that the next Open collects.
+func (k *creator) commit(c *Container, name string) (err error) {
+	if c.Name, err = k.takeName(name, c.ID); err != nil {
+		return err
+	}
+	i := newInstance(k.dirs, *c)
+	i.boot = k.host.boot
+	*c = i.now()
+	defer func() {
+		if err != nil {
+			k.idx.release(c.Name, c.ID)
+			_ = os.Remove(i.dir)
+		}
+	}()
+	if err := os.Mkdir(i.dir, 0o710); err != nil {
+		return fmt.Errorf("make the container's directory: %w", err)
+	}
+	durable.Failpoint("engine.create.directory")
+	if err := k.rec.insert(i); err != nil {
+		return err
+	}
+	durable.Failpoint("engine.create.recorded")
+	k.idx.add(i)
+	return nil
+}
+
+func (k *creator) takeName(name, id string) (string, error) {
+	if name != "" {
+		return name, k.idx.reserve(name, id)
+	}
+	for attempt := 0; ; attempt++ {
+		name := madeUpName(attempt)
+		if err := k.idx.reserve(name, id); err == nil || attempt == 20 {
+			return name, err
+		}
+	}
+}
+
+// normalise turns hostConfig into what inspect shows: defaults filled in, references
+// to other containers by id. cfg gets a host name where the mode decides it.
+func (k *creator) normalise(cfg *container.Config, h *container.HostConfig, net *network.NetworkingConfig) ([]string, error) {
+	if h.LogConfig.Type == "" {
+		h.LogConfig.Type = k.logDriver
+		if h.LogConfig.Config == nil {
+			h.LogConfig.Config = k.logOpts
+		}
+	}
+	if _, err := logOptions(Container{Config: cfg, HostConfig: h}); err != nil {
+		return nil, err
+	}
+	var warnings []string
+	for _, step := range []func() ([]string, error){
+		func() ([]string, error) { return normaliseNamespaces(cfg, h, net, k.idx) },
+		func() ([]string, error) { return normaliseResources(h, k.host) },
+		func() ([]string, error) { return nil, normaliseSecurity(h, k.host) },
+		func() ([]string, error) { return nil, checkSysctls(h) },
+		func() ([]string, error) { return nil, checkRestart(h) },
+		func() ([]string, error) { return nil, checkNetFiles(h) },
+	} {
+		w, err := step()
+		if err != nil {
+			return nil, err
+		}
+		warnings = append(warnings, w...)
+	}
+	if h.Runtime == "" {
+		h.Runtime = "berth"
+	}
+	if h.ShmSize == 0 {
+		h.ShmSize = 64 << 20
+	}
+	return warnings, nil
+}
+
+func checkPlatform(r CreateRequest, img images.Image) error {
+	p := r.Platform
+	if p == nil {
+		return nil
+	}
+	got := img.Config.Platform
+	if p.OS != "" && p.OS != got.OS || p.Architecture != "" && p.Architecture != got.Architecture ||
+		p.Variant != "" && got.Variant != "" && p.Variant != got.Variant {
+		want := strings.Trim(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
+		have := strings.Trim(got.OS+"/"+got.Architecture+"/"+got.Variant, "/")
+		return fail.New(fail.NotFound, "image with reference %s was found but its platform (%s) does not match the specified platform (%s)",
+			r.Config.Image, have, want)
+	}
+	return nil
+}
+
+func newID() (string, error) {
+	b := make([]byte, 32)
+	if _, err := rand.Read(b); err != nil {
+		return "", fmt.Errorf("make an id: %w", err)
+	}
+	return hex.EncodeToString(b), nil
+}
+
+// cloneConfig copies what merging changes.
+func cloneConfig(c *container.Config) *container.Config {
+	n := *c
+	n.Env = slices.Clone(c.Env)
+	n.Labels = maps.Clone(c.Labels)
+	n.Volumes = maps.Clone(c.Volumes)
+	n.ExposedPorts = maps.Clone(c.ExposedPorts)
+	return &n
+}

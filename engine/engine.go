@@ -1,0 +1,169 @@
+// Package engine owns sandboxes and containers: their states, their lives and what is
+// recorded of them.
+//
+// A container's request (Config, HostConfig, NetworkingConfig) is kept in the
+// vocabulary it came in, moby/api's data types, because inspect must echo it field by
+// field; all else about a container is ours, and answers are shaped in api/server.
+//
+// # Who owns what
+//
+//	Containers  the door: finds the container and hands it to the owner of the verb
+//	creator     create: merge with the image, validate, record
+//	lifecycle   start, stop, kill, pause, exit, restart policies, remove
+//	reconciler  what to make of the records when an engine opens
+//	Execs       further processes of running containers
+//	index       ids and names
+//	recorder    the database records
+//	specMaker   HostConfig → OCI runtime specification
+//	instance    one container: the only owner of its state
+//
+// # What is durable
+//
+// A create and a removal are one database transaction each, made before the answer. A
+// start is not: whether a container runs is known by its shim, and how it ended by the
+// exit record that the shim leaves, so the engine's own record of both is written
+// behind the answer. Being stopped by hand is durable before the answer if a restart
+// policy depends on it.
+package engine
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/moby/moby/api/types/container"
+
+	"berth/durable"
+	"berth/events"
+	"berth/images"
+	"berth/supervisor"
+)
+
+// Options configure an Engine.
+type Options struct {
+	DataRoot, ExecRoot string
+	DB                 *durable.DB
+	Images             *images.Store
+	Shims              *supervisor.Launcher
+	Events             *events.Bus
+	Log                *slog.Logger
+	// WakeEngine is the command line that starts this engine again.
+	WakeEngine []string
+	// CgroupParent is where containers' cgroups are made; default "/berth".
+	CgroupParent string
+	// LogDriver and LogOpts are the defaults of containers that name none.
+	LogDriver string
+	LogOpts   map[string]string
+	// DefaultUlimits are given to containers that do not set the same ones.
+	DefaultUlimits map[string]*container.Ulimit
+}
+
+// Engine is the door to everything below. The verbs are grouped by the types that own
+// them; Engine itself only holds those together.
+type Engine struct {
+	Containers *Containers
+	Execs      *Execs
+
+	life   *lifecycle
+	rec    *recorder
+	cancel context.CancelCauseFunc
+	work   *sync.WaitGroup
+}
+
+// Open loads the recorded containers and brings each in line with the truth: attached
+// to its living shim again, or recorded as ended by its exit record, or as lost; work
+// that was cut off is finished or undone. The context bounds the opening only.
+func Open(ctx context.Context, o Options) (*Engine, error) {
+	return open(ctx, o, o.Images, realShims{o.Shims})
+}
+
+// open is Open with the two true boundaries, images and shims, replaceable by tests.
+func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine, error) {
+	if o.CgroupParent == "" {
+		o.CgroupParent = "/berth"
+	}
+	if o.LogDriver == "" {
+		o.LogDriver = "json-file"
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	dirs := layout{data: o.DataRoot, exec: o.ExecRoot}
+	for _, d := range []string{dirs.containers(), dirs.trash(), dirs.runs()} {
+		if err := os.MkdirAll(d, 0o710); err != nil {
+			return nil, fmt.Errorf("make the engine's directories: %w", err)
+		}
+	}
+	host, err := probeMachine()
+	if err != nil {
+		return nil, fmt.Errorf("look at this machine: %w", err)
+	}
+
+	living, cancel := context.WithCancelCause(context.Background())
+	work := new(sync.WaitGroup)
+	rec := newRecorder(o.DB, o.Log)
+	work.Go(rec.run)
+	idx := newIndex()
+	ann := announcer{o.Events}
+	spec := &specMaker{host: host, cgroupParent: o.CgroupParent, ulimits: o.DefaultUlimits}
+	boxes := &sandboxes{idx: idx, cgroupParent: o.CgroupParent}
+	execs := newExecs(idx, ann, spec)
+	life := &lifecycle{
+		ctx: living, work: work, dirs: dirs, log: o.Log, host: host,
+		idx: idx, rec: rec, ann: ann, spec: spec, boxes: boxes, execs: execs,
+		images: img, shims: shims, wake: o.WakeEngine, clock: wallClock{},
+	}
+	e := &Engine{
+		Containers: &Containers{
+			idx: idx, life: life, rec: rec, ann: ann, images: img, log: o.Log,
+			create: &creator{
+				dirs: dirs, host: host, idx: idx, rec: rec, ann: ann, images: img, spec: spec,
+				logDriver: o.LogDriver, logOpts: o.LogOpts, cgroupParent: o.CgroupParent,
+			},
+		},
+		Execs: execs,
+		life:  life, rec: rec, cancel: cancel, work: work,
+	}
+	r := reconciler{life: life, dirs: dirs, log: o.Log}
+	if err := r.run(ctx); err != nil {
+		return nil, fmt.Errorf("bring the recorded containers in line: %w", closing(e, err))
+	}
+	return e, nil
+}
+
+func closing(e *Engine, cause error) error {
+	_ = e.Close()
+	return cause
+}
+
+// Close lets go of all shims. Containers go on. Waits that are pending are told.
+func (e *Engine) Close() error {
+	e.cancel(errClosed)
+	for _, i := range e.life.idx.all() {
+		i.letGo()
+	}
+	err := e.rec.close()
+	e.work.Wait()
+	return err
+}
+
+// Busy reports whether a container runs or a restart or removal is pending; an idle
+// engine may exit.
+func (e *Engine) Busy() bool {
+	for _, i := range e.life.idx.all() {
+		if i.busy() {
+			return true
+		}
+	}
+	return e.life.sweeping.Load() > 0
+}
+
+// layout knows where things are on disk.
+type layout struct{ data, exec string }
+
+func (l layout) containers() string { return filepath.Join(l.data, "containers") }
+func (l layout) trash() string      { return filepath.Join(l.data, "trash") }
+func (l layout) runs() string       { return filepath.Join(l.exec, "containers") }

@@ -1,0 +1,152 @@
+package engine
+
+import (
+	"time"
+
+	"berth/durable"
+	"berth/fail"
+	"berth/supervisor"
+)
+
+// watch handles what a shim tells, in order, until its connection ends. What it tells
+// before the outcome of the start is recorded waits for that: a container may be over
+// before its start has been answered.
+func (l *lifecycle) watch(i *instance, r *run) {
+	defer close(r.gone)
+	var early []supervisor.Event
+	events, started := r.shim.Events(), r.started
+	over := false
+	for events != nil || started != nil {
+		select {
+		case e, ok := <-events:
+			switch {
+			case !ok:
+				events = nil
+			case started != nil:
+				early = append(early, e)
+			default:
+				over = l.handle(i, r, e) || over
+			}
+		case <-started:
+			started = nil
+			for _, e := range early {
+				over = l.handle(i, r, e) || over
+			}
+		}
+	}
+	if !r.failed && !over && l.ctx.Err() == nil {
+		l.ended(i, r, l.lost(i))
+	}
+	_ = r.shim.Close()
+}
+
+// handle reports whether e was the exit.
+func (l *lifecycle) handle(i *instance, r *run, e supervisor.Event) bool {
+	if r.failed {
+		return false
+	}
+	switch e.Kind {
+	case "exit":
+		if e.Exit != nil {
+			l.ended(i, r, *e.Exit)
+			return true
+		}
+	case "exec-exit":
+		if e.Exec != nil {
+			l.execs.ended(e.ExecID, *e.Exec)
+		}
+	case "oom":
+		i.mu.Lock()
+		c := i.change(func(c *Container) { c.State.OOMKilled = true })
+		i.mu.Unlock()
+		l.ann.tell(c, "oom")
+	case "detach":
+		if e.ExecID != "" {
+			l.ann.tell(i.now(), "exec_detach", "execID", e.ExecID)
+		} else {
+			l.ann.tell(i.now(), "detach")
+		}
+	default:
+		l.log.Warn("a shim told something unknown; is it newer than this engine?", "id", i.id, "kind", e.Kind)
+	}
+	return false
+}
+
+// supervisorLost is the reason of an end whose exit code nobody saw.
+const supervisorLost = "supervisor lost"
+
+// lost tells how a container ended whose shim is gone without a word.
+func (l *lifecycle) lost(i *instance) supervisor.ExitRecord {
+	rec, err := supervisor.ReadExit(i.dir)
+	if err == nil {
+		return rec
+	}
+	if !fail.Is(err, fail.NotFound) {
+		l.log.Error("an exit record is unreadable", "id", i.id, "error", err)
+	}
+	return supervisor.ExitRecord{Code: 137, Reason: supervisorLost, StartedAt: i.now().State.StartedAt, ExitedAt: time.Now()}
+}
+
+// ended records and tells the end of a run, and begins what follows from it: a
+// restart by policy, or the removal of a --rm container.
+func (l *lifecycle) ended(i *instance, r *run, rec supervisor.ExitRecord) {
+	i.mu.Lock()
+	if i.run != r {
+		i.mu.Unlock()
+		return
+	}
+	i.run = nil
+	c, plan := l.recordExit(i, rec)
+	i.mu.Unlock()
+	l.execs.orphaned(i)
+	l.tellExit(i, c, rec)
+	if r != nil {
+		close(r.exited)
+	}
+	l.follow(i, c, plan)
+}
+
+// recordExit changes the state; plan is the pause before a restart, negative for none.
+// The caller holds mu.
+func (l *lifecycle) recordExit(i *instance, rec supervisor.ExitRecord) (Container, time.Duration) {
+	plan := i.planRestart(rec)
+	status := exited
+	if plan >= 0 {
+		status = restarting
+	}
+	c, err := i.become(status, func(c *Container) {
+		c.State.Pid, c.State.ExitCode, c.State.Error = 0, rec.Code, rec.Reason
+		c.State.OOMKilled = c.State.OOMKilled || rec.OOMKilled
+		c.State.FinishedAt = rec.ExitedAt.UTC()
+		if !rec.StartedAt.IsZero() {
+			c.State.StartedAt = rec.StartedAt.UTC()
+		}
+		c.ExecIDs = nil
+		if plan >= 0 {
+			c.RestartCount++
+		}
+	})
+	if err != nil {
+		l.log.Error("an exit came at the wrong time", "id", i.id, "error", err)
+	}
+	return c, plan
+}
+
+func (l *lifecycle) tellExit(i *instance, c Container, rec supervisor.ExitRecord) {
+	ran := max(rec.ExitedAt.Sub(c.State.StartedAt), 0)
+	l.ann.tell(c, "die", "exitCode", decimal(rec.Code), "execDuration", decimal(int64(ran/time.Second)))
+	durable.Failpoint("engine.exit.told")
+	i.mu.Lock()
+	i.tell(anyExit, WaitResult{ExitCode: rec.Code})
+	i.mu.Unlock()
+	l.rec.later(i)
+}
+
+func (l *lifecycle) follow(i *instance, c Container, plan time.Duration) {
+	switch {
+	case plan >= 0:
+		l.planned(i, plan)
+	case c.HostConfig.AutoRemove:
+		l.work.Go(func() { l.autoRemove(i) })
+	}
+}

@@ -1,0 +1,249 @@
+package engine
+
+import (
+	"net/netip"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+
+	"berth/fail"
+)
+
+// refuseUnbuilt refuses, in one line each, what belongs to parts of Berth that do not
+// exist yet, and what never will on Linux. It looks at the request before the image is
+// merged into it: an image's own wishes (VOLUME, HEALTHCHECK, EXPOSE) are no request.
+func refuseUnbuilt(cfg *container.Config, h *container.HostConfig, net *network.NetworkingConfig) error {
+	health := cfg.Healthcheck
+	for _, r := range []struct {
+		asked bool
+		what  string
+	}{
+		{len(cfg.Volumes) > 0 || h.VolumeDriver != "", "volumes are not built yet (bind mounts and tmpfs are)"},
+		{len(h.VolumesFrom) > 0, "--volumes-from is not built yet"},
+		{len(h.PortBindings) > 0 || h.PublishAllPorts, "publishing ports is not built yet: there is no network driver (use --network host)"},
+		{len(h.Links) > 0, "--link is not built yet: there is no network driver"},
+		{len(h.DeviceRequests) > 0, "device requests (--gpus) are not built yet"},
+		{h.Init != nil && *h.Init, "--init is not built yet"},
+		{len(h.StorageOpt) > 0, "--storage-opt is not built yet"},
+		{h.Runtime != "" && h.Runtime != "berth" && h.Runtime != "runc", "unknown or invalid runtime name: " + h.Runtime},
+		{health != nil && len(health.Test) > 0 && health.Test[0] != "NONE", "health checks are not built yet"},
+		{cfg.NetworkDisabled, "NetworkDisabled is not built: use --network none"},
+	} {
+		if r.asked {
+			return fail.New(fail.NotImplemented, "%s", r.what)
+		}
+	}
+	if h.CPUCount != 0 || h.CPUPercent != 0 || h.IOMaximumBandwidth != 0 || h.IOMaximumIOps != 0 {
+		return fail.New(fail.Invalid, "CPU count, CPU percent and IO maximum exist on Windows only")
+	}
+	if !h.Isolation.IsDefault() {
+		return fail.New(fail.Invalid, "invalid isolation %q: only 'default' is supported", string(h.Isolation))
+	}
+	if !h.UsernsMode.Valid() {
+		return fail.New(fail.Invalid, "invalid user namespace mode: %s", string(h.UsernsMode))
+	}
+	if h.Cgroup != "" {
+		return fail.New(fail.Invalid, "invalid cgroup mode: %s", string(h.Cgroup))
+	}
+	return refuseEndpoints(net)
+}
+
+// refuseEndpoints lets through what clients send by habit (an endpoint without
+// settings for the network mode itself), and nothing that a driver would have to do.
+func refuseEndpoints(net *network.NetworkingConfig) error {
+	if net == nil {
+		return nil
+	}
+	for name, e := range net.EndpointsConfig {
+		switch {
+		case name != "default" && name != "none" && name != "host" && !strings.HasPrefix(name, "container:"):
+			return noNetwork(name)
+		case e != nil && (e.IPAMConfig != nil || len(e.Links) > 0 || len(e.Aliases) > 0 || len(e.MacAddress) > 0 || len(e.DriverOpts) > 0):
+			return fail.New(fail.NotImplemented, "addresses, aliases and links on network %q are not built yet: there is no network driver", name)
+		}
+	}
+	return nil
+}
+
+func noNetwork(name string) error {
+	return fail.New(fail.NotImplemented, "network %q: no network driver is built yet (use none, host or container:NAME)", name)
+}
+
+const loopbackOnly = "No network driver is built yet: the container gets a network namespace with only a loopback interface"
+
+// normaliseNamespaces settles which namespaces the container shares with whom.
+func normaliseNamespaces(cfg *container.Config, h *container.HostConfig, net *network.NetworkingConfig, idx *index) (warnings []string, err error) {
+	asked := cfg.Hostname != ""
+	switch m := h.NetworkMode; {
+	case m == "" || m.IsDefault():
+		h.NetworkMode = network.NetworkDefault
+		warnings = append(warnings, loopbackOnly)
+	case m.IsNone():
+	case m.IsHost():
+		if !asked {
+			if cfg.Hostname, err = os.Hostname(); err != nil {
+				return nil, err
+			}
+		}
+	case m.IsContainer():
+		donor, err := idx.find(m.ConnectedContainer())
+		if err != nil {
+			return nil, err
+		}
+		if err := refuseBesideDonor(cfg, h); err != nil {
+			return nil, err
+		}
+		d := donor.now()
+		if d.HostConfig.NetworkMode.IsContainer() {
+			return nil, fail.New(fail.Conflict, "cannot join the network of container %s, which has joined another container's itself", d.ID)
+		}
+		cfg.Hostname, cfg.Domainname = d.Config.Hostname, d.Config.Domainname
+		h.NetworkMode = container.NetworkMode("container:" + donor.id)
+	default:
+		return nil, noNetwork(string(m))
+	}
+	if !h.UTSMode.Valid() {
+		return nil, fail.New(fail.Invalid, "invalid UTS mode: %s", string(h.UTSMode))
+	}
+	if h.UTSMode.IsHost() {
+		if asked {
+			return nil, fail.New(fail.Invalid, "conflicting options: hostname and the UTS mode")
+		}
+		if cfg.Hostname, err = os.Hostname(); err != nil {
+			return nil, err
+		}
+	}
+	if h.CgroupnsMode.IsEmpty() {
+		h.CgroupnsMode = container.CgroupnsModePrivate
+	}
+	if !h.CgroupnsMode.Valid() {
+		return nil, fail.New(fail.Invalid, "invalid cgroup namespace mode: %s", string(h.CgroupnsMode))
+	}
+	if h.IpcMode.IsEmpty() {
+		h.IpcMode = container.IPCModePrivate
+	}
+	if !h.IpcMode.Valid() {
+		return nil, fail.New(fail.Invalid, "invalid IPC mode: %s", string(h.IpcMode))
+	}
+	if h.IpcMode.IsContainer() {
+		donor, err := idx.find(h.IpcMode.Container())
+		if err != nil {
+			return nil, err
+		}
+		if !donor.now().HostConfig.IpcMode.IsShareable() {
+			return nil, fail.New(fail.Conflict, "can't join IPC of container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container)", donor.id)
+		}
+		h.IpcMode = container.IpcMode("container:" + donor.id)
+	}
+	if !h.PidMode.Valid() {
+		return nil, fail.New(fail.Invalid, "invalid PID mode: %s", string(h.PidMode))
+	}
+	if h.PidMode.IsContainer() {
+		donor, err := idx.find(h.PidMode.Container())
+		if err != nil {
+			return nil, err
+		}
+		h.PidMode = container.PidMode("container:" + donor.id)
+	}
+	return warnings, nil
+}
+
+// refuseBesideDonor refuses what the owner of a shared network namespace decides.
+func refuseBesideDonor(cfg *container.Config, h *container.HostConfig) error {
+	for _, r := range []struct {
+		asked bool
+		what  string
+	}{
+		{cfg.Hostname != "", "hostname and the network mode"},
+		{len(h.DNS) > 0, "dns and the network mode"},
+		{len(h.ExtraHosts) > 0, "custom host-to-IP mapping and the network mode"},
+	} {
+		if r.asked {
+			return fail.New(fail.Invalid, "conflicting options: %s", r.what)
+		}
+	}
+	return nil
+}
+
+// checkRestart validates the restart policy.
+func checkRestart(h *container.HostConfig) error {
+	if h.RestartPolicy.Name == "" {
+		h.RestartPolicy.Name = container.RestartPolicyDisabled
+	}
+	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
+		return fail.Mark(fail.Invalid, err)
+	}
+	if h.AutoRemove && !h.RestartPolicy.IsNone() {
+		return fail.New(fail.Invalid, "can't create 'AutoRemove' container with restart policy")
+	}
+	return nil
+}
+
+// sysctlOwner tells which namespace a sysctl belongs to, "" if to none of a container's.
+func sysctlOwner(key string) string {
+	switch {
+	case strings.HasPrefix(key, "net."):
+		return "network"
+	case strings.HasPrefix(key, "fs.mqueue."):
+		return "ipc"
+	case key == "kernel.domainname":
+		return "uts"
+	}
+	switch key {
+	case "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem",
+		"kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced":
+		return "ipc"
+	}
+	return ""
+}
+
+// checkSysctls lets through only what belongs to a namespace the container has for
+// itself.
+func checkSysctls(h *container.HostConfig) error {
+	for key := range h.Sysctls {
+		dotted := strings.ReplaceAll(key, "/", ".")
+		clean := path.Clean("/" + strings.ReplaceAll(key, ".", "/"))
+		if key == "" || strings.Contains(key, "..") || clean != "/"+strings.ReplaceAll(key, ".", "/") {
+			return fail.New(fail.Invalid, "sysctl %q is malformed", key)
+		}
+		switch owner := sysctlOwner(dotted); {
+		case owner == "":
+			return fail.New(fail.Invalid, "sysctl %q is not in a separate kernel namespace", key)
+		case owner == "network" && h.NetworkMode.IsHost():
+			return fail.New(fail.Invalid, "sysctl %q not allowed in host network namespace", key)
+		case owner == "ipc" && h.IpcMode.IsHost():
+			return fail.New(fail.Invalid, "sysctl %q not allowed in host IPC namespace", key)
+		case owner == "uts" && h.UTSMode.IsHost():
+			return fail.New(fail.Invalid, "sysctl %q not allowed in host UTS namespace", key)
+		}
+	}
+	return nil
+}
+
+// checkNetFiles validates what goes into hosts and resolv.conf.
+func checkNetFiles(h *container.HostConfig) error {
+	for _, e := range h.ExtraHosts {
+		name, addr, ok := strings.Cut(e, ":")
+		if !ok || name == "" || strings.ContainsAny(name, " \t\n") {
+			return fail.New(fail.Invalid, "bad format for add-host: %q", e)
+		}
+		if addr == "host-gateway" {
+			if !h.NetworkMode.IsHost() {
+				return fail.New(fail.NotImplemented, "add-host %q: host-gateway needs a network driver, and none is built yet", e)
+			}
+			continue
+		}
+		if _, err := netip.ParseAddr(strings.Trim(addr, "[]")); err != nil {
+			return fail.New(fail.Invalid, "invalid IP address in add-host: %q", addr)
+		}
+	}
+	for _, s := range append(append([]string{}, h.DNSSearch...), h.DNSOptions...) {
+		if strings.ContainsAny(s, "\n\r") {
+			return fail.New(fail.Invalid, "a DNS search domain or option contains a line break")
+		}
+	}
+	return nil
+}

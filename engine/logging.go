@@ -1,0 +1,106 @@
+package engine
+
+import (
+	"context"
+	"regexp"
+	"strings"
+	"text/template"
+
+	"berth/fail"
+	"berth/logs"
+)
+
+func noLog() error {
+	return fail.New(fail.NotImplemented, "configured logging driver does not support reading")
+}
+
+var never = make(chan struct{})
+var always = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// readLog reads the container's log. A follower is done when the run that writes ends.
+func (i *instance) readLog(ctx context.Context, o logs.ReadOptions, fn func(logs.Entry) error) error {
+	path := i.now().LogPath
+	if path == "" {
+		return noLog()
+	}
+	i.mu.Lock()
+	switch {
+	case i.run != nil:
+		o.Done = i.run.exited
+	case i.now().State.Running() && i.now().State.Status != restarting:
+		o.Done = never // its shim does not answer, but may well write
+	default:
+		o.Done = always
+	}
+	i.mu.Unlock()
+	return logs.Read(ctx, path, o, fn)
+}
+
+// logOptions are the container's log options, with the attributes that labels,
+// labels-regex, env, env-regex and tag ask for.
+func logOptions(c Container) (logs.Options, error) {
+	driver, opts := c.HostConfig.LogConfig.Type, c.HostConfig.LogConfig.Config
+	o, err := logs.ParseOptions(driver, opts)
+	if err != nil {
+		return o, err
+	}
+	attrs := map[string]string{}
+	env := map[string]string{}
+	for _, e := range c.Config.Env {
+		if k, v, ok := strings.Cut(e, "="); ok {
+			env[k] = v
+		}
+	}
+	for _, source := range []struct {
+		opt    string
+		values map[string]string
+	}{{"labels", c.Config.Labels}, {"env", env}} {
+		for name := range strings.SplitSeq(opts[source.opt], ",") {
+			if v, ok := source.values[name]; ok {
+				attrs[name] = v
+			}
+		}
+		pattern := opts[source.opt+"-regex"]
+		if pattern == "" {
+			continue
+		}
+		re, err := regexp.Compile(pattern)
+		if err != nil {
+			return o, fail.New(fail.Invalid, "log opt %s-regex: %w", source.opt, err)
+		}
+		for k, v := range source.values {
+			if re.MatchString(k) {
+				attrs[k] = v
+			}
+		}
+	}
+	if tag := opts["tag"]; tag != "" {
+		text, err := logTag(tag, c)
+		if err != nil {
+			return o, err
+		}
+		attrs["tag"] = text
+	}
+	if len(attrs) > 0 {
+		o.Attrs = attrs
+	}
+	return o, nil
+}
+
+// logTag fills in a tag template; its fields are those Docker documents.
+func logTag(tag string, c Container) (string, error) {
+	t, err := template.New("tag").Parse(tag)
+	if err != nil {
+		return "", fail.New(fail.Invalid, "log opt tag: %w", err)
+	}
+	var out strings.Builder
+	err = t.Execute(&out, struct{ ID, FullID, Name, ImageID, ImageFullID, ImageName, DaemonName string }{
+		short(c.ID), c.ID, c.Name, short(c.Image.Encoded()), c.Image.String(), c.Config.Image, "berth",
+	})
+	if err != nil {
+		return "", fail.New(fail.Invalid, "log opt tag: %w", err)
+	}
+	return out.String(), nil
+}
+
+func short(id string) string { return id[:min(12, len(id))] }

@@ -1,0 +1,93 @@
+package engine
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/capability"
+	"golang.org/x/sys/unix"
+)
+
+// machine is what the engine must know of the machine and the kernel, looked up once.
+type machine struct {
+	boot     string   // boot ID: differs after every reboot
+	cpus     int      // CPUs that are online
+	caps     []string // capabilities the kernel knows and this process may hand on
+	unified  bool     // cgroup v2
+	apparmor bool
+	selinux  bool
+	rro      bool // mount_setattr(2): binds can be read-only recursively
+}
+
+func probeMachine() (*machine, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, err
+	}
+	m := &machine{boot: strings.TrimSpace(string(boot)), cpus: onlineCPUs()}
+	last, err := capability.LastCap()
+	if err != nil {
+		return nil, fmt.Errorf("find the kernel's last capability: %w", err)
+	}
+	for c := capability.Cap(0); c <= last; c++ {
+		if held, err := capability.GetBound(c); err == nil && held {
+			m.caps = append(m.caps, "CAP_"+strings.ToUpper(c.String()))
+		}
+	}
+	var fs unix.Statfs_t
+	if unix.Statfs("/sys/fs/cgroup", &fs) == nil {
+		m.unified = fs.Type == unix.CGROUP2_SUPER_MAGIC
+	}
+	if b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil {
+		m.apparmor = strings.HasPrefix(string(b), "Y")
+	}
+	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
+		m.selinux = true
+	}
+	// An invalid descriptor tells a kernel that has the call (EBADF) from one that has not.
+	m.rro = unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}) != unix.ENOSYS
+	return m, nil
+}
+
+// onlineCPUs counts a list like "0-3,8" of /sys/devices/system/cpu/online.
+func onlineCPUs() int {
+	b, err := os.ReadFile("/sys/devices/system/cpu/online")
+	if err != nil {
+		return 1
+	}
+	set, err := parseCPUSet(strings.TrimSpace(string(b)))
+	if err != nil || len(set) == 0 {
+		return 1
+	}
+	return len(set)
+}
+
+// parseCPUSet reads the kernel's list format, cpuset(7).
+func parseCPUSet(list string) (map[int]bool, error) {
+	set := map[int]bool{}
+	for part := range strings.SplitSeq(list, ",") {
+		if part == "" {
+			continue
+		}
+		lo, hi, ranged := strings.Cut(part, "-")
+		first, err := strconv.Atoi(lo)
+		if err != nil {
+			return nil, err
+		}
+		last := first
+		if ranged {
+			if last, err = strconv.Atoi(hi); err != nil {
+				return nil, err
+			}
+		}
+		if first < 0 || last < first || last > 1<<13 {
+			return nil, strconv.ErrRange
+		}
+		for n := first; n <= last; n++ {
+			set[n] = true
+		}
+	}
+	return set, nil
+}

@@ -1,0 +1,283 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"berth/durable"
+	"berth/fail"
+	"berth/supervisor"
+)
+
+// reconciler brings the records in line with the truth when an engine opens: attach
+// again, else record the end, else clean up; all containers at once, each under its
+// own deadline.
+type reconciler struct {
+	life *lifecycle
+	dirs layout
+	log  *slog.Logger
+}
+
+// openPatience bounds what an engine that opens spends on one container.
+const openPatience = 5 * time.Second
+
+func (r reconciler) run(ctx context.Context) error {
+	records, known, err := r.life.rec.load()
+	if err != nil {
+		return err
+	}
+	found := make(map[string]*instance, len(records))
+	for id, rec := range records {
+		i := newInstance(r.dirs, rec.container(id))
+		i.manual, i.boot = rec.Manual, rec.Boot
+		if err := r.life.idx.reserve(rec.Name, id); err != nil {
+			r.log.Error("two containers are recorded under one name; rename one of them", "name", rec.Name, "id", id)
+		}
+		r.life.idx.add(i)
+		found[id] = i
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(32)
+	for id, i := range found {
+		g.Go(func() error { r.settle(ctx, i, records[id]); return ctx.Err() })
+	}
+	for _, id := range r.strays(known) {
+		g.Go(func() error { r.clean(ctx, id); return ctx.Err() })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	r.life.sweeping.Add(1)
+	r.life.work.Go(func() {
+		defer r.life.sweeping.Add(-1)
+		r.emptyTrash()
+	})
+	return nil
+}
+
+// settle finds out what became of one container.
+func (r reconciler) settle(ctx context.Context, i *instance, rec record) {
+	short, cancel := context.WithTimeout(ctx, openPatience)
+	defer cancel()
+	err := r.attach(short, i)
+	switch {
+	case err == nil:
+	case fail.Is(err, fail.NotFound):
+		r.noShim(i, rec)
+	default:
+		r.log.Error("the supervisor of a container does not answer; trying on", "id", i.id, "error", err)
+		r.life.work.Go(func() { r.keepTrying(i, rec) })
+	}
+}
+
+// keepTrying goes on with a shim that exists and does not answer. Its container is not
+// killed for that: the machine may just be slow.
+func (r reconciler) keepTrying(i *instance, rec record) {
+	for {
+		t := time.NewTimer(openPatience)
+		select {
+		case <-t.C:
+		case <-r.life.ctx.Done():
+			t.Stop()
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.life.ctx, openPatience)
+		err := r.attach(ctx, i)
+		cancel()
+		switch {
+		case err == nil:
+			return
+		case fail.Is(err, fail.NotFound):
+			r.noShim(i, rec)
+			return
+		}
+	}
+}
+
+// attach goes on with a container whose shim lives.
+func (r reconciler) attach(ctx context.Context, i *instance) error {
+	s, err := r.life.shims.Reattach(ctx, i.runDir)
+	if err != nil {
+		return err
+	}
+	st, err := s.State(ctx)
+	if err != nil {
+		_ = s.Close()
+		return err
+	}
+	if !st.Running && st.Exit == nil {
+		// Made and never started: the engine died in between, and nobody was told.
+		err := s.Destroy(ctx)
+		_ = s.Close()
+		if err != nil && !fail.Is(err, fail.NotFound) {
+			return err
+		}
+		return fail.New(fail.NotFound, "the container had not been started")
+	}
+	run := newRun(s)
+	close(run.started)
+	r.life.execs.adopt(i, st.Execs)
+	i.mu.Lock()
+	i.run, i.last = run, run
+	i.boot = r.life.host.boot
+	status := running
+	if st.Paused {
+		status = paused
+	}
+	i.change(func(c *Container) {
+		c.State = State{Status: status, Pid: st.Pid, StartedAt: st.StartedAt.UTC(), FinishedAt: c.State.FinishedAt, OOMKilled: st.OOMKilled}
+	})
+	i.mu.Unlock()
+	if st.Exit != nil {
+		r.life.ended(i, run, *st.Exit)
+	}
+	r.life.work.Go(func() { r.life.watch(i, run) })
+	return nil
+}
+
+// noShim settles a container that does not run.
+func (r reconciler) noShim(i *instance, rec record) {
+	wasUp := rec.State.Running()
+	rebooted := rec.Boot != r.life.host.boot
+	exit, err := supervisor.ReadExit(i.dir)
+	if err != nil && !fail.Is(err, fail.NotFound) {
+		r.log.Error("an exit record is unreadable", "id", i.id, "error", err)
+	}
+	switch {
+	case err == nil && !exit.ExitedAt.Equal(rec.State.FinishedAt):
+		r.record(i, rec, exit, rebooted)
+		return
+	case err == nil: // recorded before
+	case wasUp && rec.State.Status != restarting || ran(i.runDir):
+		lost := supervisor.ExitRecord{Code: 137, Reason: supervisorLost, StartedAt: rec.State.StartedAt, ExitedAt: time.Now()}
+		if rebooted {
+			lost.Code, lost.Reason = 255, "" // Docker's code for an end nobody saw
+		}
+		r.record(i, rec, lost, rebooted)
+		return
+	case rec.HostConfig.AutoRemove && rebooted:
+		r.life.follow(i, i.now(), -1)
+		return
+	}
+	switch {
+	case rec.State.Status == removing || rec.State.Status == dead:
+		i.mu.Lock()
+		i.change(func(c *Container) { c.State.Status = dead })
+		i.mu.Unlock()
+	case rec.State.Status == restarting || restartAtOpen(rec, rebooted):
+		r.startAgain(i)
+	case rec.HostConfig.AutoRemove && rec.State.Status != created:
+		r.life.follow(i, i.now(), -1)
+	}
+}
+
+// ran reports whether a shim has started the container since the last boot.
+func ran(runDir string) bool {
+	_, err := os.Stat(filepath.Join(runDir, "state.json"))
+	return err == nil
+}
+
+// record takes in an end that no engine saw, and what the policy says about it.
+func (r reconciler) record(i *instance, rec record, exit supervisor.ExitRecord, rebooted bool) {
+	i.mu.Lock()
+	i.noRestart = i.manual
+	if i.now().State.Status == created || i.now().State.Status == exited {
+		i.change(func(c *Container) { c.State.Status = running }) // it was started, and that was not recorded
+	}
+	c, plan := r.life.recordExit(i, exit)
+	again := plan < 0 && restartAtOpen(rec, rebooted)
+	i.mu.Unlock()
+	r.life.tellExit(i, c, exit)
+	if again {
+		r.startAgain(i)
+		return
+	}
+	r.life.follow(i, c, plan)
+}
+
+// startAgain starts a container by its policy, without a pause.
+func (r reconciler) startAgain(i *instance) {
+	i.mu.Lock()
+	i.noRestart = false
+	i.change(func(c *Container) { c.State.Status = restarting })
+	i.mu.Unlock()
+	r.life.planned(i, 0)
+}
+
+// strays lists ids that have a directory and no record: what was being created or
+// removed when the engine died.
+func (r reconciler) strays(known map[string]bool) []string {
+	seen := map[string]bool{}
+	for _, dir := range []string{r.dirs.containers(), r.dirs.runs()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			r.log.Error("cannot look for what a crash left", "dir", dir, "error", err)
+		}
+		for _, e := range entries {
+			if !known[e.Name()] {
+				seen[e.Name()] = true
+			}
+		}
+	}
+	return sortedKeys(seen)
+}
+
+// clean ends and deletes what belongs to no record.
+func (r reconciler) clean(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, openPatience)
+	defer cancel()
+	if s, err := r.life.shims.Reattach(ctx, filepath.Join(r.dirs.runs(), id)); err == nil {
+		if err := end(ctx, s); err != nil {
+			r.log.Error("a container without a record could not be ended", "id", id, "error", err)
+		}
+	}
+	durable.Failpoint("engine.reconcile.clean")
+	if err := r.life.discard(id); err != nil {
+		r.log.Error("what a crash left could not be deleted", "id", id, "error", err)
+	}
+}
+
+// end kills a container whatever its state, and waits for its shim to go.
+func end(ctx context.Context, s shim) error {
+	defer s.Close()
+	st, err := s.State(ctx)
+	if err != nil {
+		return err
+	}
+	if !st.Running && st.Exit == nil {
+		return s.Destroy(ctx)
+	}
+	if err := s.Signal(ctx, "", unix.SIGKILL, true); err != nil && !fail.Is(err, fail.NotFound) {
+		return err
+	}
+	for {
+		select {
+		case _, ok := <-s.Events():
+			if !ok {
+				return nil
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("it did not end in time: %w", ctx.Err())
+		}
+	}
+}
+
+// emptyTrash deletes what was being deleted.
+func (r reconciler) emptyTrash() {
+	entries, err := os.ReadDir(r.dirs.trash())
+	if err != nil {
+		r.log.Error("cannot read the trash", "error", err)
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(r.dirs.trash(), e.Name())); err != nil {
+			r.log.Error("a removed container's files cannot be deleted", "id", e.Name(), "error", err)
+		}
+	}
+}

@@ -1,0 +1,285 @@
+package engine
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/moby/moby/api/types/blkiodev"
+	"github.com/moby/moby/api/types/container"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+	"berth/oci"
+)
+
+const leastMemory = 6 << 20
+
+// normaliseResources validates limits and fills in what follows from them.
+func normaliseResources(h *container.HostConfig, m *machine) (warnings []string, err error) {
+	r := &h.Resources
+	if r.OomKillDisable == nil {
+		off := false
+		r.OomKillDisable = &off
+	}
+	if r.Memory > 0 && r.MemorySwap == 0 {
+		r.MemorySwap = 2 * r.Memory
+	}
+	if r.PidsLimit != nil && *r.PidsLimit <= 0 {
+		r.PidsLimit = nil
+	}
+	if m.unified {
+		if *r.OomKillDisable {
+			*r.OomKillDisable = false
+			warnings = append(warnings, "Your kernel does not support OomKillDisable. OomKillDisable discarded.")
+		}
+		if r.MemorySwappiness != nil && *r.MemorySwappiness != -1 {
+			warnings = append(warnings, "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded.")
+			r.MemorySwappiness = nil
+		}
+	} else if *r.OomKillDisable && r.Memory == 0 {
+		warnings = append(warnings, "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
+	}
+	if r.MemorySwappiness != nil && *r.MemorySwappiness == -1 {
+		r.MemorySwappiness = nil
+	}
+	for _, rule := range []struct {
+		broken bool
+		text   string
+	}{
+		{h.ShmSize < 0, "SHM size can not be less than 0"},
+		{h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000, fmt.Sprintf("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)},
+		{r.Memory < 0 || r.Memory > 0 && r.Memory < leastMemory, "Minimum memory limit allowed is 6MB"},
+		{r.Memory > 0 && r.MemorySwap > 0 && r.MemorySwap < r.Memory, "Minimum memoryswap limit should be larger than memory limit, see usage"},
+		{r.Memory == 0 && r.MemorySwap > 0, "You should always set the Memory limit when using Memoryswap limit, see usage"},
+		{r.MemorySwap < -1, "Invalid memoryswap limit"},
+		{r.MemorySwappiness != nil && (*r.MemorySwappiness < 0 || *r.MemorySwappiness > 100), "Invalid value for memory swappiness, valid range is 0-100"},
+		{r.MemoryReservation < 0 || r.MemoryReservation > 0 && r.MemoryReservation < leastMemory, "Minimum memory reservation allowed is 6MB"},
+		{r.Memory > 0 && r.MemoryReservation > r.Memory, "Minimum memory limit can not be less than memory reservation limit, see usage"},
+		{r.NanoCPUs > 0 && r.CPUPeriod > 0, "Conflicting options: Nano CPUs and CPU Period cannot both be set"},
+		{r.NanoCPUs > 0 && r.CPUQuota > 0, "Conflicting options: Nano CPUs and CPU Quota cannot both be set"},
+		{r.NanoCPUs < 0 || r.NanoCPUs > int64(m.cpus)*1e9, fmt.Sprintf("Range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", m.cpus, m.cpus)},
+		{r.CPUShares < 0, fmt.Sprintf("invalid CPU shares (%d): value must be a positive integer", r.CPUShares)},
+		{r.CPUPeriod != 0 && (r.CPUPeriod < 1000 || r.CPUPeriod > 1000000), "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"},
+		{r.CPUQuota > 0 && r.CPUQuota < 1000, "CPU cfs quota can not be less than 1ms (i.e. 1000)"},
+		{r.CPURealtimePeriod != 0 && r.CPURealtimeRuntime > r.CPURealtimePeriod, "cpu real-time runtime cannot be higher than cpu real-time period"},
+		{r.BlkioWeight > 0 && (r.BlkioWeight < 10 || r.BlkioWeight > 1000), "Range of blkio weight is from 10 to 1000"},
+	} {
+		if rule.broken {
+			return nil, fail.New(fail.Invalid, "%s", rule.text)
+		}
+	}
+	if err := checkSet("CPUs", r.CpusetCpus, "/sys/devices/system/cpu/online"); err != nil {
+		return nil, err
+	}
+	if err := checkSet("memory nodes", r.CpusetMems, "/sys/devices/system/node/online"); err != nil {
+		return nil, err
+	}
+	if _, err := rlimits(nil, r.Ulimits); err != nil {
+		return nil, err
+	}
+	if p := h.CgroupParent; strings.Contains(p, "..") || strings.ContainsRune(p, 0) {
+		return nil, fail.New(fail.Invalid, "invalid cgroup parent %q", p)
+	}
+	if _, err := deviceRules(r.DeviceCgroupRules); err != nil {
+		return nil, err
+	}
+	return warnings, checkDeviceMappings(r.Devices)
+}
+
+// checkSet holds a cpuset list to what is online.
+func checkSet(what, list, onlineFile string) error {
+	if list == "" {
+		return nil
+	}
+	asked, err := parseCPUSet(list)
+	if err != nil {
+		return fail.New(fail.Invalid, "Invalid value %s for cpuset %s", list, what)
+	}
+	b, err := os.ReadFile(onlineFile)
+	if err != nil {
+		return nil // no NUMA: the kernel decides
+	}
+	online, err := parseCPUSet(strings.TrimSpace(string(b)))
+	if err != nil {
+		return nil
+	}
+	for n := range asked {
+		if !online[n] {
+			return fail.New(fail.Invalid, "Requested %s are not available - requested %s, available: %s", what, list, strings.TrimSpace(string(b)))
+		}
+	}
+	return nil
+}
+
+// resources translates limits into the runtime specification's form.
+func resources(r *container.Resources) (*oci.LinuxResources, error) {
+	out := &oci.LinuxResources{}
+	mem := &specs.LinuxMemory{
+		Limit: positive(r.Memory), Reservation: positive(r.MemoryReservation), Swap: nonZero(r.MemorySwap),
+	}
+	if r.MemorySwappiness != nil {
+		v := uint64(*r.MemorySwappiness)
+		mem.Swappiness = &v
+	}
+	if r.OomKillDisable != nil && *r.OomKillDisable {
+		mem.DisableOOMKiller = r.OomKillDisable
+	}
+	if *mem != (specs.LinuxMemory{}) {
+		out.Memory = mem
+	}
+	cpu := &specs.LinuxCPU{Cpus: r.CpusetCpus, Mems: r.CpusetMems, Quota: nonZero(r.CPUQuota)}
+	cpu.Shares, cpu.Period = unsigned(r.CPUShares), unsigned(r.CPUPeriod)
+	if r.NanoCPUs > 0 {
+		// https://docs.kernel.org/scheduler/sched-bwc.html: microseconds per period
+		const period = 100_000
+		cpu.Period, cpu.Quota = unsigned(period), positive(r.NanoCPUs*period/1e9)
+	}
+	cpu.RealtimePeriod, cpu.RealtimeRuntime = unsigned(r.CPURealtimePeriod), nonZero(r.CPURealtimeRuntime)
+	if *cpu != (specs.LinuxCPU{}) {
+		out.CPU = cpu
+	}
+	if r.PidsLimit != nil {
+		limit := *r.PidsLimit
+		out.Pids = &specs.LinuxPids{Limit: &limit}
+	}
+	var err error
+	out.BlockIO, err = blockIO(r)
+	return out, err
+}
+
+func blockIO(r *container.Resources) (*specs.LinuxBlockIO, error) {
+	out := &specs.LinuxBlockIO{}
+	used := false
+	if r.BlkioWeight > 0 {
+		w := r.BlkioWeight
+		out.Weight, used = &w, true
+	}
+	for _, d := range r.BlkioWeightDevice {
+		dev, err := blockDevice(d.Path)
+		if err != nil {
+			return nil, err
+		}
+		w := d.Weight
+		out.WeightDevice, used = append(out.WeightDevice, specs.LinuxWeightDevice{LinuxBlockIODevice: dev, Weight: &w}), true
+	}
+	for _, t := range []struct {
+		from []*blkiodev.ThrottleDevice
+		to   *[]specs.LinuxThrottleDevice
+	}{
+		{r.BlkioDeviceReadBps, &out.ThrottleReadBpsDevice},
+		{r.BlkioDeviceWriteBps, &out.ThrottleWriteBpsDevice},
+		{r.BlkioDeviceReadIOps, &out.ThrottleReadIOPSDevice},
+		{r.BlkioDeviceWriteIOps, &out.ThrottleWriteIOPSDevice},
+	} {
+		for _, d := range t.from {
+			dev, err := blockDevice(d.Path)
+			if err != nil {
+				return nil, err
+			}
+			*t.to, used = append(*t.to, specs.LinuxThrottleDevice{LinuxBlockIODevice: dev, Rate: d.Rate}), true
+		}
+	}
+	if !used {
+		return nil, nil
+	}
+	return out, nil
+}
+
+func blockDevice(path string) (specs.LinuxBlockIODevice, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return specs.LinuxBlockIODevice{}, fail.New(fail.Invalid, "block IO limit of %s: %w", path, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return specs.LinuxBlockIODevice{}, fail.New(fail.Invalid, "block IO limit of %s: not a block device", path)
+	}
+	return specs.LinuxBlockIODevice{Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev))}, nil
+}
+
+// rlimits merges the engine's defaults with the container's own, by name.
+func rlimits(defaults map[string]*container.Ulimit, own []*container.Ulimit) ([]specs.POSIXRlimit, error) {
+	var out []specs.POSIXRlimit
+	seen := map[string]bool{}
+	add := func(u *container.Ulimit) error {
+		if _, err := u.GetRlimit(); err != nil {
+			return fail.New(fail.Invalid, "%w", err)
+		}
+		seen[u.Name] = true
+		out = append(out, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
+		return nil
+	}
+	for _, u := range own {
+		if u == nil {
+			continue
+		}
+		if err := add(u); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range sortedKeys(defaults) {
+		if u := defaults[name]; u != nil && !seen[u.Name] {
+			if err := add(u); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
+}
+
+func positive(v int64) *int64 {
+	if v <= 0 {
+		return nil
+	}
+	return &v
+}
+
+func nonZero(v int64) *int64 {
+	if v == 0 {
+		return nil
+	}
+	return &v
+}
+
+func unsigned(v int64) *uint64 {
+	if v <= 0 {
+		return nil
+	}
+	u := uint64(v)
+	return &u
+}
+
+// deviceRules reads --device-cgroup-rule values: "c 42:* rmw".
+func deviceRules(rules []string) ([]specs.LinuxDeviceCgroup, error) {
+	var out []specs.LinuxDeviceCgroup
+	for _, rule := range rules {
+		f := strings.Fields(rule)
+		bad := fail.New(fail.Invalid, "invalid device cgroup rule format: '%s'", rule)
+		if len(f) != 3 || !strings.Contains("abc", f[0]) || len(f[0]) != 1 || strings.Trim(f[2], "rwm") != "" {
+			return nil, bad
+		}
+		major, minor, ok := strings.Cut(f[1], ":")
+		if !ok {
+			return nil, bad
+		}
+		d := specs.LinuxDeviceCgroup{Allow: true, Type: f[0], Access: f[2]}
+		for _, n := range []struct {
+			text string
+			to   **int64
+		}{{major, &d.Major}, {minor, &d.Minor}} {
+			if n.text == "*" {
+				continue
+			}
+			v, err := strconv.ParseUint(n.text, 10, 32)
+			if err != nil {
+				return nil, bad
+			}
+			i := int64(v)
+			*n.to = &i
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}

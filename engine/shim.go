@@ -1,0 +1,61 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/images"
+	"berth/oci"
+	"berth/supervisor"
+)
+
+// shim is what the engine asks of a container's supervisor; see supervisor.Shim.
+type shim interface {
+	Events() <-chan supervisor.Event
+	Start(ctx context.Context) (pid int, at time.Time, err error)
+	Signal(ctx context.Context, execID string, sig unix.Signal, all bool) error
+	Resize(ctx context.Context, execID string, rows, cols uint16) error
+	Exec(ctx context.Context, e supervisor.Exec, a *supervisor.Attachment) (pid int, err error)
+	Attach(ctx context.Context, a supervisor.Attachment) error
+	State(ctx context.Context) (supervisor.State, error)
+	Pids(ctx context.Context) ([]int, error)
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+	Destroy(ctx context.Context) error
+	Close() error
+}
+
+// shims makes and finds supervisors.
+type shims interface {
+	Create(ctx context.Context, cfg supervisor.Config, attach []supervisor.Attachment) (shim, error)
+	Reattach(ctx context.Context, runDir string) (shim, error)
+}
+
+// realShims are the ones that are processes.
+type realShims struct{ launcher *supervisor.Launcher }
+
+func (r realShims) Create(ctx context.Context, cfg supervisor.Config, attach []supervisor.Attachment) (shim, error) {
+	s, err := r.launcher.Create(ctx, cfg, attach)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (r realShims) Reattach(ctx context.Context, runDir string) (shim, error) {
+	s, err := supervisor.Reattach(ctx, runDir)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// imageStore is what the engine asks of the images; see images.Store.
+type imageStore interface {
+	Get(name string) (images.Image, error)
+	Rootfs(id oci.Digest, dir string) (oci.Rootfs, error)
+	Use(ctx context.Context, id oci.Digest, fn func() error) error
+	GraphDriver() string
+}

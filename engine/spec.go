@@ -1,0 +1,289 @@
+package engine
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth/oci"
+)
+
+// specMaker turns containers into runtime specifications. It holds no state but the
+// cache of default seccomp profiles, and makes a specification in well under a
+// millisecond.
+type specMaker struct {
+	host         *machine
+	cgroupParent string
+	ulimits      map[string]*container.Ulimit
+	profiles     defaultProfiles
+}
+
+// surroundings is what a start finds out and the request does not say.
+type surroundings struct {
+	netFiles   string                              // holds hostname, hosts and resolv.conf
+	namespaces map[specs.LinuxNamespaceType]string // to join instead of making
+	shm        string                              // another container's /dev/shm
+}
+
+// spec makes the specification of a container. Missing directories of -v are made.
+func (m *specMaker) spec(c Container, s surroundings) (*oci.Spec, error) {
+	h := c.HostConfig
+	process, err := m.process(c)
+	if err != nil {
+		return nil, err
+	}
+	res, err := resources(&h.Resources)
+	if err != nil {
+		return nil, err
+	}
+	nodes, rules, err := m.devices(h)
+	if err != nil {
+		return nil, err
+	}
+	res.Devices = rules
+	filter, err := m.filter(h, process.Capabilities.Bounding)
+	if err != nil {
+		return nil, err
+	}
+	mounts, propagation, err := m.mounts(c, s)
+	if err != nil {
+		return nil, err
+	}
+	spec := &oci.Spec{
+		Version:     specs.Version,
+		Process:     process,
+		Root:        &specs.Root{Path: "rootfs", Readonly: h.ReadonlyRootfs},
+		Mounts:      mounts,
+		Annotations: h.Annotations,
+		Linux: &specs.Linux{
+			Sysctl:            sysctls(h),
+			Resources:         res,
+			CgroupsPath:       m.cgroup(c),
+			Namespaces:        namespaces(h, s.namespaces),
+			Devices:           nodes,
+			Seccomp:           filter,
+			RootfsPropagation: propagation,
+			MaskedPaths:       h.MaskedPaths,
+			ReadonlyPaths:     h.ReadonlyPaths,
+		},
+	}
+	if !h.UTSMode.IsHost() {
+		spec.Hostname, spec.Domainname = c.Config.Hostname, c.Config.Domainname
+	}
+	return spec, nil
+}
+
+func (m *specMaker) cgroup(c Container) string {
+	parent := m.cgroupParent
+	if p := c.HostConfig.CgroupParent; p != "" {
+		parent = p
+	}
+	return path.Join("/", parent, c.ID)
+}
+
+// process is the container's process; its user is resolved where the image's files are.
+func (m *specMaker) process(c Container) (*oci.Process, error) {
+	h, cfg := c.HostConfig, c.Config
+	caps, err := capabilities(h, m.host)
+	if err != nil {
+		return nil, err
+	}
+	limits, err := rlimits(m.ulimits, h.Ulimits)
+	if err != nil {
+		return nil, err
+	}
+	sec, err := parseSecurity(h.SecurityOpt, m.host)
+	if err != nil {
+		return nil, err
+	}
+	cwd := cfg.WorkingDir
+	if cwd == "" {
+		cwd = "/"
+	}
+	oom := h.OomScoreAdj
+	p := &oci.Process{
+		Terminal:        cfg.Tty,
+		Args:            append([]string{c.Path}, c.Args...),
+		Env:             environment(cfg, nil),
+		Cwd:             cwd,
+		Capabilities:    capSets(caps),
+		Rlimits:         limits,
+		NoNewPrivileges: sec.noNewPrivs,
+		OOMScoreAdj:     &oom,
+	}
+	p.User.Umask = h.Umask
+	if sec.apparmor != "unconfined" {
+		p.ApparmorProfile = sec.apparmor
+	}
+	if cfg.Tty && h.ConsoleSize != [2]uint{} {
+		p.ConsoleSize = &specs.Box{Height: h.ConsoleSize[0], Width: h.ConsoleSize[1]}
+	}
+	return p, nil
+}
+
+// capSets gives caps without making them inheritable (CVE-2022-24769).
+func capSets(caps []string) *specs.LinuxCapabilities {
+	return &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
+}
+
+func (m *specMaker) devices(h *container.HostConfig) ([]specs.LinuxDevice, []specs.LinuxDeviceCgroup, error) {
+	nodes, rules, err := mappedDevices(h.Devices)
+	if err != nil {
+		return nil, nil, err
+	}
+	extra, err := deviceRules(h.DeviceCgroupRules)
+	if err != nil {
+		return nil, nil, err
+	}
+	if h.Privileged {
+		return append(hostDevices(), nodes...), allDevices, nil
+	}
+	return nodes, slices.Concat(defaultDeviceRules, rules, extra), nil
+}
+
+func (m *specMaker) filter(h *container.HostConfig, caps []string) (*specs.LinuxSeccomp, error) {
+	sec, err := parseSecurity(h.SecurityOpt, m.host)
+	switch {
+	case err != nil:
+		return nil, err
+	case sec.seccomp == "unconfined" || h.Privileged:
+		return nil, nil
+	case sec.seccomp == "":
+		return m.profiles.get(caps)
+	default:
+		return customSeccomp(sec.seccomp, caps)
+	}
+}
+
+// namespaces lists those to make, and with a path those to join. What the host shares
+// is absent.
+func namespaces(h *container.HostConfig, join map[specs.LinuxNamespaceType]string) []specs.LinuxNamespace {
+	out := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	for _, n := range []struct {
+		kind specs.LinuxNamespaceType
+		host bool
+	}{
+		{specs.NetworkNamespace, h.NetworkMode.IsHost()},
+		{specs.UTSNamespace, h.UTSMode.IsHost()},
+		{specs.PIDNamespace, h.PidMode.IsHost()},
+		{specs.IPCNamespace, h.IpcMode.IsHost()},
+		{specs.CgroupNamespace, h.CgroupnsMode.IsHost()},
+	} {
+		if !n.host {
+			out = append(out, specs.LinuxNamespace{Type: n.kind, Path: join[n.kind]})
+		}
+	}
+	return out
+}
+
+// sysctls are the user's, and two that let programs without privileges bind low ports
+// and send pings in a network namespace of the container's own.
+func sysctls(h *container.HostConfig) map[string]string {
+	out := map[string]string{}
+	if !h.NetworkMode.IsHost() && !h.NetworkMode.IsContainer() {
+		out["net.ipv4.ip_unprivileged_port_start"] = "0"
+		out["net.ipv4.ping_group_range"] = "0 2147483647"
+	}
+	maps.Copy(out, h.Sysctls)
+	return out
+}
+
+func (m *specMaker) mounts(c Container, s surroundings) ([]oci.Mount, string, error) {
+	h := c.HostConfig
+	requests, err := parseMounts(h)
+	if err != nil {
+		return nil, "", err
+	}
+	asked, propagation, err := requests.mounts(m.host)
+	if err != nil {
+		return nil, "", err
+	}
+	slices.SortStableFunc(asked, func(a, b oci.Mount) int { return depth(a.Destination) - depth(b.Destination) })
+	taken := map[string]bool{}
+	for _, a := range asked {
+		taken[a.Destination] = true
+	}
+	var out []oci.Mount
+	for _, d := range slices.Concat(systemMounts(h, s), fileMounts(h, s)) {
+		if !taken[d.Destination] {
+			out = append(out, d)
+		}
+	}
+	return append(out, asked...), propagation, nil
+}
+
+// systemMounts are the file systems every container has.
+func systemMounts(h *container.HostConfig, s surroundings) []oci.Mount {
+	access := "ro"
+	if h.Privileged {
+		access = "rw"
+	}
+	out := []oci.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{access, "nosuid", "noexec", "nodev"}},
+	}
+	shared := []string{"rbind", "rprivate"}
+	if h.IpcMode.IsHost() {
+		out = append(out, oci.Mount{Destination: "/dev/mqueue", Type: "bind", Source: "/dev/mqueue", Options: shared})
+	} else {
+		out = append(out, oci.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})
+	}
+	switch {
+	case h.IpcMode.IsNone():
+	case h.IpcMode.IsHost():
+		out = append(out, oci.Mount{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm", Options: shared})
+	case s.shm != "":
+		out = append(out, oci.Mount{Destination: "/dev/shm", Type: "bind", Source: s.shm, Options: shared})
+	default:
+		out = append(out, oci.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm",
+			Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + strconv.FormatInt(h.ShmSize, 10)}})
+	}
+	return out
+}
+
+// fileMounts are the three files that belong to the container and not to its image.
+func fileMounts(h *container.HostConfig, s surroundings) []oci.Mount {
+	opts := []string{"rbind", "rprivate"}
+	if h.ReadonlyRootfs {
+		opts = append(opts, "ro")
+	}
+	var out []oci.Mount
+	for _, name := range []string{"resolv.conf", "hostname", "hosts"} {
+		out = append(out, oci.Mount{Destination: "/etc/" + name, Type: "bind", Source: path.Join(s.netFiles, name), Options: opts})
+	}
+	return out
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// execProcess is a further process of a running container: the container's own
+// confinement, with what the request changes.
+func (m *specMaker) execProcess(c Container, r ExecRequest, rows, cols uint16) (*oci.Process, error) {
+	p, err := m.process(c)
+	if err != nil {
+		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
+	}
+	cfg := *c.Config
+	cfg.Tty = r.Tty
+	p.Env = environment(&cfg, r.Env)
+	p.Args, p.Terminal, p.ConsoleSize = r.Cmd, r.Tty, nil
+	if r.WorkingDir != "" {
+		p.Cwd = r.WorkingDir
+	}
+	if r.Privileged {
+		p.Capabilities = capSets(m.host.caps)
+		p.ApparmorProfile = ""
+	}
+	if r.Tty && rows > 0 && cols > 0 {
+		p.ConsoleSize = &specs.Box{Height: uint(rows), Width: uint(cols)}
+	}
+	return p, nil
+}

@@ -1,0 +1,309 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"berth/durable"
+	"berth/fail"
+	"berth/supervisor"
+)
+
+// lifecycle owns the verbs that move a container through its states.
+type lifecycle struct {
+	ctx      context.Context // ends with the engine
+	work     *sync.WaitGroup // every goroutine of the lifecycle
+	dirs     layout
+	log      *slog.Logger
+	host     *machine
+	idx      *index
+	rec      *recorder
+	ann      announcer
+	spec     *specMaker
+	boxes    *sandboxes
+	execs    *Execs
+	images   imageStore
+	shims    shims
+	wake     []string
+	clock    clock
+	sweeping atomic.Int32 // removals whose files are still being deleted
+}
+
+// undo is what a half-made start takes back, in reverse order.
+type undo []func()
+
+func (u *undo) add(fn func()) { *u = append(*u, fn) }
+func (u undo) run() {
+	for _, fn := range slices.Backward(u) {
+		fn()
+	}
+}
+
+// start starts a container at somebody's request. Once begun it is carried through,
+// whether or not the client stays.
+func (l *lifecycle) start(ctx context.Context, i *instance) error {
+	giveBack, err := i.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer giveBack()
+	return l.startByHand(context.WithoutCancel(ctx), i)
+}
+
+// startByHand is start for a caller who holds the turn.
+func (l *lifecycle) startByHand(ctx context.Context, i *instance) error {
+	i.mu.Lock()
+	c := i.now()
+	err := mayStart(c, i.removed)
+	if err == nil {
+		i.manual, i.backoff = false, 0
+		c = i.change(func(c *Container) { c.RestartCount = 0 })
+	}
+	i.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return l.launch(ctx, i, c)
+}
+
+func mayStart(c Container, removed bool) error {
+	switch s := c.State.Status; {
+	case removed:
+		return fail.New(fail.NotFound, "No such container: %s", c.ID)
+	case s == running || s == restarting:
+		return fail.New(fail.NotModified, "container %s is already started", c.ID)
+	case s == paused:
+		return fail.New(fail.Conflict, "cannot start a paused container, try unpause instead")
+	case s == removing || s == dead:
+		return fail.New(fail.Conflict, "container is marked for removal and cannot be started")
+	}
+	return nil
+}
+
+// launch brings a container to life, or records why it could not be. The caller holds
+// the turn.
+func (l *lifecycle) launch(ctx context.Context, i *instance, c Container) error {
+	err := l.steps(ctx, i, c)
+	if err == nil {
+		return nil
+	}
+	var failed *startFailure
+	code := 128
+	if errors.As(err, &failed) {
+		code = failed.code
+	}
+	i.mu.Lock()
+	left := i.pending
+	i.pending = nil
+	c = i.change(func(c *Container) { c.State.ExitCode, c.State.Error = code, err.Error() })
+	i.mu.Unlock()
+	closeAll(left)
+	l.rec.later(i)
+	if c.HostConfig.AutoRemove && c.State.Status != restarting {
+		if rmErr := l.erase(i); rmErr != nil {
+			l.log.Error("a container that could not start could not be removed either", "id", i.id, "error", rmErr)
+		}
+	}
+	return err
+}
+
+// steps are those of a start, each with its undoing.
+func (l *lifecycle) steps(ctx context.Context, i *instance, c Container) (err error) {
+	var back undo
+	defer func() {
+		if err != nil {
+			back.run()
+		}
+	}()
+	if err := l.previousRunGone(i); err != nil {
+		return err
+	}
+	cfg, release, err := l.configure(ctx, i, c)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := supervisor.RemoveExit(i.dir); err != nil && !fail.Is(err, fail.NotFound) {
+		return fmt.Errorf("forget the previous exit: %w", err)
+	}
+	durable.Failpoint("engine.start.prepared")
+
+	i.mu.Lock()
+	clients := i.pending
+	i.pending = nil
+	i.mu.Unlock()
+	s, err := l.shims.Create(ctx, cfg, clients)
+	if err != nil {
+		return createFailure(err)
+	}
+	durable.Failpoint("engine.start.created")
+	r := newRun(s)
+	back.add(func() { i.abandon(r) })
+	l.work.Go(func() { l.watch(i, r) })
+
+	i.mu.Lock()
+	i.run, i.last = r, r
+	late := i.pending // came while the shim was being made
+	i.pending = nil
+	i.mu.Unlock()
+	for _, a := range late {
+		if err := s.Attach(ctx, a); err != nil {
+			l.log.Warn("a client that attached during the start was lost", "id", i.id, "error", err)
+		}
+	}
+	pid, at, err := s.Start(ctx)
+	if err != nil {
+		return startFailed(err)
+	}
+	durable.Failpoint("engine.start.started")
+	return l.nowRunning(i, r, pid, at)
+}
+
+// nowRunning records that the container runs and lets its exit be handled.
+func (l *lifecycle) nowRunning(i *instance, r *run, pid int, at time.Time) error {
+	i.mu.Lock()
+	i.noRestart, i.boot = false, l.host.boot
+	c, err := i.become(running, func(c *Container) {
+		c.State = State{Status: running, Pid: pid, StartedAt: at.UTC(), FinishedAt: c.State.FinishedAt}
+	})
+	i.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	l.ann.tell(c, "start")
+	close(r.started)
+	l.rec.later(i)
+	return nil
+}
+
+// abandon takes back a run whose start failed.
+func (i *instance) abandon(r *run) {
+	i.mu.Lock()
+	if i.run == r {
+		i.run = nil
+	}
+	i.mu.Unlock()
+	r.failed = true
+	close(r.started)
+	_ = r.shim.Close()
+}
+
+// configure collects what the shim needs. release closes what is lent to it.
+func (l *lifecycle) configure(ctx context.Context, i *instance, c Container) (cfg supervisor.Config, release func(), err error) {
+	netFiles, own, err := l.boxes.leader(c, i.dir)
+	if err != nil {
+		return cfg, nil, err
+	}
+	if own {
+		if err := writeNetFiles(i.dir, c); err != nil {
+			return cfg, nil, err
+		}
+	}
+	root, err := l.images.Rootfs(c.Image, i.dir)
+	if err != nil {
+		return cfg, nil, fmt.Errorf("root file system of container %s: %w", c.ID, asInternal(err))
+	}
+	lent, err := l.boxes.join(c)
+	if err != nil {
+		return cfg, nil, err
+	}
+	defer func() {
+		if err != nil {
+			lent.close()
+		}
+	}()
+	spec, err := l.spec.spec(c, surroundings{netFiles: netFiles, namespaces: lent.paths, shm: lent.shm})
+	if err != nil {
+		return cfg, nil, err
+	}
+	logging, err := logOptions(c)
+	if err != nil {
+		return cfg, nil, err
+	}
+	if err := os.MkdirAll(i.runDir, 0o700); err != nil {
+		return cfg, nil, fmt.Errorf("make the run directory: %w", err)
+	}
+	cfg = supervisor.Config{
+		ID: c.ID, Dir: i.dir, RunDir: i.runDir, Spec: spec, Root: root,
+		User: c.Config.User, Groups: c.HostConfig.GroupAdd,
+		OpenStdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce,
+		LogPath: c.LogPath, Log: logging,
+		Volatile: c.HostConfig.AutoRemove,
+	}
+	if c.HostConfig.AutoRemove || !c.HostConfig.RestartPolicy.IsNone() {
+		cfg.WakeEngine = l.wake
+	}
+	return cfg, lent.close, nil
+}
+
+// shimFarewell bounds how long a shim may take to clear up after its container.
+const shimFarewell = 15 * time.Second
+
+// previousRunGone waits until the last run's shim has let go of the writable layer: it
+// must never be mounted twice.
+func (l *lifecycle) previousRunGone(i *instance) error {
+	i.mu.Lock()
+	r := i.last
+	i.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	t := time.NewTimer(shimFarewell)
+	defer t.Stop()
+	select {
+	case <-r.gone:
+		return nil
+	case <-t.C:
+		return fail.New(fail.Unavailable, "the previous run of container %s is not cleared up yet", i.id)
+	case <-l.ctx.Done():
+		return errClosed
+	}
+}
+
+// startFailure is a start that failed in the container's own matters, with the exit
+// code that stands for that.
+type startFailure struct {
+	code int
+	err  error
+}
+
+func (f *startFailure) Error() string { return f.err.Error() }
+func (f *startFailure) Unwrap() error { return f.err }
+
+// startFailed words the failure of the program itself: 127 for one that does not
+// exist, 126 for one that may not be executed; both are the request's fault.
+func startFailed(err error) error {
+	wrapped := fmt.Errorf("failed to create task for container: failed to start container process: %w", err)
+	switch fail.Of(err) {
+	case fail.NotFound:
+		return &startFailure{127, fail.Mark(fail.Invalid, wrapped)}
+	case fail.Forbidden:
+		return &startFailure{126, fail.Mark(fail.Invalid, wrapped)}
+	default:
+		return &startFailure{128, asInternal(wrapped)}
+	}
+}
+
+func createFailure(err error) error {
+	return &startFailure{128, asInternal(fmt.Errorf("failed to create task for container: %w", err))}
+}
+
+// asInternal keeps a class of a lower layer from being read as one of the container:
+// its NotFound would say that there is no such container.
+func asInternal(err error) error {
+	switch fail.Of(err) {
+	case fail.Invalid, fail.NotImplemented, fail.Unavailable, fail.Canceled:
+		return err
+	}
+	return fail.Mark(fail.Internal, err)
+}
+
+func decimal[N ~int | ~uint16 | ~int64](n N) string { return strconv.FormatInt(int64(n), 10) }
