@@ -136,7 +136,7 @@ func (a *app) promptCredentials(ctx context.Context, credentials *types.AuthConf
 	}
 	fd, terminal := terminalOf(a.In)
 	if !terminal {
-		return errors.New("cannot perform an interactive login from a non TTY device")
+		return errors.New("Error: Cannot perform an interactive login from a non TTY device")
 	}
 	input := bufio.NewReader(a.In)
 	if credentials.Username == "" {

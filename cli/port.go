@@ -49,7 +49,7 @@ func (a *app) port(ctx context.Context, name, only string) error {
 		}
 		bindings, published := ports[port]
 		if !published || bindings == nil {
-			return fmt.Errorf("Error: No public port '%s' published for %s", port, name)
+			return fmt.Errorf("Error: No public port '%s' published for %s", only, name)
 		}
 		for _, b := range bindings {
 			fmt.Fprintln(a.Out, bindingText(b))

@@ -49,7 +49,7 @@ func newRoot(a *app) *cobra.Command {
 			if len(args) == 0 {
 				return nil
 			}
-			return usageError{code: 1, command: "berth", message: fmt.Sprintf("'%s' is not a berth command.", args[0])}
+			return usageError{code: 1, command: "berth", message: "unknown command: berth " + args[0]}
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if show, _ := cmd.Flags().GetBool("version"); show {
