@@ -1,0 +1,307 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+
+	mobyregistry "github.com/moby/moby/api/types/registry"
+
+	"berth/fail"
+	"berth/images"
+	"berth/oci"
+)
+
+// createImage pulls an image, or imports one from a tar in the body.
+func createImage(w *writer, r *request) error {
+	platform, err := parsePlatform(r.query("platform"))
+	if err != nil {
+		return err
+	}
+	if r.query("fromImage") != "" {
+		return pullImage(w, r, platform)
+	}
+	return importImage(w, r, platform)
+}
+
+func pullImage(w *writer, r *request, platform *oci.Platform) error {
+	ref, all, err := pullReference(r.query("fromImage"), r.query("tag"))
+	if err != nil {
+		return err
+	}
+	auth, err := r.auth()
+	if err != nil {
+		return err
+	}
+	stream := &progressStream{w: w}
+	refs := []reference.Named{ref}
+	if all {
+		if refs, err = allTags(r, ref); err != nil {
+			return err
+		}
+	}
+	for _, one := range refs {
+		if _, err = r.s.Images.Pull(r.Context(), one, platform, auth, stream.step); err != nil {
+			break
+		}
+	}
+	return stream.end(err)
+}
+
+// pullReference joins fromImage with tag, which may be a digest. Neither a tag nor a
+// digest means all tags.
+func pullReference(image, tag string) (ref reference.Named, all bool, err error) {
+	ref, err = reference.ParseNormalizedNamed(strings.TrimSuffix(image, ":"))
+	if err != nil {
+		return nil, false, fail.New(fail.Invalid, "invalid reference %q: %w", image, err)
+	}
+	switch {
+	case tag == "":
+	case strings.Contains(tag, ":"):
+		d, err := digest.Parse(tag)
+		if err != nil {
+			return nil, false, fail.New(fail.Invalid, "invalid digest %q: %w", tag, err)
+		}
+		if ref, err = reference.WithDigest(reference.TrimNamed(ref), d); err != nil {
+			return nil, false, fail.Mark(fail.Invalid, err)
+		}
+	default:
+		if ref, err = reference.WithTag(reference.TrimNamed(ref), tag); err != nil {
+			return nil, false, fail.New(fail.Invalid, "invalid tag %q: %w", tag, err)
+		}
+	}
+	return ref, reference.IsNameOnly(ref), nil
+}
+
+func allTags(r *request, name reference.Named) ([]reference.Named, error) {
+	auth, err := r.auth()
+	if err != nil {
+		return nil, err
+	}
+	tags, err := r.s.Registry.Repository(name, auth).Tags(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	var out []reference.Named
+	for _, t := range tags {
+		ref, err := reference.WithTag(name, t)
+		if err != nil {
+			return nil, fail.New(fail.Unavailable, "registry lists the tag %q, which is none", t)
+		}
+		out = append(out, ref)
+	}
+	if len(out) == 0 {
+		return nil, fail.New(fail.NotFound, "%s has no tags", reference.FamiliarName(name))
+	}
+	return out, nil
+}
+
+func importImage(w *writer, r *request, platform *oci.Platform) error {
+	switch src := r.query("fromSrc"); src {
+	case "-":
+	case "":
+		return fail.New(fail.Invalid, "one of fromImage and fromSrc is needed")
+	default:
+		return fail.New(fail.NotImplemented, "importing from a URL is not supported: fetch %s yourself and import the file", src)
+	}
+	o := images.ImportOptions{Message: r.query("message"), Changes: r.list("changes"), Platform: platform}
+	if repo := r.query("repo"); repo != "" {
+		ref, err := taggedName(repo, r.query("tag"))
+		if err != nil {
+			return err
+		}
+		o.Ref = ref
+	}
+	stream := &progressStream{w: w}
+	id, err := r.s.Images.Import(r.Context(), r.Body, o)
+	if err == nil {
+		stream.send(progressMessage{Status: id.String()})
+	}
+	return stream.end(err)
+}
+
+func pushImage(w *writer, r *request) error {
+	auth, err := r.auth()
+	if err != nil {
+		return err
+	}
+	if r.query("platform") != "" {
+		return fail.New(fail.NotImplemented, "pushing a single platform of an image is not supported by this version of Berth")
+	}
+	name, err := reference.ParseNormalizedNamed(r.path["name"])
+	if err != nil {
+		return fail.New(fail.Invalid, "invalid reference %q: %w", r.path["name"], err)
+	}
+	if tag := r.query("tag"); tag != "" {
+		if name, err = reference.WithTag(reference.TrimNamed(name), tag); err != nil {
+			return fail.New(fail.Invalid, "invalid tag %q: %w", tag, err)
+		}
+	}
+	refs := []reference.Named{name}
+	if reference.IsNameOnly(name) {
+		if refs, err = localTags(r.s.Images, name); err != nil {
+			return err
+		}
+	}
+	stream := &progressStream{w: w}
+	for _, ref := range refs {
+		if err = r.s.Images.Push(r.Context(), ref, auth, stream.step); err != nil {
+			break
+		}
+	}
+	return stream.end(err)
+}
+
+// localTags are all tags of a repository that are here.
+func localTags(store Images, name reference.Named) ([]reference.Named, error) {
+	all, err := store.List()
+	if err != nil {
+		return nil, err
+	}
+	var out []reference.Named
+	for _, img := range all {
+		for _, t := range img.RepoTags {
+			if ref, err := reference.ParseNormalizedNamed(t); err == nil && ref.Name() == name.Name() {
+				out = append(out, ref)
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil, fail.New(fail.NotFound, "An image does not exist locally with the tag: %s", reference.FamiliarName(name))
+	}
+	slices.SortFunc(out, func(a, b reference.Named) int { return strings.Compare(a.String(), b.String()) })
+	return out, nil
+}
+
+func saveImage(w *writer, r *request) error { return r.s.save(w, r, []string{r.path["name"]}) }
+
+func saveImages(w *writer, r *request) error { return r.s.save(w, r, r.list("names")) }
+
+func (s *Server) save(w *writer, r *request, names []string) error {
+	if len(names) == 0 {
+		return fail.New(fail.Invalid, "no image names given")
+	}
+	if len(r.list("platform")) > 0 {
+		return fail.New(fail.NotImplemented, "saving a single platform of an image is not supported by this version of Berth")
+	}
+	for _, n := range names {
+		if _, err := s.Images.Get(n); err != nil {
+			return err // while there still is a status to say it with
+		}
+	}
+	w.Header().Set("Content-Type", "application/x-tar")
+	return s.Images.Save(r.Context(), names, w)
+}
+
+// loadImages takes in an archive and names what was in it.
+func loadImages(w *writer, r *request) error {
+	if len(r.list("platform")) > 0 {
+		return fail.New(fail.NotImplemented, "loading a single platform of an image is not supported by this version of Berth")
+	}
+	stream := &progressStream{w: w}
+	var report images.Progress
+	if !r.booleanOr("quiet", true) {
+		report = stream.step
+	}
+	names, err := r.s.Images.Load(r.Context(), r.Body, report)
+	for _, n := range names {
+		what := "Loaded image: "
+		if _, parseErr := digest.Parse(n); parseErr == nil {
+			what = "Loaded image ID: "
+		}
+		stream.send(progressMessage{Stream: what + n + "\n"})
+	}
+	return stream.end(err)
+}
+
+// inspectDistribution asks an image's registry what a reference stands for, without
+// pulling it.
+func inspectDistribution(w *writer, r *request) error {
+	auth, err := r.auth()
+	if err != nil {
+		return err
+	}
+	named, err := reference.ParseNormalizedNamed(r.path["name"])
+	if err != nil {
+		return fail.New(fail.Invalid, "invalid reference %q: %w", r.path["name"], err)
+	}
+	named = reference.TagNameOnly(named)
+	what := ""
+	switch ref := named.(type) {
+	case reference.Digested:
+		what = ref.Digest().String()
+	case reference.Tagged:
+		what = ref.Tag()
+	}
+	repo := r.s.Registry.Repository(named, auth)
+	d, err := repo.Resolve(r.Context(), what)
+	if err != nil {
+		return err
+	}
+	data, err := repo.Manifest(r.Context(), d)
+	if err != nil {
+		return err
+	}
+	out := mobyregistry.DistributionInspect{Descriptor: d}
+	out.Platforms, err = platformsOf(r.Context(), d, data, repo)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+// blobs is what platformsOf reads configurations from.
+type blobs interface {
+	Blob(ctx context.Context, d oci.Descriptor, offset int64) (io.ReadCloser, error)
+}
+
+// platformsOf lists what an index or manifest is for.
+func platformsOf(ctx context.Context, d oci.Descriptor, data []byte, from blobs) ([]oci.Platform, error) {
+	out := []oci.Platform{}
+	if oci.IsIndex(d.MediaType) {
+		var index oci.Index
+		if err := json.Unmarshal(data, &index); err != nil {
+			return nil, fail.New(fail.Unavailable, "index %s is not JSON: %w", d.Digest, err)
+		}
+		for _, m := range index.Manifests {
+			if m.Platform != nil && m.Platform.OS != "unknown" {
+				out = append(out, *m.Platform)
+			}
+		}
+		return out, nil
+	}
+	var manifest oci.Manifest
+	if err := json.Unmarshal(data, &manifest); err != nil {
+		return nil, fail.New(fail.Unavailable, "manifest %s is not JSON: %w", d.Digest, err)
+	}
+	const maxConfig = 4 << 20
+	if manifest.Config.Size > maxConfig {
+		return nil, fail.New(fail.Unavailable, "configuration of %s is %d bytes large", d.Digest, manifest.Config.Size)
+	}
+	blob, err := from.Blob(ctx, manifest.Config, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer blob.Close()
+	raw, err := io.ReadAll(io.LimitReader(blob, maxConfig))
+	if err != nil {
+		return nil, err
+	}
+	if got := digest.FromBytes(raw); got != manifest.Config.Digest {
+		return nil, fail.New(fail.Unavailable, "configuration %s has the digest %s", manifest.Config.Digest, got)
+	}
+	var config oci.Image
+	if err := json.Unmarshal(raw, &config); err != nil {
+		return nil, fail.New(fail.Unavailable, "configuration %s is not JSON: %w", manifest.Config.Digest, err)
+	}
+	if config.OS != "" {
+		out = append(out, config.Platform)
+	}
+	return out, nil
+}

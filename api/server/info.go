@@ -1,0 +1,193 @@
+package server
+
+import (
+	"net/http"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/moby/moby/api/types/registry"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/api/types/system"
+
+	berth "berth/version"
+)
+
+// infoResponse adds to moby's newest type what older versions answer.
+type infoResponse struct {
+	system.Info
+	// Until 1.41.
+	KernelMemory    *bool `json:"KernelMemory,omitempty"`
+	KernelMemoryTCP *bool `json:"KernelMemoryTCP,omitempty"`
+	// Until 1.49.
+	BridgeNfIptables  *bool `json:"BridgeNfIptables,omitempty"`
+	BridgeNfIP6tables *bool `json:"BridgeNfIp6tables,omitempty"`
+	RegistryConfig    registryConfig
+	ContainerdCommit  commit
+	RuncCommit        commit
+	InitCommit        commit
+}
+
+type registryConfig struct {
+	// Until 1.46.
+	AllowNondistributableArtifactsCIDRs     *[]string `json:"AllowNondistributableArtifactsCIDRs,omitempty"`
+	AllowNondistributableArtifactsHostnames *[]string `json:"AllowNondistributableArtifactsHostnames,omitempty"`
+	registry.ServiceConfig
+}
+
+// commit has the Expected field until 1.49.
+type commit struct {
+	ID       string
+	Expected *string `json:"Expected,omitempty"`
+}
+
+func getInfo(w *writer, r *request) error {
+	info, err := r.s.info()
+	if err != nil {
+		return err
+	}
+	out := infoResponse{Info: info, RegistryConfig: registryConfig{ServiceConfig: *info.RegistryConfig}}
+	no, empty, none := false, "", []string{}
+	if r.version < 42 {
+		out.KernelMemory, out.KernelMemoryTCP = &no, &no
+	}
+	if r.version < 47 {
+		out.RegistryConfig.AllowNondistributableArtifactsCIDRs = &none
+		out.RegistryConfig.AllowNondistributableArtifactsHostnames = &none
+	}
+	if r.version < 50 {
+		out.BridgeNfIptables, out.BridgeNfIP6tables = &no, &no
+		for _, c := range []*commit{&out.ContainerdCommit, &out.RuncCommit, &out.InitCommit} {
+			c.Expected = &empty
+		}
+	}
+	out.RuncCommit.ID = info.RuncCommit.ID
+	out.InitCommit.ID = info.InitCommit.ID
+	return writeJSON(w, http.StatusOK, out)
+}
+
+// info gathers what the engine and the machine are.
+func (s *Server) info() (system.Info, error) {
+	all, err := s.Images.List()
+	if err != nil {
+		return system.Info{}, err
+	}
+	f := s.Facts
+	lim := cgroupLimits()
+	pretty, osVersion := osRelease()
+	hostname, _ := os.Hostname()
+	info := system.Info{
+		ID:                 f.ID,
+		Images:             len(all),
+		Driver:             s.Images.GraphDriver(),
+		DriverStatus:       [][2]string{{"Content store", "OCI image layout"}},
+		Plugins:            system.PluginsInfo{Volume: []string{}, Network: []string{"host", "null"}, Log: []string{"json-file", "none"}},
+		MemoryLimit:        lim.memory,
+		SwapLimit:          lim.swap,
+		CPUCfsPeriod:       lim.cpuQuota,
+		CPUCfsQuota:        lim.cpuQuota,
+		CPUShares:          lim.cpuShares,
+		CPUSet:             lim.cpuset,
+		PidsLimit:          lim.pids,
+		OomKillDisable:     lim.oomKillDisable,
+		IPv4Forwarding:     ipv4Forwarding(),
+		Debug:              f.Debug(),
+		NFd:                openFiles(),
+		NGoroutines:        runtime.NumGoroutine(),
+		SystemTime:         time.Now().Format(time.RFC3339Nano),
+		LoggingDriver:      f.LogDriver,
+		CgroupDriver:       "cgroupfs",
+		CgroupVersion:      strconv.Itoa(lim.version),
+		NEventsListener:    s.Events.Subscribers(),
+		KernelVersion:      kernelVersion(),
+		OperatingSystem:    pretty,
+		OSVersion:          osVersion,
+		OSType:             "linux",
+		Architecture:       machine(),
+		IndexServerAddress: "https://index.docker.io/v1/",
+		RegistryConfig:     s.registryConfig(),
+		NCPU:               runtime.NumCPU(),
+		MemTotal:           memTotal(),
+		DockerRootDir:      f.DataRoot,
+		HTTPProxy:          proxy("HTTP_PROXY", "http_proxy"),
+		HTTPSProxy:         proxy("HTTPS_PROXY", "https_proxy"),
+		NoProxy:            proxy("NO_PROXY", "no_proxy"),
+		Name:               hostname,
+		Labels:             f.Labels(),
+		ServerVersion:      berth.Version,
+		Runtimes:           map[string]system.RuntimeWithStatus{"berth": {Runtime: system.Runtime{Path: f.ShimPath}}},
+		DefaultRuntime:     "berth",
+		Swarm:              swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
+		LiveRestoreEnabled: true, // containers never depend on the engine
+		SecurityOptions:    securityOptions(lim.version),
+		CDISpecDirs:        []string{},
+	}
+	if info.Labels == nil {
+		info.Labels = []string{}
+	}
+	for _, c := range s.Containers.List() {
+		info.Containers++
+		switch {
+		case c.State.Status == "paused":
+			info.ContainersPaused++
+		case c.State.Running():
+			info.ContainersRunning++
+		default:
+			info.ContainersStopped++
+		}
+	}
+	info.Warnings = warnings(lim)
+	return info, nil
+}
+
+// proxy tells a proxy setting of our environment without the password in it.
+func proxy(names ...string) string {
+	for _, n := range names {
+		if v := os.Getenv(n); v != "" {
+			return maskCredentials(v)
+		}
+	}
+	return ""
+}
+
+func warnings(l limits) []string {
+	var out []string
+	for _, c := range []struct {
+		ok   bool
+		text string
+	}{
+		{l.memory, "WARNING: No memory limit support"},
+		{l.swap, "WARNING: No swap limit support"},
+		{l.cpuQuota, "WARNING: No cpu cfs quota support"},
+		{l.cpuShares, "WARNING: No cpu shares support"},
+		{l.cpuset, "WARNING: No cpuset support"},
+		{l.pids, "WARNING: No pids limit support"},
+	} {
+		if !c.ok {
+			out = append(out, c.text)
+		}
+	}
+	return out
+}
+
+func (s *Server) registryConfig() *registry.ServiceConfig {
+	c := &registry.ServiceConfig{
+		InsecureRegistryCIDRs: []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")},
+		IndexConfigs:          map[string]*registry.IndexInfo{},
+		Mirrors:               s.Facts.Mirrors(),
+	}
+	if c.Mirrors == nil {
+		c.Mirrors = []string{}
+	}
+	for _, host := range s.Facts.InsecureRegistries() {
+		if p, err := netip.ParsePrefix(host); err == nil {
+			c.InsecureRegistryCIDRs = append(c.InsecureRegistryCIDRs, p)
+			continue
+		}
+		c.IndexConfigs[host] = &registry.IndexInfo{Name: host, Mirrors: []string{}}
+	}
+	c.IndexConfigs["docker.io"] = &registry.IndexInfo{Name: "docker.io", Mirrors: c.Mirrors, Secure: true, Official: true}
+	return c
+}

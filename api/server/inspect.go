@@ -1,0 +1,133 @@
+package server
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/storage"
+
+	"berth/engine"
+)
+
+// inspectResponse adds to moby's newest type what older versions answer.
+type inspectResponse struct {
+	container.InspectResponse
+	HostConfig      hostConfig
+	Config          inspectConfig
+	NetworkSettings networkSettings
+}
+
+// hostConfig has the kernel memory limits until 1.41.
+type hostConfig struct {
+	*container.HostConfig
+	KernelMemory    *int64 `json:"KernelMemory,omitempty"`
+	KernelMemoryTCP *int64 `json:"KernelMemoryTCP,omitempty"`
+}
+
+// inspectConfig has the container-wide MacAddress until 1.43, when it was asked for.
+type inspectConfig struct {
+	*container.Config
+	MacAddress string `json:"MacAddress,omitempty"`
+}
+
+// networkSettings carries the default bridge's values at the top level. moby left them
+// out at 1.52; scripts read them still, and an additional field breaks nobody.
+type networkSettings struct {
+	Bridge                 string
+	SandboxID              string
+	SandboxKey             string
+	Ports                  network.PortMap
+	HairpinMode            bool
+	LinkLocalIPv6Address   string
+	LinkLocalIPv6PrefixLen int
+	SecondaryIPAddresses   []struct{}
+	SecondaryIPv6Addresses []struct{}
+	EndpointID             string
+	Gateway                string
+	GlobalIPv6Address      string
+	GlobalIPv6PrefixLen    int
+	IPAddress              string
+	IPPrefixLen            int
+	IPv6Gateway            string
+	MacAddress             string
+	Networks               map[string]*network.EndpointSettings
+}
+
+func inspectContainer(w *writer, r *request) error {
+	c, err := r.s.Containers.Get(r.path["id"])
+	if err != nil {
+		return err
+	}
+	out := inspectAnswer(c, r.version, r.s.networkID)
+	if r.boolean("size") {
+		var rw, root int64
+		if err := r.s.addSize(r.Context(), c.ID, &rw, &root); err != nil {
+			return err
+		}
+		out.SizeRw, out.SizeRootFs = &rw, &root
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+func inspectAnswer(c engine.Container, v version, networkID func(string) string) inspectResponse {
+	out := inspectResponse{InspectResponse: container.InspectResponse{
+		ID:             c.ID,
+		Created:        stamp(c.Created),
+		Path:           c.Path,
+		Args:           c.Args,
+		State:          stateAnswer(c.State),
+		Image:          c.Image.String(),
+		ResolvConfPath: c.ResolvConfPath,
+		HostnamePath:   c.HostnamePath,
+		HostsPath:      c.HostsPath,
+		LogPath:        c.LogPath,
+		Name:           "/" + c.Name,
+		RestartCount:   c.RestartCount,
+		Driver:         c.Driver,
+		Platform:       "linux",
+		ExecIDs:        c.ExecIDs,
+		GraphDriver:    &storage.DriverData{Name: c.Driver},
+		Mounts:         mountPoints(c.Mounts),
+	}}
+	if out.Args == nil {
+		out.Args = []string{}
+	}
+	if len(out.ExecIDs) == 0 {
+		out.ExecIDs = nil
+	}
+	out.HostConfig = hostConfig{HostConfig: c.HostConfig}
+	if v < 42 {
+		var none int64
+		out.HostConfig.KernelMemory, out.HostConfig.KernelMemoryTCP = &none, &none
+	}
+	out.Config = inspectConfig{Config: c.Config}
+	out.NetworkSettings = networkSettings{Ports: network.PortMap{}, Networks: endpoints(c)}
+	for name, e := range out.NetworkSettings.Networks {
+		e.NetworkID = networkID(name)
+		if v < 44 {
+			out.Config.MacAddress = e.MacAddress.String()
+		}
+	}
+	return out
+}
+
+func stateAnswer(s engine.State) *container.State {
+	return &container.State{
+		Status:     container.ContainerState(s.Status),
+		Running:    s.Running(),
+		Paused:     s.Status == "paused",
+		Restarting: s.Status == "restarting",
+		OOMKilled:  s.OOMKilled,
+		Dead:       s.Status == "dead",
+		Pid:        s.Pid,
+		ExitCode:   s.ExitCode,
+		Error:      s.Error,
+		StartedAt:  stamp(s.StartedAt),
+		FinishedAt: stamp(s.FinishedAt),
+	}
+}
+
+// stamp is how inspect writes times; the zero time is year 1.
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }

@@ -1,0 +1,213 @@
+// Package server is the Docker dialect of Berth: it serves the Docker Engine API,
+// versions 1.40 to 1.55, over the engine.
+//
+// Every endpoint is a row of the table in routes.go. A handler reads the request,
+// calls the engine, and shapes the answer for the version the client speaks: answers
+// are structs of ours that embed the newest types of moby/api and add what older
+// versions must have. Errors carry a class (package fail), which errors.go alone turns
+// into a status.
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/distribution/reference"
+
+	"berth/engine"
+	"berth/events"
+	"berth/fail"
+	"berth/images"
+	"berth/logs"
+	"berth/oci"
+	"berth/registry"
+	berth "berth/version"
+)
+
+// Containers is what the API needs of *engine.Containers.
+type Containers interface {
+	Create(ctx context.Context, r engine.CreateRequest) (id string, warnings []string, err error)
+	Start(ctx context.Context, ref string) error
+	Stop(ctx context.Context, ref string, o engine.StopOptions) error
+	Restart(ctx context.Context, ref string, o engine.StopOptions) error
+	Kill(ctx context.Context, ref, signal string) error
+	Wait(ctx context.Context, ref string, cond engine.WaitCondition) (<-chan engine.WaitResult, error)
+	Remove(ctx context.Context, ref string, o engine.RemoveOptions) error
+	Rename(ctx context.Context, ref, name string) error
+	Pause(ctx context.Context, ref string) error
+	Unpause(ctx context.Context, ref string) error
+	Get(ref string) (engine.Container, error)
+	List() []engine.Container
+	Size(ctx context.Context, ref string) (rw, rootfs int64, err error)
+	Logs(ctx context.Context, ref string, o logs.ReadOptions, fn func(logs.Entry) error) error
+	Attach(ctx context.Context, ref string, o engine.AttachOptions, hijack engine.Hijack) error
+	Resize(ctx context.Context, ref string, rows, cols uint16) error
+	Top(ctx context.Context, ref, psArgs string) (titles []string, processes [][]string, err error)
+	Using(image oci.Digest) (all, running []string)
+	Prune(ctx context.Context, keep func(engine.Container) bool) (ids []string, freed int64, err error)
+}
+
+// Execs is what the API needs of *engine.Execs.
+type Execs interface {
+	Create(ctx context.Context, container string, r engine.ExecRequest) (id string, err error)
+	Start(ctx context.Context, id string, o engine.ExecStart, hijack engine.Hijack) error
+	Get(ctx context.Context, id string) (engine.Exec, error)
+	Resize(ctx context.Context, id string, rows, cols uint16) error
+}
+
+// Images is what the API needs of *images.Store.
+type Images interface {
+	Pull(ctx context.Context, ref reference.Named, platform *oci.Platform, auth *registry.Auth, report images.Progress) (images.Image, error)
+	Push(ctx context.Context, ref reference.Named, auth *registry.Auth, report images.Progress) error
+	Get(name string) (images.Image, error)
+	List() ([]images.Image, error)
+	Tag(source string, target reference.Named) error
+	Remove(ctx context.Context, name string, o images.RemoveOptions) ([]images.Removal, error)
+	History(name string) ([]images.HistoryEntry, error)
+	Save(ctx context.Context, names []string, w io.Writer) error
+	Load(ctx context.Context, r io.Reader, report images.Progress) ([]string, error)
+	Import(ctx context.Context, r io.Reader, o images.ImportOptions) (oci.Digest, error)
+	GraphDriver() string
+	LayersSize() (int64, error)
+	Collect(ctx context.Context, inUse func(oci.Digest) bool) (int64, error)
+}
+
+// Registry is what the API needs of *registry.Client.
+type Registry interface {
+	Login(ctx context.Context, a registry.Auth) (identityToken string, err error)
+	Repository(ref reference.Named, auth *registry.Auth) *registry.Repository
+}
+
+// Facts are what the daemon tells about itself for info and version.
+type Facts struct {
+	ID                 string // of this engine, stable over restarts
+	DataRoot           string
+	LogDriver          string
+	Labels             func() []string
+	Debug              func() bool
+	InsecureRegistries func() []string
+	Mirrors            func() []string
+	ShimPath           string
+	DefaultShmSize     int64 // bytes, for containers that ask for none; 0: the engine's own default
+}
+
+// Config is what a Server is made of.
+type Config struct {
+	Containers Containers
+	Execs      Execs
+	Images     Images
+	Registry   Registry
+	Events     *events.Bus
+	Facts      Facts
+	Log        *slog.Logger
+}
+
+// Server answers the Engine API. It is an http.Handler.
+type Server struct {
+	Config
+	routes []route
+}
+
+// New makes a Server.
+func New(c Config) *Server {
+	s := &Server{Config: c}
+	s.routes = compile(routes)
+	return s
+}
+
+// request is what a handler gets: the HTTP request, the values of the path's wildcards
+// and the version the client speaks.
+type request struct {
+	*http.Request
+	path    map[string]string
+	version version
+	s       *Server
+}
+
+// ServeHTTP finds the route and answers.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Api-Version", DefaultVersion)
+	h.Set("Docker-Experimental", "false")
+	h.Set("Ostype", "linux")
+	h.Set("Server", "Berth/"+berth.Version+" (linux)")
+	tracked := &writer{ResponseWriter: w}
+	defer func() {
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler:
+			panic(p)
+		default:
+			s.Log.Error("a handler panicked; please report this", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+			if tracked.wrote {
+				panic(http.ErrAbortHandler) // the client must not take a cut answer for a whole one
+			}
+			writeError(tracked, fmt.Errorf("internal error: %v", p))
+		}
+	}()
+	if err := s.serve(tracked, r); err != nil {
+		if tracked.wrote {
+			s.Log.Debug("answer was cut", "method", r.Method, "path", r.URL.Path, "error", err)
+			panic(http.ErrAbortHandler)
+		}
+		if fail.Of(err) == fail.Internal {
+			s.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		}
+		writeError(tracked, err)
+	}
+}
+
+func (s *Server) serve(w *writer, r *http.Request) error {
+	v, path, err := splitVersion(r.URL.Path)
+	if err != nil {
+		return err
+	}
+	rt, values, err := s.find(r.Method, path, v)
+	if err != nil {
+		return err
+	}
+	return rt.handle(w, &request{Request: r, path: values, version: v, s: s})
+}
+
+// writer remembers whether an answer has begun, so that errors after that are not
+// answered with a second head.
+type writer struct {
+	http.ResponseWriter
+	wrote bool
+}
+
+func (w *writer) WriteHeader(status int) {
+	w.wrote = true
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *writer) Write(p []byte) (int, error) {
+	w.wrote = true
+	return w.ResponseWriter.Write(p)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *writer) flush() error {
+	w.wrote = true
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// writeJSON answers with v.
+func writeJSON(w *writer, status int, v any) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// since tells how long ago t was, for status texts; a clock that went back counts as now.
+func since(t, now time.Time) time.Duration { return max(now.Sub(t), 0) }
