@@ -35,6 +35,8 @@ require (
 	golang.org/x/term v0.47.0
 )
 
+require github.com/ulikunitz/xz v0.5.17
+
 require (
 	cyphar.com/go-pathrs v0.2.5 // indirect
 	github.com/Azure/go-ansiterm v0.0.0-20261006220739-8c912ac31dd4 // indirect
@@ -57,4 +59,5 @@ require (
 	go.opentelemetry.io/otel v1.41.0 // indirect
 	go.opentelemetry.io/otel/metric v1.41.0 // indirect
 	go.opentelemetry.io/otel/trace v1.41.0 // indirect
+	oras.land/oras-go/v2 v2.7.0
 )

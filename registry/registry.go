@@ -1,15 +1,29 @@
 // Package registry speaks the OCI distribution protocol with registries: resolve,
 // fetch, push, log in.
+//
+// A Client keeps connections, schemes and tokens for all registries; a Repository is
+// one name on one of them, with the configured mirrors in front if it is on docker.io.
+// Challenges, tokens and their cache are oras-go's (registry/remote/auth). The
+// requests themselves are ours, because Berth needs what its Repository does not have:
+// mirrors, resuming, watchdogs on stalled transfers, and errors in the words that
+// users of Docker know.
+//
+// Every failure has a class: NotFound (manifest, repository or blob unknown),
+// Unauthorized, Forbidden, Invalid (content that is not what its digest says, or a
+// request the registry calls wrong), Unavailable (no connection, 429, 5xx, a stalled
+// transfer, after a few tries with growing pauses).
 package registry
 
 import (
-	"context"
-	"io"
+	"crypto/sha256"
+	"encoding/hex"
 	"log/slog"
+	"strings"
+	"sync"
+	"time"
 
 	"github.com/distribution/reference"
-
-	"berth/oci"
+	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
 // Config is the engine's registry configuration.
@@ -18,75 +32,103 @@ type Config struct {
 	Mirrors   []string // base URLs tried before docker.io
 	UserAgent string
 	Log       *slog.Logger
+
+	// CertsDir holds one directory per registry host with *.crt (authorities) and
+	// *.cert + *.key (client certificates), as Docker lays it out. Empty:
+	// /etc/docker/certs.d.
+	CertsDir string
 }
 
-// Auth is what a client sends in X-Registry-Auth.
-type Auth struct {
-	Username      string `json:"username,omitempty"`
-	Password      string `json:"password,omitempty"`
-	Auth          string `json:"auth,omitempty"` // base64 user:password, an older form
-	ServerAddress string `json:"serveraddress,omitempty"`
-	IdentityToken string `json:"identitytoken,omitempty"`
-	RegistryToken string `json:"registrytoken,omitempty"`
-}
+// Client holds connections and tokens for all registries. It is safe for concurrent use.
+type Client struct {
+	cfg   Config
+	trust trust
+	pause pause
 
-// Client holds connections and tokens for all registries.
-type Client struct{ _ int }
+	mu        sync.Mutex // guards the maps
+	endpoints map[string]*endpoint
+	tokens    map[string]auth.Cache // by host and credentials
+}
 
 // New makes a Client.
-func New(cfg Config) *Client { panic("contract") }
-
-// Login checks credentials against a registry. It returns the identity token that
-// shall replace the password, if the registry issues one.
-// Wrong credentials are class Unauthorized.
-func (c *Client) Login(ctx context.Context, a Auth) (identityToken string, err error) {
-	panic("contract")
+func New(cfg Config) *Client {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.UserAgent == "" {
+		cfg.UserAgent = "berth"
+	}
+	if cfg.CertsDir == "" {
+		cfg.CertsDir = "/etc/docker/certs.d"
+	}
+	return &Client{
+		cfg:       cfg,
+		trust:     newTrust(cfg.Insecure),
+		pause:     pause{first: 500 * time.Millisecond, longest: 30 * time.Second},
+		endpoints: map[string]*endpoint{},
+		tokens:    map[string]auth.Cache{},
+	}
 }
 
-// Repository is one repository on one registry, with its mirrors behind it.
-type Repository struct{ _ int }
+// hubHost is where the images of docker.io are served.
+const hubHost = "registry-1.docker.io"
+
+// hostOf maps a reference's domain to the host that serves it.
+func hostOf(domain string) string {
+	switch domain {
+	case "", "docker.io", "index.docker.io":
+		return hubHost
+	}
+	return domain
+}
+
+// Repository is one repository on one registry, with its mirrors before it.
+type Repository struct {
+	client *Client
+	name   reference.Named
+	path   string // name without the domain
+	remote *access
+	// readers are where content is asked for, in order: mirrors, then remote.
+	readers []*access
+}
 
 // Repository prepares access to the repository of ref. A nil auth is anonymous.
-func (c *Client) Repository(ref reference.Named, auth *Auth) *Repository { panic("contract") }
-
-// Resolve asks what ref (a tag, or a digest string) stands for. An unknown one is
-// class NotFound, refused access Unauthorized or Forbidden, no answer Unavailable.
-func (r *Repository) Resolve(ctx context.Context, ref string) (oci.Descriptor, error) {
-	panic("contract")
+// Mirrors are always asked without credentials.
+func (c *Client) Repository(ref reference.Named, a *Auth) *Repository {
+	name := reference.TrimNamed(ref)
+	path := reference.Path(name)
+	domain := reference.Domain(name)
+	r := &Repository{client: c, name: name, path: path, remote: c.access(c.endpoint(hostOf(domain)), a)}
+	if hostOf(domain) == hubHost {
+		for _, m := range c.cfg.Mirrors {
+			r.readers = append(r.readers, c.access(c.mirror(m), nil))
+		}
+	}
+	r.readers = append(r.readers, r.remote)
+	return r
 }
 
-// Manifest fetches a manifest or index and verifies size and digest.
-func (r *Repository) Manifest(ctx context.Context, d oci.Descriptor) ([]byte, error) {
-	panic("contract")
-}
+// maxTokenCaches bounds what many different credentials can make us remember.
+const maxTokenCaches = 256
 
-// Blob streams a blob from offset. It retries and resumes by itself what can be
-// resumed. The caller verifies the digest and closes.
-func (r *Repository) Blob(ctx context.Context, d oci.Descriptor, offset int64) (io.ReadCloser, error) {
-	panic("contract")
+// tokenCache returns the cache for one host and one set of credentials, so that
+// tokens of different users are never mixed up.
+func (c *Client) tokenCache(host string, a *Auth) auth.Cache {
+	key := host
+	if a != nil {
+		sum := sha256.Sum256([]byte(strings.Join([]string{
+			a.Username, a.Password, a.Auth, a.IdentityToken, a.RegistryToken}, "\x00")))
+		key += " " + hex.EncodeToString(sum[:])
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cache, ok := c.tokens[key]
+	if !ok {
+		if len(c.tokens) >= maxTokenCaches {
+			clear(c.tokens)
+		}
+		cache = auth.NewCache()
+		c.tokens[key] = cache
+	}
+	return cache
 }
-
-// HasBlob reports whether the repository holds the blob already.
-func (r *Repository) HasBlob(ctx context.Context, d oci.Descriptor) (bool, error) {
-	panic("contract")
-}
-
-// MountBlob asks the registry to take the blob over from another repository of it,
-// and reports whether it did.
-func (r *Repository) MountBlob(ctx context.Context, d oci.Descriptor, from string) (bool, error) {
-	panic("contract")
-}
-
-// PushBlob uploads a blob. open is called for each try; progress sees the bytes sent
-// so far of the current one and may be nil.
-func (r *Repository) PushBlob(ctx context.Context, d oci.Descriptor, open func() (io.ReadCloser, error), progress func(sent int64)) error {
-	panic("contract")
-}
-
-// PushManifest uploads a manifest or index and, if tag is not empty, tags it.
-func (r *Repository) PushManifest(ctx context.Context, d oci.Descriptor, data []byte, tag string) error {
-	panic("contract")
-}
-
-// Tags lists the repository's tags.
-func (r *Repository) Tags(ctx context.Context) ([]string, error) { panic("contract") }
