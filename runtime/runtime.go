@@ -27,6 +27,10 @@ type Config struct {
 	Stdio [3]*os.File
 	// Extra become descriptors 3, 4, … of the process (--preserve-fds).
 	Extra []*os.File
+	// Prepare, if not nil, is called when the root file system is mounted and before the
+	// process is made from Spec, which it may still change: the supervisor resolves the
+	// user there (ResolveUser on root). Its error ends Create as it is.
+	Prepare func(root *os.File) error
 	// NoNewKeyring leaves the session keyring of the caller in place.
 	NoNewKeyring bool
 	// NoPivot enters the root with chroot instead of pivot_root (for a ramfs host).
