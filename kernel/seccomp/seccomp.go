@@ -3,9 +3,16 @@
 package seccomp
 
 import (
+	"runtime"
+	"slices"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"berth/fail"
 )
+
+//go:generate go run ./gen
 
 // Program is a compiled filter and the flags of seccomp(2) to install it with.
 type Program struct {
@@ -13,8 +20,181 @@ type Program struct {
 	Flags  uint
 }
 
-// Compile translates a profile. Names of system calls that no architecture of the
-// profile knows are skipped, as libseccomp's users do; they come back in unknown.
+// maxInstructions is BPF_MAXINSNS of linux/bpf_common.h.
+const maxInstructions = 4096
+
+// Compile translates a profile (config-linux.md, "Seccomp"). Names of system calls that no
+// architecture of the profile knows are skipped, as libseccomp's users do; they come back
+// in unknown. What the specification leaves open is decided as runc and libseccomp do:
+//
+//   - The native architecture is always part of the profile. A call by an architecture
+//     that is not kills the process.
+//   - Of the rules for one call, the first without conditions decides; if there is none,
+//     the first whose conditions hold. A rule with the default action is no rule.
+//   - The conditions of a rule must all hold; but when two of them look at the same
+//     argument, any one suffices.
+//   - A rule for a call that x86 programs can also make through socketcall(2) or ipc(2)
+//     holds for that way too, unless it has conditions, which cannot be checked there.
+//   - Unless the default action lets calls pass, calls newer than every call that the
+//     profile names fail with ENOSYS: C libraries fall back on that, and not on EPERM.
+//   - Without a list of flags, SECCOMP_FILTER_FLAG_SPEC_ALLOW is set.
+//
+// A profile that is wrong is class Invalid, SCMP_ACT_NOTIFY is class NotImplemented.
 func Compile(profile *specs.LinuxSeccomp) (p *Program, unknown []string, err error) {
-	panic("contract")
+	flags, err := flagsOf(profile.Flags)
+	if err != nil {
+		return nil, nil, err
+	}
+	archs, err := archsOf(profile.Architectures, runtime.GOARCH)
+	if err != nil {
+		return nil, nil, err
+	}
+	filter, unknown, err := compile(profile, archs)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &Program{Filter: filter, Flags: flags}, unknown, nil
+}
+
+// arch is one system call interface of the kernel.
+type arch struct {
+	name    specs.Arch
+	audit   uint32 // AUDIT_ARCH_* of linux/audit.h
+	numbers []uint16
+	bit     uint32 // set in all numbers
+	narrow  bool   // arguments have 32 bits
+	mux     bool   // has socketcall(2) and ipc(2)
+	native  string // GOARCH of the kernel whose own interface it is
+}
+
+const x32Bit = 0x40000000 // __X32_SYSCALL_BIT
+
+// allArchs are the interfaces this compiler knows. x32 shares the audit number of x86-64
+// and differs by a bit in the call's number.
+var allArchs = []arch{
+	{name: specs.ArchX86_64, audit: unix.AUDIT_ARCH_X86_64, numbers: numbersX86_64[:], native: "amd64"},
+	{name: specs.ArchX32, audit: unix.AUDIT_ARCH_X86_64, numbers: numbersX32[:], bit: x32Bit},
+	{name: specs.ArchX86, audit: unix.AUDIT_ARCH_I386, numbers: numbersX86[:], narrow: true, mux: true},
+	{name: specs.ArchAARCH64, audit: unix.AUDIT_ARCH_AARCH64, numbers: numbersARM64[:], native: "arm64"},
+	{name: specs.ArchARM, audit: unix.AUDIT_ARCH_ARM, numbers: numbersARM[:], narrow: true},
+}
+
+// foreign are the specification's architectures that no kernel Berth runs on has.
+var foreign = []specs.Arch{specs.ArchMIPS, specs.ArchMIPS64, specs.ArchMIPS64N32, specs.ArchMIPSEL, specs.ArchMIPSEL64,
+	specs.ArchMIPSEL64N32, specs.ArchPPC, specs.ArchPPC64, specs.ArchPPC64LE, specs.ArchS390, specs.ArchS390X,
+	specs.ArchPARISC, specs.ArchPARISC64, specs.ArchRISCV64, specs.ArchLOONGARCH64, specs.ArchM68K, specs.ArchSH, specs.ArchSHEB}
+
+// archsOf picks the listed architectures and the native one.
+func archsOf(list []specs.Arch, goarch string) ([]arch, error) {
+	var as []arch
+	for _, a := range allArchs {
+		if a.native == goarch || slices.Contains(list, a.name) {
+			as = append(as, a)
+		}
+	}
+	for _, name := range list {
+		if !slices.ContainsFunc(allArchs, func(a arch) bool { return a.name == name }) && !slices.Contains(foreign, name) {
+			return nil, fail.New(fail.Invalid, "invalid seccomp architecture %q", name)
+		}
+	}
+	return as, nil
+}
+
+// absent marks a call that an architecture does not have.
+const absent = 0xffff
+
+// armPrivate is where ARM's private calls start; the table holds them from 0xf000 on.
+const armPrivate = 0xf0000
+
+// number is the number of call i (an index into names).
+func (a *arch) number(i int) (uint32, bool) {
+	n := uint32(a.numbers[i])
+	switch {
+	case n == absent:
+		return 0, false
+	case n >= 0xf000:
+		n += armPrivate - 0xf000
+	}
+	return n | a.bit, true
+}
+
+// lookup finds the index of a call's name, -1 if it is none.
+func lookup(name string) int {
+	lo, hi := 0, len(nameEnds)
+	for lo < hi {
+		mid := int(uint(lo+hi) >> 1)
+		switch n := nameAt(mid); {
+		case n == name:
+			return mid
+		case n < name:
+			lo = mid + 1
+		default:
+			hi = mid
+		}
+	}
+	return -1
+}
+
+func nameAt(i int) string {
+	start := uint16(0)
+	if i > 0 {
+		start = nameEnds[i-1]
+	}
+	return names[start:nameEnds[i]]
+}
+
+// flagsOf translates the flags. SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV speaks of
+// notifications, and the kernel refuses it where there are none.
+func flagsOf(list []specs.LinuxSeccompFlag) (uint, error) {
+	if list == nil {
+		return unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, nil
+	}
+	var flags uint
+	for _, f := range list {
+		switch f {
+		case "SECCOMP_FILTER_FLAG_TSYNC":
+			flags |= unix.SECCOMP_FILTER_FLAG_TSYNC
+		case specs.LinuxSeccompFlagLog:
+			flags |= unix.SECCOMP_FILTER_FLAG_LOG
+		case specs.LinuxSeccompFlagSpecAllow:
+			flags |= unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW
+		case specs.LinuxSeccompFlagWaitKillableRecv:
+		default:
+			return 0, fail.New(fail.Invalid, "invalid seccomp flag %q", f)
+		}
+	}
+	return flags, nil
+}
+
+// actionOf translates an action into a return value of the filter (seccomp(2)).
+func actionOf(a specs.LinuxSeccompAction, errno *uint) (uint32, error) {
+	code := uint32(unix.EPERM)
+	if errno != nil {
+		if a != specs.ActErrno && a != specs.ActTrace {
+			return 0, fail.New(fail.Invalid, "seccomp action %s takes no errnoRet", a)
+		}
+		if *errno > 4095 {
+			return 0, fail.New(fail.Invalid, "seccomp errnoRet %d is above 4095", *errno)
+		}
+		code = uint32(*errno)
+	}
+	switch a {
+	case specs.ActKill, specs.ActKillThread:
+		return unix.SECCOMP_RET_KILL_THREAD, nil
+	case specs.ActKillProcess:
+		return unix.SECCOMP_RET_KILL_PROCESS, nil
+	case specs.ActTrap:
+		return unix.SECCOMP_RET_TRAP, nil
+	case specs.ActErrno:
+		return unix.SECCOMP_RET_ERRNO | code, nil
+	case specs.ActTrace:
+		return unix.SECCOMP_RET_TRACE | code, nil
+	case specs.ActAllow:
+		return unix.SECCOMP_RET_ALLOW, nil
+	case specs.ActLog:
+		return unix.SECCOMP_RET_LOG, nil
+	case specs.ActNotify:
+		return 0, fail.New(fail.NotImplemented, "seccomp action %s is not supported yet", a)
+	}
+	return 0, fail.New(fail.Invalid, "invalid seccomp action %q", a)
 }
