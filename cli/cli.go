@@ -17,18 +17,13 @@ import (
 	"syscall"
 
 	"berth/api/client"
+	"berth/version"
 
 	"github.com/docker/cli/cli/config"
 	"github.com/docker/cli/cli/config/configfile"
 	mobyclient "github.com/moby/moby/client"
 	"github.com/moby/term"
 )
-
-// Version is the release of the command line, set by the linker.
-var Version = "0.1.0-dev"
-
-// Commit and BuildTime describe the build, set by the linker; empty when unknown.
-var Commit, BuildTime string
 
 // Streams are the standard streams of one invocation. A stream that is an *os.File on a
 // terminal gets a terminal's treatment (raw mode, progress bars, prompts).
@@ -45,6 +40,7 @@ type app struct {
 	engineOptions client.Options
 	debug         bool
 	logLevel      string
+	words         []string // the command line from the command's name on
 	connect       func(client.Options) (*mobyclient.Client, error)
 
 	// stopCancelOnSignal gives SIGINT and SIGTERM back to the default action, for the commands
@@ -83,7 +79,7 @@ func run(args []string, streams Streams, connect func(client.Options) (*mobyclie
 		}
 	}()
 
-	root := newRoot(a)
+	root := newRoot(a, args[1:])
 	root.SetArgs(args[1:])
 	err := root.ExecuteContext(ctx)
 	if a.engineConn != nil {
@@ -100,7 +96,7 @@ func (a *app) engine() (*mobyclient.Client, error) {
 	a.engineOnce.Do(func() {
 		o := a.engineOptions
 		if o.UserAgent == "" {
-			o.UserAgent = "Berth-Client/" + Version + " (linux)"
+			o.UserAgent = "Berth-Client/" + version.Version + " (linux)"
 		}
 		a.engineConn, a.engineErr = a.connect(o)
 	})

@@ -60,7 +60,7 @@ func (c *containerFlags) parse(flags *pflag.FlagSet) (*containerRequest, error) 
 	if err != nil {
 		return nil, err
 	}
-	env, err := opts.ReadKVEnvStrings(c.envFile.GetSlice(), c.env.GetSlice())
+	env, err := opts.ReadKVEnvStrings(c.envFile.GetSlice(), lastOfEach(c.env.GetSlice()))
 	if err != nil {
 		return nil, err
 	}
@@ -218,6 +218,22 @@ func (c *containerFlags) parseEntrypoint(flags *pflag.FlagSet) []string {
 		return []string{c.entrypoint}
 	}
 	return nil
+}
+
+// lastOfEach drops the variables that are set again later on the command line.
+func lastOfEach(env []string) []string {
+	last := make(map[string]int, len(env))
+	for i, e := range env {
+		key, _, _ := strings.Cut(e, "=")
+		last[key] = i
+	}
+	kept := make([]string, 0, len(last))
+	for i, e := range env {
+		if key, _, _ := strings.Cut(e, "="); last[key] == i {
+			kept = append(kept, e)
+		}
+	}
+	return kept
 }
 
 func (c *containerFlags) checkNamespaces() error {

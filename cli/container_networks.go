@@ -110,7 +110,7 @@ func endpointOf(a opts.NetworkAttachmentOpts) (*network.EndpointSettings, error)
 		return nil, errors.New("network-scoped aliases are only supported for user-defined networks")
 	}
 	endpoint := &network.EndpointSettings{GwPriority: a.GwPriority}
-	if len(a.Links) > 0 {
+	if mode.IsUserDefined() {
 		endpoint.Links = append(endpoint.Links, a.Links...)
 	}
 	endpoint.Aliases = append(endpoint.Aliases, a.Aliases...)

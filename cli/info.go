@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"berth/version"
+
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/system"
 	mobyclient "github.com/moby/moby/client"
@@ -29,7 +31,6 @@ type clientInfo struct {
 	GitCommit         string
 	GoVersion         string
 	Os, Arch          string
-	BuildTime         string `json:",omitempty"`
 	Context           string
 	Plugins           []string
 	Warnings          []string
@@ -51,13 +52,12 @@ func newInfo(a *app) *cobra.Command {
 func (a *app) info(ctx context.Context, format string) error {
 	report := infoReport{ClientInfo: clientInfo{
 		Debug:             a.debug,
-		Version:           Version,
+		Version:           version.Version,
 		DefaultAPIVersion: mobyclient.MaxAPIVersion,
-		GitCommit:         buildCommit(),
+		GitCommit:         version.Commit,
 		GoVersion:         runtime.Version(),
 		Os:                runtime.GOOS,
 		Arch:              runtime.GOARCH,
-		BuildTime:         readableTime(BuildTime),
 		Context:           a.contextName(),
 		Plugins:           []string{},
 	}}

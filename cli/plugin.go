@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,35 +9,29 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// plugin is a part of the command line that is a binary of its own, because its libraries
-// would slow every other command's start.
-type plugin struct{ name, short string }
-
-var plugins = []plugin{
-	{"build", "Build an image from a Dockerfile"},
-	{"compose", "Define and run multi-container applications"},
-}
-
-// newPluginCommand hands everything after the name to berth-NAME beside this binary.
-func newPluginCommand(a *app, p plugin) *cobra.Command {
-	return &cobra.Command{
-		Use:                p.name,
-		Short:              p.short,
-		GroupID:            groupCommon,
-		DisableFlagParsing: true,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			self, err := os.Executable()
-			if err != nil {
-				return err
-			}
-			path := filepath.Join(filepath.Dir(self), "berth-"+p.name)
-			if info, err := os.Stat(path); err != nil || info.IsDir() {
-				return statusError{1, fmt.Sprintf("berth: 'berth %s' is not part of this release yet", p.name)}
-			}
-			// The process becomes the plugin, so signals, terminal and exit code are its own.
-			err = syscall.Exec(path, append([]string{path}, args...), a.pluginEnvironment())
-			return fmt.Errorf("berth %s: %w", p.name, errors.Join(err))
-		},
+// newPluginCommand is a part of the command line that is a binary of its own, because its
+// libraries would slow every other command's start. It hands everything after the name to
+// berth-NAME beside this binary.
+func newPluginCommand(name, short string) func(*app) *cobra.Command {
+	return func(a *app) *cobra.Command {
+		return &cobra.Command{
+			Use:                name,
+			Short:              short,
+			DisableFlagParsing: true,
+			RunE: func(_ *cobra.Command, args []string) error {
+				self, err := os.Executable()
+				if err != nil {
+					return err
+				}
+				path := filepath.Join(filepath.Dir(self), "berth-"+name)
+				if info, err := os.Stat(path); err != nil || info.IsDir() {
+					return statusError{1, fmt.Sprintf("berth: 'berth %s' is not part of this release yet", name)}
+				}
+				// The process becomes the plugin, so signals, terminal and exit code are its own.
+				err = syscall.Exec(path, append([]string{path}, args...), a.pluginEnvironment())
+				return fmt.Errorf("start %s: %w", path, err)
+			},
+		}
 	}
 }
 

@@ -18,27 +18,98 @@ const (
 	groupCommands   = "commands"
 )
 
-// topLevel is every command of the root, with the group it is listed under.
-var topLevel = []struct {
-	group string
-	build func(*app) *cobra.Command
-}{
-	{groupCommon, newRun}, {groupCommon, newExec}, {groupCommon, newPs},
-	{groupCommon, newPull}, {groupCommon, newPush}, {groupCommon, newImages},
-	{groupCommon, newLogin}, {groupCommon, newLogout}, {groupCommon, newVersion}, {groupCommon, newInfo},
-
-	{groupManagement, newContainerGroup}, {groupManagement, newImageGroup}, {groupManagement, newSystemGroup},
-
-	{groupCommands, newAttach}, {groupCommands, newCreate}, {groupCommands, newEvents},
-	{groupCommands, newHistory}, {groupCommands, newImport}, {groupCommands, newInspect},
-	{groupCommands, newKill}, {groupCommands, newLoad}, {groupCommands, newLogs},
-	{groupCommands, newPause}, {groupCommands, newPort}, {groupCommands, newRename},
-	{groupCommands, newRestart}, {groupCommands, newRm}, {groupCommands, newRmi},
-	{groupCommands, newSave}, {groupCommands, newStart}, {groupCommands, newStop},
-	{groupCommands, newTag}, {groupCommands, newTop}, {groupCommands, newUnpause}, {groupCommands, newWait},
+// entry is one command of a table: its names, and how it is built. Building costs: `run` has
+// a hundred flags. So a start builds only the command that was asked for (see chosenEntries).
+type entry struct {
+	name    string
+	aliases []string
+	group   string
+	build   func(*app) *cobra.Command
 }
 
-func newRoot(a *app) *cobra.Command {
+// topLevel is every command of the root.
+func topLevel() []entry {
+	return []entry{
+		{"run", nil, groupCommon, newRun},
+		{"exec", nil, groupCommon, newExec},
+		{"ps", nil, groupCommon, newPs},
+		{"build", nil, groupCommon, newPluginCommand("build", "Build an image from a Dockerfile")},
+		{"compose", nil, groupCommon, newPluginCommand("compose", "Define and run multi-container applications")},
+		{"pull", nil, groupCommon, newPull},
+		{"push", nil, groupCommon, newPush},
+		{"images", nil, groupCommon, newImages},
+		{"login", nil, groupCommon, newLogin},
+		{"logout", nil, groupCommon, newLogout},
+		{"version", nil, groupCommon, newVersion},
+		{"info", nil, groupCommon, newInfo},
+
+		{"container", nil, groupManagement, newContainerGroup},
+		{"image", nil, groupManagement, newImageGroup},
+		{"system", nil, groupManagement, newSystemGroup},
+
+		{"attach", nil, groupCommands, newAttach},
+		{"create", nil, groupCommands, newCreate},
+		{"events", nil, groupCommands, newEvents},
+		{"history", nil, groupCommands, newHistory},
+		{"import", nil, groupCommands, newImport},
+		{"inspect", nil, groupCommands, newInspect},
+		{"kill", nil, groupCommands, newKill},
+		{"load", nil, groupCommands, newLoad},
+		{"logs", nil, groupCommands, newLogs},
+		{"pause", nil, groupCommands, newPause},
+		{"port", nil, groupCommands, newPort},
+		{"rename", nil, groupCommands, newRename},
+		{"restart", nil, groupCommands, newRestart},
+		{"rm", nil, groupCommands, newRm},
+		{"rmi", nil, groupCommands, newRmi},
+		{"save", nil, groupCommands, newSave},
+		{"start", nil, groupCommands, newStart},
+		{"stop", nil, groupCommands, newStop},
+		{"tag", nil, groupCommands, newTag},
+		{"top", nil, groupCommands, newTop},
+		{"unpause", nil, groupCommands, newUnpause},
+		{"wait", nil, groupCommands, newWait},
+	}
+}
+
+// chosenEntries is the one entry that name asks for, or all of them for whatever needs to see
+// all: help, completion, a mistake.
+func chosenEntries(table []entry, name string) []entry {
+	for _, e := range table {
+		if e.name == name || slices.Contains(e.aliases, name) {
+			return []entry{e}
+		}
+	}
+	return table
+}
+
+// commandWords are the command line's words from the command's name on, past the global
+// options and their values.
+func commandWords(args []string) []string {
+	const longWithValue = " --config --context --host --log-level --tlscacert --tlscert --tlskey "
+	for i := 0; i < len(args); i++ {
+		word := args[i]
+		switch {
+		case word == "--" || word == "-" || word == "":
+			return nil
+		case strings.HasPrefix(word, "--"):
+			if strings.Contains(longWithValue, " "+word+" ") {
+				i++
+			}
+		case word[0] == '-':
+			// In a cluster of short options the first that takes a value ends it.
+			if at := strings.IndexAny(word, "cHl"); at == len(word)-1 {
+				i++
+			}
+		default:
+			return args[i:]
+		}
+	}
+	return nil
+}
+
+// newRoot builds what a command line needs of the tree of commands.
+func newRoot(a *app, args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:              "berth [OPTIONS] COMMAND",
 		Short:            "Build, ship and run containers, with nothing to install beside it",
@@ -76,13 +147,15 @@ func newRoot(a *app) *cobra.Command {
 		&cobra.Group{ID: groupCommands, Title: "Commands:"},
 	)
 	addGlobalFlags(a, root.Flags())
-	for _, c := range topLevel {
-		cmd := c.build(a)
-		cmd.GroupID = c.group
-		addCommand(root, cmd)
+	a.words = commandWords(args)
+	name := ""
+	if len(a.words) > 0 {
+		name = a.words[0]
 	}
-	for _, p := range plugins {
-		root.AddCommand(newPluginCommand(a, p))
+	for _, e := range chosenEntries(topLevel(), name) {
+		cmd := e.build(a)
+		cmd.GroupID = e.group
+		addCommand(root, cmd)
 	}
 	root.SetHelpCommandGroupID(groupCommands)
 	return root
@@ -128,7 +201,7 @@ func addCommand(parent, cmd *cobra.Command) {
 }
 
 // newGroup is a management command: it only holds others.
-func newGroup(name, short string, children ...*cobra.Command) *cobra.Command {
+func newGroup(a *app, name, short string, children []entry) *cobra.Command {
 	group := &cobra.Command{
 		Use:   name + " COMMAND",
 		Short: short,
@@ -140,8 +213,12 @@ func newGroup(name, short string, children ...*cobra.Command) *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	for _, child := range children {
-		addCommand(group, child)
+	chosen := ""
+	if len(a.words) > 1 && a.words[0] == name {
+		chosen = a.words[1]
+	}
+	for _, e := range chosenEntries(children, chosen) {
+		addCommand(group, e.build(a))
 	}
 	return group
 }

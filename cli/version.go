@@ -12,6 +12,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"berth/version"
+
 	"github.com/moby/moby/api/types/system"
 	mobyclient "github.com/moby/moby/client"
 	"github.com/spf13/cobra"
@@ -31,7 +33,6 @@ type clientVersion struct {
 	GitCommit         string
 	GoVersion         string
 	Os, Arch          string
-	BuildTime         string `json:",omitempty"`
 	Context           string
 }
 
@@ -64,27 +65,19 @@ func newVersion(a *app) *cobra.Command {
 	return cmd
 }
 
-func shortVersion() string { return "Berth version " + Version + ", build " + buildCommit() }
-
-func buildCommit() string {
-	if Commit == "" {
-		return "unknown"
-	}
-	return Commit
-}
+func shortVersion() string { return "Berth version " + version.Version + ", build " + version.Commit }
 
 // version prints what is known even when no engine answers; the exit code tells.
 func (a *app) version(ctx context.Context, format string) error {
 	engine, connectErr := a.engine()
 	report := versionReport{Client: clientVersion{
-		Version:           Version,
+		Version:           version.Version,
 		APIVersion:        mobyclient.MaxAPIVersion,
 		DefaultAPIVersion: mobyclient.MaxAPIVersion,
-		GitCommit:         buildCommit(),
+		GitCommit:         version.Commit,
 		GoVersion:         runtime.Version(),
 		Os:                runtime.GOOS,
 		Arch:              runtime.GOARCH,
-		BuildTime:         readableTime(BuildTime),
 		Context:           a.contextName(),
 	}}
 	if connectErr == nil {
@@ -181,7 +174,6 @@ func printVersion(w io.Writer, v versionReport) {
 	line(" ", "API version", apiVersionText(v.Client.APIVersion, v.Client.DefaultAPIVersion))
 	line(" ", "Go version", v.Client.GoVersion)
 	line(" ", "Git commit", v.Client.GitCommit)
-	line(" ", "Built", v.Client.BuildTime)
 	line(" ", "OS/Arch", v.Client.Os+"/"+v.Client.Arch)
 	line(" ", "Context", v.Client.Context)
 	if v.Server == nil {
