@@ -196,7 +196,9 @@ func waitContainer(w *writer, r *request) error {
 	default:
 		return fail.New(fail.Invalid, "invalid condition: %q", c)
 	}
-	result, err := r.s.Containers.Wait(r.Context(), r.path["id"], cond)
+	ctx, cancel := r.stream()
+	defer cancel()
+	result, err := r.s.Containers.Wait(ctx, r.path["id"], cond)
 	if err != nil {
 		return err
 	}
@@ -212,8 +214,8 @@ func waitContainer(w *writer, r *request) error {
 			out.Error = &container.WaitExitError{Message: res.Err.Error()}
 		}
 		return json.NewEncoder(w).Encode(waitBody(out, r.version))
-	case <-r.Context().Done():
-		return r.Context().Err()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

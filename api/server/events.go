@@ -41,7 +41,9 @@ func streamEvents(w *writer, r *request) error {
 	if r.has("until") && r.query("until") == "0" {
 		until = time.Unix(0, 0)
 	}
-	sub := r.s.Events.Subscribe(r.Context(), sinceTime)
+	ctx, cancel := r.stream()
+	defer cancel()
+	sub := r.s.Events.Subscribe(ctx, sinceTime)
 	contentType := eventsType(r.Header.Values("Accept"), r.version)
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(http.StatusOK)

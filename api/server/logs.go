@@ -58,8 +58,10 @@ func containerLogs(w *writer, r *request) error {
 			return err
 		}
 	}
+	ctx, cancel := r.stream()
+	defer cancel()
 	const flushAt = 32 << 10
-	err = r.s.Containers.Logs(r.Context(), c.ID, o, func(e logs.Entry) error {
+	err = r.s.Containers.Logs(ctx, c.ID, o, func(e logs.Entry) error {
 		if err := begin(); err != nil {
 			return err
 		}

@@ -106,6 +106,9 @@ type Config struct {
 	Events     *events.Bus
 	Facts      Facts
 	Log        *slog.Logger
+	// Streams ends when the engine does: waits, events and logs that are followed end
+	// then, other requests finish. Nil: never.
+	Streams context.Context
 }
 
 // Server answers the Engine API. It is an http.Handler.
@@ -128,6 +131,17 @@ type request struct {
 	path    map[string]string
 	version version
 	s       *Server
+}
+
+// stream is the context of an answer that has no end of its own. It ends with the client
+// and with the engine.
+func (r *request) stream() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(r.Context())
+	if r.s.Streams == nil {
+		return ctx, cancel
+	}
+	stop := context.AfterFunc(r.s.Streams, cancel)
+	return ctx, func() { stop(); cancel() }
 }
 
 // ServeHTTP finds the route and answers.

@@ -1,0 +1,369 @@
+// Package daemon puts the engine's parts together, starts them in order, and stops them.
+//
+// The order of a start: locks (one engine per data root and per exec root), database,
+// registry client, images, shims, engine (which brings its records in line with what
+// still runs), sockets, readiness. The order of the end is the reverse. Containers live
+// on: unlike dockerd, an engine that ends stops none of them.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+
+	"berth/api/server"
+	"berth/durable"
+	"berth/engine"
+	"berth/events"
+	"berth/fail"
+	"berth/images"
+	"berth/logs"
+	"berth/registry"
+	"berth/supervisor"
+	"berth/version"
+)
+
+// warmShims is how many shims are kept started for the next containers.
+const warmShims = 2
+
+// ErrRunning says that another engine serves already what was asked for.
+var ErrRunning = errors.New("an engine is running already")
+
+// daemon holds what lives as long as the process.
+type daemon struct {
+	set     *Settings
+	log     *slog.Logger
+	level   *slog.LevelVar
+	ready   *readiness
+	live    atomic.Pointer[Settings] // after reloads
+	cleanup []func()                 // in order of starting; run backwards
+}
+
+// Run is the engine's whole life. It ends with nil after a signal, when the engine was
+// idle, and when another engine serves already and this one was started on demand.
+func Run(set *Settings) (err error) {
+	if set.Knock != "" {
+		return knock(set.Knock)
+	}
+	syscall.Umask(0o022)
+	for i := range inherited() {
+		syscall.CloseOnExec(firstInherited + i) // shims must not keep our sockets
+	}
+	level := new(slog.LevelVar)
+	d := &daemon{set: set, level: level, log: newLog(set, level, os.Stderr), ready: newReadiness(set.ReadyFD)}
+	d.live.Store(set)
+	defer func() {
+		for _, f := range slices.Backward(d.cleanup) {
+			f()
+		}
+		d.ready.tell(err)
+	}()
+	// Registered before anything is made: a signal during a start is an orderly end too.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	err = d.run(ctx)
+	switch {
+	case errors.Is(err, ErrRunning):
+		return nil
+	case err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return nil
+	}
+	return err
+}
+
+func (d *daemon) later(f func()) { d.cleanup = append(d.cleanup, f) }
+
+func (d *daemon) run(ctx context.Context) error {
+	set := d.set
+	if os.Geteuid() != 0 {
+		return fail.New(fail.NotImplemented, "berthd needs to be run as root: rootless mode is not supported by this version of Berth")
+	}
+	if _, err := logs.ParseOptions(set.LogDriver, set.LogOpts); err != nil {
+		return fmt.Errorf("default log options: %w", err)
+	}
+	for dir, mode := range map[string]os.FileMode{set.DataRoot: 0o711, set.ExecRoot: 0o711} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return err
+		}
+	}
+	if err := d.lock(ctx); err != nil {
+		return err
+	}
+	if err := d.writePidfile(); err != nil {
+		return err
+	}
+	db, err := durable.OpenDB(filepath.Join(set.DataRoot, "berth.db"))
+	if err != nil {
+		return err
+	}
+	d.later(func() { d.note("close the database", db.Close()) })
+	id, err := engineID(set.DataRoot)
+	if err != nil {
+		return err
+	}
+
+	bus := events.NewBus()
+	reg := registry.New(registry.Config{Insecure: set.InsecureRegistries, Mirrors: set.RegistryMirrors, UserAgent: "berth/" + version.Version, Log: d.log})
+	store, err := images.Open(images.Config{Root: set.DataRoot, DB: db, Registry: reg, Events: bus, Log: d.log})
+	if err != nil {
+		return fmt.Errorf("open the image store: %w", err)
+	}
+	shim, err := shimPath()
+	if err != nil {
+		return err
+	}
+	launcher, err := supervisor.NewLauncher(supervisor.LauncherConfig{ShimPath: shim, Warm: warmShims, Log: d.log})
+	if err != nil {
+		return fmt.Errorf("prepare shims: %w", err)
+	}
+	d.later(func() { d.note("end the warm shims", launcher.Close()) })
+	wake, err := d.wakeCommand()
+	if err != nil {
+		return err
+	}
+	eng, err := engine.Open(ctx, engine.Options{
+		DataRoot: set.DataRoot, ExecRoot: set.ExecRoot, DB: db, Images: store, Shims: launcher, Events: bus, Log: d.log,
+		WakeEngine: wake, CgroupParent: set.CgroupParent, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits,
+	})
+	if err != nil {
+		return fmt.Errorf("open the engine: %w", err)
+	}
+	d.later(func() { d.note("let go of the containers", eng.Close()) })
+
+	streams, endStreams := context.WithCancel(context.Background())
+	defer endStreams()
+	api := server.New(server.Config{
+		Containers: eng.Containers, Execs: eng.Execs, Images: store, Registry: reg, Events: bus, Log: d.log, Streams: streams,
+		Facts: server.Facts{
+			ID: id, DataRoot: set.DataRoot, LogDriver: set.LogDriver, ShimPath: shim, DefaultShmSize: set.DefaultShmSize,
+			Labels:             func() []string { return d.live.Load().Labels },
+			Debug:              func() bool { return d.level.Level() <= slog.LevelDebug },
+			InsecureRegistries: func() []string { return set.InsecureRegistries },
+			Mirrors:            func() []string { return set.RegistryMirrors },
+		},
+	})
+	listeners, err := listenAll(set)
+	if err != nil {
+		return err
+	}
+	return d.serve(ctx, newFront(api, listeners, set, eng.Busy, d.log), endStreams)
+}
+
+// serve answers until a signal, an idle end, or a broken socket.
+func (d *daemon) serve(ctx context.Context, f *front, endStreams func()) error {
+	base, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	f.http.BaseContext = func(net.Listener) context.Context { return base }
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+
+	f.serve()
+	d.ready.tell(nil)
+	for _, l := range f.listeners {
+		d.log.Info("serving the API", "host", l.host, "version", version.Version, "api", server.DefaultVersion)
+	}
+	idle := make(chan error, 1)
+	idleCtx, stopIdle := context.WithCancel(ctx)
+	defer stopIdle()
+	if d.set.IdleTimeout > 0 {
+		go func() { idle <- f.awaitIdle(idleCtx, d.mayLeave) }()
+	}
+	for {
+		select {
+		case <-hangup:
+			d.reload()
+			continue
+		case err := <-f.failed:
+			f.shutdown(ctx)
+			return fmt.Errorf("serve the API: %w", err)
+		case err := <-idle:
+			if err != nil && ctx.Err() == nil {
+				return fmt.Errorf("serve the API: %w", err)
+			}
+			if err == nil {
+				d.log.Info("nothing to do: ending", "idle", d.set.IdleTimeout)
+				endStreams()
+				d.end(f)
+				return nil
+			}
+		case <-ctx.Done():
+		}
+		if d.set.IdleTimeout > 0 {
+			stopIdle()
+		}
+		d.log.Info("ending; containers live on")
+		endStreams()
+		d.end(f)
+		return nil
+	}
+}
+
+func (d *daemon) end(f *front) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(d.live.Load().ShutdownTimeout)*time.Second)
+	defer cancel()
+	f.shutdown(ctx)
+}
+
+func (d *daemon) note(what string, err error) {
+	if err != nil {
+		d.log.Warn("at the end of the engine: "+what, "error", err)
+	}
+}
+
+// lock makes sure that we are the only engine of our roots. Started on demand we wait
+// for one that is on its way out, and give way to one that serves.
+func (d *daemon) lock(ctx context.Context) error {
+	holder := fmt.Sprintf("berthd (pid %d, data-root %s)", os.Getpid(), d.set.DataRoot)
+	for _, path := range []string{filepath.Join(d.set.ExecRoot, "berthd.lock"), filepath.Join(d.set.DataRoot, "lock")} {
+		l, err := durable.Acquire(path, holder)
+		if fail.Is(err, fail.Conflict) && d.set.OnDemand {
+			l, err = d.takeOver(ctx, path, holder)
+		}
+		if fail.Is(err, fail.Conflict) {
+			return fmt.Errorf("another engine is running: %w", err)
+		}
+		if err != nil {
+			return err
+		}
+		d.later(func() { d.note("release "+path, l.Release()) })
+	}
+	return nil
+}
+
+// takeOver waits for the lock of an engine that does not serve any more.
+func (d *daemon) takeOver(ctx context.Context, path, holder string) (*durable.Lock, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	got := make(chan struct{})
+	var lock *durable.Lock
+	var err error
+	go func() { lock, err = durable.AcquireWait(ctx, path, holder); close(got) }()
+	// The holder may be one that is starting: it will serve soon, without giving up its
+	// lock. There is no event for that but a connection.
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if d.served() {
+			cancel()
+			if <-got; lock != nil {
+				lock.Release()
+			}
+			return nil, ErrRunning
+		}
+		select {
+		case <-got:
+			return lock, err
+		case <-tick.C:
+		}
+	}
+}
+
+// served reports whether our sockets answer.
+func (d *daemon) served() bool {
+	for _, h := range d.set.Hosts {
+		path, ok := strings.CutPrefix(h, "unix://")
+		if !ok {
+			continue
+		}
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			return false
+		}
+		conn.Close()
+	}
+	return true
+}
+
+// mayLeave keeps clients from starting an engine while we decide to leave: they hold
+// the same lock.
+func (d *daemon) mayLeave() (func(), bool) {
+	l, err := durable.Acquire(filepath.Join(d.set.ExecRoot, "berthd.start.lock"), fmt.Sprintf("berthd (pid %d) leaving", os.Getpid()))
+	if err != nil {
+		return nil, false
+	}
+	return func() { d.note("release the start lock", l.Release()) }, true
+}
+
+func (d *daemon) writePidfile() error {
+	path := d.set.Pidfile
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := durable.WriteFileVolatile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
+		return fmt.Errorf("write the pid file: %w", err)
+	}
+	d.later(func() { os.Remove(path) })
+	return nil
+}
+
+// engineID is a random name that an engine keeps for life.
+func engineID(root string) (string, error) {
+	path := filepath.Join(root, "engine-id")
+	data, err := os.ReadFile(path)
+	if err == nil && len(strings.TrimSpace(string(data))) > 0 {
+		return strings.TrimSpace(string(data)), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	id := uuid.NewString()
+	return id, durable.WriteFile(path, []byte(id+"\n"), 0o644)
+}
+
+// shimPath finds berth-shim beside us.
+func shimPath() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(filepath.Dir(self), "berth-shim")
+	if _, err := os.Stat(path); err != nil {
+		return "", fail.New(fail.Unavailable, "berth-shim must be beside berthd: %w", err)
+	}
+	return path, nil
+}
+
+// wakeCommand is how a shim starts us again: with our own flags, on demand. Behind
+// systemd's socket nobody but systemd may start an engine; a connection makes it do so.
+func (d *daemon) wakeCommand() ([]string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(d.set.Hosts, func(h string) bool { return strings.HasPrefix(h, "fd://") }) {
+		path, err := inheritedPath()
+		if err != nil {
+			return nil, err
+		}
+		return []string{self, "--knock", path}, nil
+	}
+	return append([]string{self}, d.set.wakeArgs()...), nil
+}
+
+// knock connects to a socket, so that systemd starts the engine behind it.
+func knock(path string) error {
+	c := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var dialer net.Dialer
+		return dialer.DialContext(ctx, "unix", path)
+	}}, Timeout: time.Minute}
+	resp, err := c.Get("http://berth/_ping")
+	if err != nil {
+		return fmt.Errorf("wake the engine behind %s: %w", path, err)
+	}
+	return resp.Body.Close()
+}

@@ -1,0 +1,285 @@
+package daemon
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"berth/fail"
+)
+
+// listener is one socket that the API is served on. It can stop accepting without losing
+// a client: see stop.
+type listener struct {
+	net.Listener
+	host      string
+	path      string // of a unix socket that we made
+	inherited bool   // from systemd, who keeps it when we end
+	tls       *tls.Config
+	stopping  atomic.Bool
+}
+
+// listenAll opens every host's socket.
+func listenAll(s *Settings) ([]*listener, error) {
+	var out []*listener
+	for _, h := range s.Hosts {
+		ls, err := listen(h, s)
+		if err != nil {
+			closeAll(out)
+			return nil, err
+		}
+		out = append(out, ls...)
+	}
+	return out, nil
+}
+
+func closeAll(ls []*listener) {
+	for _, l := range ls {
+		l.Close()
+	}
+}
+
+func listen(host string, s *Settings) ([]*listener, error) {
+	scheme, addr, _ := strings.Cut(host, "://")
+	switch scheme {
+	case "unix":
+		l, err := listenUnix(addr, s.Group)
+		if err != nil {
+			return nil, err
+		}
+		return []*listener{l}, nil
+	case "fd":
+		return inheritedListeners(addr)
+	}
+	conf, err := serverTLS(s)
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fail.New(fail.Unavailable, "listen on %s: %w", host, err)
+	}
+	return []*listener{{Listener: l, host: host, tls: conf}}, nil
+}
+
+// listenUnix makes a socket at path: 0660, of the socket's group, in place at once. A
+// socket that somebody else serves is not taken away.
+func listenUnix(path, group string) (*listener, error) {
+	if conn, err := net.Dial("unix", path); err == nil {
+		conn.Close()
+		return nil, fail.New(fail.Conflict, "listen on %s: another process serves this socket", path)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	gid, err := socketGroup(group)
+	if err != nil {
+		return nil, err
+	}
+	// Bound under another name and renamed, so that nobody meets it with wrong rights.
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	old := syscall.Umask(0o177)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
+	syscall.Umask(old)
+	if err != nil {
+		if len(tmp) > 107 {
+			return nil, fail.New(fail.Invalid, "listen on %s: the path of a unix socket cannot be longer than %d bytes", path, 107-len(".new"))
+		}
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	l.SetUnlinkOnClose(false)
+	if gid >= 0 {
+		err = os.Chown(tmp, -1, gid)
+	}
+	err = errors.Join(err, os.Chmod(tmp, 0o660), os.Rename(tmp, path))
+	if err != nil {
+		l.Close()
+		os.Remove(tmp)
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	return &listener{Listener: l, host: "unix://" + path, path: path}, nil
+}
+
+// socketGroup is the ID of the group that may talk to us; -1 leaves it as it is.
+func socketGroup(name string) (int, error) {
+	if os.Geteuid() != 0 {
+		return -1, nil
+	}
+	asked := name != ""
+	if !asked {
+		name = "berth"
+	}
+	if id, err := strconv.Atoi(name); err == nil {
+		return id, nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		if asked {
+			return 0, fail.New(fail.Invalid, "group %s of the socket does not exist", name)
+		}
+		return -1, nil
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+// firstInherited is the first descriptor that systemd passes.
+const firstInherited = 3
+
+// inherited counts the sockets that systemd passed to us.
+func inherited() int {
+	if pid, _ := strconv.Atoi(os.Getenv("LISTEN_PID")); pid != os.Getpid() {
+		return 0
+	}
+	n, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	return n
+}
+
+// inheritedPath is where the first of them can be reached.
+func inheritedPath() (string, error) {
+	for i := range inherited() {
+		if sa, err := syscall.Getsockname(firstInherited + i); err == nil {
+			if u, ok := sa.(*syscall.SockaddrUnix); ok && strings.HasPrefix(u.Name, "/") {
+				return u.Name, nil
+			}
+		}
+	}
+	return "", fail.New(fail.Invalid, "fd://: no unix socket was passed to this process")
+}
+
+// inheritedListeners takes the sockets of systemd's socket activation (sd_listen_fds(3)):
+// all of them, or the one whose number or name addr is.
+func inheritedListeners(addr string) ([]*listener, error) {
+	const first = firstInherited
+	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
+	var out []*listener
+	for i := range inherited() {
+		name := ""
+		if i < len(names) {
+			name = names[i]
+		}
+		if addr != "" && addr != "*" && addr != strconv.Itoa(first+i) && addr != name {
+			continue
+		}
+		f := os.NewFile(uintptr(first+i), "LISTEN_FD")
+		l, err := net.FileListener(f)
+		f.Close()
+		if err != nil {
+			closeAll(out)
+			return nil, fail.New(fail.Invalid, "fd://%s: descriptor %d is not a listening socket: %w", addr, first+i, err)
+		}
+		if u, ok := l.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(false)
+		} else {
+			l.Close()
+			closeAll(out)
+			return nil, fail.New(fail.Invalid, "fd://%s: descriptor %d is not a unix socket", addr, first+i)
+		}
+		out = append(out, &listener{Listener: l, host: "fd://" + l.Addr().String(), inherited: true})
+	}
+	if len(out) == 0 {
+		return nil, fail.New(fail.Invalid, "fd://%s: no such socket was passed to this process", addr)
+	}
+	return out, nil
+}
+
+var errStopped = errors.New("the socket takes no more clients")
+
+// Accept ends with errStopped after stop, when the clients that had connected before are
+// accepted.
+func (l *listener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil && l.tls != nil {
+		conn = tls.Server(conn, l.tls)
+	}
+	if err != nil && l.stopping.Load() {
+		return nil, errStopped
+	}
+	return conn, err
+}
+
+// stop takes no more clients, in a way that none is lost. On a socket of ours the read
+// side is shut down: from then on connect(2) is refused, while those who connected before
+// are still in the queue and are accepted until it is empty. systemd's socket is left
+// alone: who is in its queue starts the next engine.
+func (l *listener) stop() error {
+	l.stopping.Store(true)
+	if u, ok := l.Listener.(*net.UnixListener); ok && !l.inherited {
+		raw, err := u.SyscallConn()
+		if err != nil {
+			return err
+		}
+		var down error
+		err = raw.Control(func(fd uintptr) { down = syscall.Shutdown(int(fd), syscall.SHUT_RD) })
+		return errors.Join(err, down)
+	}
+	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
+		return d.SetDeadline(time.Unix(1, 0))
+	}
+	return l.Listener.Close()
+}
+
+// reopen makes a stopped listener usable again.
+func (l *listener) reopen(group string) (*listener, error) {
+	if l.path == "" {
+		l.stopping.Store(false)
+		if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
+			return l, d.SetDeadline(time.Time{})
+		}
+		return l, nil
+	}
+	fresh, err := listenUnix(l.path, group)
+	if err != nil {
+		return nil, err
+	}
+	l.Close()
+	return fresh, nil
+}
+
+// Close ends a listener for good and removes a socket that is ours.
+func (l *listener) Close() error {
+	return l.Listener.Close()
+}
+
+// remove takes our socket's name away. Only who holds the engine's lock may do so.
+func (l *listener) remove() {
+	if l.path != "" {
+		os.Remove(l.path)
+	}
+}
+
+// serverTLS demands certificates of both sides.
+func serverTLS(s *Settings) (*tls.Config, error) {
+	home, _ := os.UserHomeDir()
+	file := func(given, name string) string {
+		if given != "" {
+			return given
+		}
+		return filepath.Join(home, ".docker", name)
+	}
+	cert, err := tls.LoadX509KeyPair(file(s.TLSCert, "cert.pem"), file(s.TLSKey, "key.pem"))
+	if err != nil {
+		return nil, fail.New(fail.Invalid, "TLS: %w", err)
+	}
+	ca, err := os.ReadFile(file(s.TLSCA, "ca.pem"))
+	if err != nil {
+		return nil, fail.New(fail.Invalid, "TLS: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(ca) {
+		return nil, fail.New(fail.Invalid, "TLS: %s holds no certificate", file(s.TLSCA, "ca.pem"))
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}, nil
+}

@@ -1,0 +1,60 @@
+package daemon
+
+import (
+	"log/slog"
+	"reflect"
+)
+
+// reload reads the configuration file again, on SIGHUP. What can change while we run
+// does; for the rest the log says that it waits for a restart. A file that is wrong
+// changes nothing.
+func (d *daemon) reload() {
+	next, err := ParseSettings(d.set.args)
+	if err != nil {
+		d.log.Error("the configuration was not reloaded", "error", err)
+		return
+	}
+	d.level.Set(next.level())
+	d.live.Store(next)
+	for _, s := range []struct {
+		name     string
+		old, new any
+	}{
+		{"data-root", d.set.DataRoot, next.DataRoot},
+		{"exec-root", d.set.ExecRoot, next.ExecRoot},
+		{"hosts", d.set.Hosts, next.Hosts},
+		{"group", d.set.Group, next.Group},
+		{"pidfile", d.set.Pidfile, next.Pidfile},
+		{"cgroup-parent", d.set.CgroupParent, next.CgroupParent},
+		{"insecure-registries", d.set.InsecureRegistries, next.InsecureRegistries},
+		{"registry-mirrors", d.set.RegistryMirrors, next.RegistryMirrors},
+		{"log-driver", d.set.LogDriver, next.LogDriver},
+		{"log-opts", d.set.LogOpts, next.LogOpts},
+		{"log-format", d.set.LogFormat, next.LogFormat},
+		{"default-ulimits", d.set.DefaultUlimits, next.DefaultUlimits},
+		{"default-shm-size", d.set.DefaultShmSize, next.DefaultShmSize},
+		{"idle-timeout", d.set.IdleTimeout, next.IdleTimeout},
+		{"tls", []any{d.set.TLS, d.set.TLSVerify, d.set.TLSCA, d.set.TLSCert, d.set.TLSKey}, []any{next.TLS, next.TLSVerify, next.TLSCA, next.TLSCert, next.TLSKey}},
+	} {
+		if !reflect.DeepEqual(s.old, s.new) {
+			d.log.Warn("changed in the configuration: restart the engine to use it", "directive", s.name)
+		}
+	}
+	d.log.Info("configuration reloaded", "level", d.level.Level(), "labels", next.Labels)
+}
+
+// levels are dockerd's names of log levels.
+var levels = map[string]slog.Level{
+	"debug": slog.LevelDebug,
+	"info":  slog.LevelInfo,
+	"warn":  slog.LevelWarn,
+	"error": slog.LevelError,
+	"fatal": slog.LevelError + 4,
+}
+
+func (s *Settings) level() slog.Level {
+	if s.Debug {
+		return slog.LevelDebug
+	}
+	return levels[s.LogLevel]
+}

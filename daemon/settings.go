@@ -1,0 +1,390 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/pflag"
+
+	"berth/fail"
+)
+
+// Settings are all that can be configured: by flags with dockerd's names, and by the
+// keys of a daemon.json.
+type Settings struct {
+	DataRoot, ExecRoot string
+	Hosts              []string
+	Group              string
+	Pidfile            string
+	ConfigFile         string
+	CgroupParent       string
+
+	Debug               bool
+	LogLevel, LogFormat string // of the engine's own log
+
+	InsecureRegistries, RegistryMirrors []string
+
+	LogDriver      string // default of containers
+	LogOpts        map[string]string
+	DefaultUlimits map[string]*units.Ulimit
+	DefaultShmSize int64 // bytes; 0: the engine's default
+	Labels         []string
+
+	TLS, TLSVerify         bool
+	TLSCA, TLSCert, TLSKey string
+
+	ShutdownTimeout int           // seconds that requests under way may take when the engine ends
+	IdleTimeout     time.Duration // 0: stay for ever
+	ReadyFD         int           // -1: nobody waits
+	OnDemand        bool          // started by a client or a shim
+	Knock           string        // a socket to wake the engine of, and nothing else
+	ShowVersion     bool
+
+	flags *pflag.FlagSet
+	args  []string // the command line
+}
+
+// Where an engine of root keeps its things.
+const (
+	defaultDataRoot   = "/var/lib/berth"
+	defaultExecRoot   = "/run/berth"
+	defaultConfigFile = "/etc/berth/daemon.json"
+	onDemandIdle      = 5 * time.Minute
+)
+
+// keys maps the keys of daemon.json to flags of another name. All other keys are
+// flags' names.
+var keys = map[string]string{
+	"hosts":               "host",
+	"labels":              "label",
+	"insecure-registries": "insecure-registry",
+	"registry-mirrors":    "registry-mirror",
+	"log-opts":            "log-opt",
+	"default-ulimits":     "default-ulimit",
+}
+
+// flagOnly are flags that make no sense in a file.
+var flagOnly = []string{"config-file", "ready-fd", "on-demand", "knock", "version", "help"}
+
+// dockerKeys are keys of dockerd's that Berth does not serve (yet): they are refused by
+// name, so that nobody thinks they took effect.
+var dockerKeys = []string{
+	"add-runtime", "allow-direct-routing", "allow-nondistributable-artifacts", "api-cors-header", "authorization-plugins", "bip", "bip6", "bridge", "bridge-accept-fwmark",
+	"builder", "cdi-spec-dirs", "containerd", "containerd-namespace", "containerd-plugins-namespace", "cpu-rt-period", "cpu-rt-runtime", "data-path-port", "default-address-pools",
+	"default-cgroupns-mode", "default-gateway", "default-gateway-v6", "default-ipc-mode", "default-network-opts", "default-runtime", "dns", "dns-opts", "dns-search", "exec-opts",
+	"experimental", "features", "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "host-gateway-ip", "host-gateway-ips", "http-proxy", "https-proxy", "icc", "init", "init-path", "ip",
+	"ip-forward", "ip-forward-no-drop", "ip-masq", "ip6tables", "iptables", "ipv6", "live-restore", "max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts",
+	"metrics-addr", "min-api-version", "mtu", "network-control-plane-mtu", "no-new-privileges", "no-proxy", "node-generic-resources", "oom-score-adjust", "proxies", "raw-logs",
+	"registries", "runtimes", "seccomp-profile", "selinux-enabled", "storage-driver", "storage-opts", "swarm-default-advertise-addr", "userland-proxy", "userland-proxy-path",
+	"userns-remap", "validate",
+}
+
+// ParseSettings reads a command line (without the program's name) and the
+// configuration file.
+func ParseSettings(args []string) (*Settings, error) {
+	s := newSettings()
+	if err := s.flags.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			return nil, err
+		}
+		return nil, fail.New(fail.Invalid, "%w (see berthd --help)", err)
+	}
+	if extra := s.flags.Args(); len(extra) > 0 {
+		return nil, fail.New(fail.Invalid, "berthd takes no arguments: %q", extra[0])
+	}
+	s.args = args
+	if err := s.readFile(); err != nil {
+		return nil, err
+	}
+	return s, s.complete()
+}
+
+// Usage describes the flags.
+func Usage() string {
+	return "Usage: berthd [OPTIONS]\n\nThe engine of Berth: runs containers and serves the Docker Engine API.\n\nOptions:\n" + newSettings().flags.FlagUsages()
+}
+
+func newSettings() *Settings {
+	s := &Settings{LogOpts: map[string]string{}, DefaultUlimits: map[string]*units.Ulimit{}}
+	f := pflag.NewFlagSet("berthd", pflag.ContinueOnError)
+	f.Usage = func() {}
+	f.SortFlags = true
+	s.flags = f
+	f.StringVar(&s.DataRoot, "data-root", defaultDataRoot, "Root directory of persistent state")
+	f.StringVar(&s.ExecRoot, "exec-root", defaultExecRoot, "Root directory of state that a reboot may forget")
+	f.StringArrayVarP(&s.Hosts, "host", "H", nil, "Socket to serve the API on: unix://PATH, fd://, tcp://HOST:PORT with --tlsverify (default unix://<exec-root>/berth.sock)")
+	f.StringVarP(&s.Group, "group", "G", "", "Group of the unix socket (default \"berth\" if it exists)")
+	f.StringVarP(&s.Pidfile, "pidfile", "p", "", "File to write the process ID to (default <exec-root>/berthd.pid)")
+	f.StringVar(&s.ConfigFile, "config-file", defaultConfigFile, "Configuration file with dockerd's keys")
+	f.StringVar(&s.CgroupParent, "cgroup-parent", "/berth", "Parent cgroup of all containers")
+	f.BoolVarP(&s.Debug, "debug", "D", false, "Log at level debug")
+	f.StringVarP(&s.LogLevel, "log-level", "l", "info", "Level of the engine's log: debug, info, warn, error or fatal")
+	f.StringVar(&s.LogFormat, "log-format", "text", "Format of the engine's log: text or json")
+	f.StringArrayVar(&s.InsecureRegistries, "insecure-registry", nil, "Registry (host or CIDR) that may be used without verified TLS")
+	f.StringArrayVar(&s.RegistryMirrors, "registry-mirror", nil, "Base URL of a mirror to ask before docker.io")
+	f.StringVar(&s.LogDriver, "log-driver", "json-file", "Default log driver of containers")
+	f.Var(mapValue{s.LogOpts}, "log-opt", "Default log option of containers, key=value")
+	f.Var(ulimitValue{s.DefaultUlimits}, "default-ulimit", "Default ulimit of containers, name=soft[:hard]")
+	f.Var((*sizeValue)(&s.DefaultShmSize), "default-shm-size", "Default size of /dev/shm in containers")
+	f.StringArrayVar(&s.Labels, "label", nil, "Label of the engine, key=value")
+	f.BoolVar(&s.TLS, "tls", false, "Use TLS; implied by --tlsverify")
+	f.BoolVar(&s.TLSVerify, "tlsverify", false, "Use TLS and verify the client")
+	f.StringVar(&s.TLSCA, "tlscacert", "", "Certificates that clients must be signed by (default ~/.docker/ca.pem)")
+	f.StringVar(&s.TLSCert, "tlscert", "", "Certificate of the engine (default ~/.docker/cert.pem)")
+	f.StringVar(&s.TLSKey, "tlskey", "", "Key of the engine (default ~/.docker/key.pem)")
+	f.IntVar(&s.ShutdownTimeout, "shutdown-timeout", 15, "Seconds that requests under way may take when the engine ends (containers live on)")
+	f.DurationVar(&s.IdleTimeout, "idle-timeout", 0, "End after this time with nothing running and nobody connected (0: never; 5m with --on-demand)")
+	f.BoolVar(&s.OnDemand, "on-demand", false, "Started by a client or a shim: wait for an engine that is leaving, and end at once if one lives")
+	f.IntVar(&s.ReadyFD, "ready-fd", -1, "Descriptor on which to tell readiness: a newline, or the reason of a failed start")
+	f.StringVar(&s.Knock, "knock", "", "Connect to this socket once and end (wakes an engine behind systemd's socket)")
+	f.BoolVarP(&s.ShowVersion, "version", "v", false, "Print version and end")
+	return s
+}
+
+// readFile merges the configuration file. A missing one is an error only if it was
+// asked for.
+func (s *Settings) readFile() error {
+	data, err := os.ReadFile(s.ConfigFile)
+	if errors.Is(err, os.ErrNotExist) && !s.flags.Changed("config-file") {
+		return nil
+	}
+	if err != nil {
+		return fail.New(fail.Invalid, "unable to configure the engine: %w", err)
+	}
+	if err := s.merge(data); err != nil {
+		return fmt.Errorf("unable to configure the engine with file %s: %w", s.ConfigFile, err)
+	}
+	return nil
+}
+
+// merge takes the keys of a daemon.json. What is also given by flag, unknown or not
+// supported is an error that names all such keys.
+func (s *Settings) merge(data []byte) error {
+	if len(strings.TrimSpace(string(data))) == 0 {
+		return nil
+	}
+	var file map[string]json.RawMessage
+	if err := json.Unmarshal(data, &file); err != nil {
+		return fail.New(fail.Invalid, "not a JSON object: %w", err)
+	}
+	var unknown, unsupported, conflicts []string
+	for _, key := range slices.Sorted(maps.Keys(file)) {
+		name := key
+		if n, ok := keys[key]; ok {
+			name = n
+		} else if slices.Contains(slices.Collect(maps.Values(keys)), key) {
+			unknown = append(unknown, key) // "host": the key is "hosts"
+			continue
+		}
+		f := s.flags.Lookup(name)
+		switch {
+		case f == nil && slices.Contains(dockerKeys, key):
+			unsupported = append(unsupported, key)
+		case f == nil || slices.Contains(flagOnly, name):
+			unknown = append(unknown, key)
+		case f.Changed:
+			conflicts = append(conflicts, fmt.Sprintf("%s: (from flag: %s, from file: %s)", key, f.Value, file[key]))
+		}
+	}
+	switch {
+	case len(unknown) > 0:
+		return fail.New(fail.Invalid, "the following directives don't match any configuration option: %s", strings.Join(unknown, ", "))
+	case len(unsupported) > 0:
+		return fail.New(fail.Invalid, "the following directives are not supported by this version of Berth: %s", strings.Join(unsupported, ", "))
+	case len(conflicts) > 0:
+		return fail.New(fail.Invalid, "the following directives are specified both as a flag and in the configuration file: %s", strings.Join(conflicts, ", "))
+	}
+	for key, raw := range file {
+		if err := s.set(key, raw); err != nil {
+			return fail.New(fail.Invalid, "%s: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// set takes one key's value: maps and lists as JSON has them, all else in the words of
+// the flag.
+func (s *Settings) set(key string, raw json.RawMessage) error {
+	switch key {
+	case "hosts":
+		return json.Unmarshal(raw, &s.Hosts)
+	case "labels":
+		return json.Unmarshal(raw, &s.Labels)
+	case "insecure-registries":
+		return json.Unmarshal(raw, &s.InsecureRegistries)
+	case "registry-mirrors":
+		return json.Unmarshal(raw, &s.RegistryMirrors)
+	case "log-opts":
+		return json.Unmarshal(raw, &s.LogOpts)
+	case "default-ulimits":
+		return json.Unmarshal(raw, &s.DefaultUlimits)
+	}
+	word := string(raw)
+	if strings.HasPrefix(word, `"`) {
+		if err := json.Unmarshal(raw, &word); err != nil {
+			return err
+		}
+	}
+	return s.flags.Lookup(key).Value.Set(word)
+}
+
+// complete fills in what follows from other settings, and checks them.
+func (s *Settings) complete() error {
+	if len(s.Hosts) == 0 {
+		s.Hosts = []string{"unix://" + s.ExecRoot + "/berth.sock"}
+	}
+	if s.Pidfile == "" {
+		s.Pidfile = s.ExecRoot + "/berthd.pid"
+	}
+	tcp := slices.ContainsFunc(s.Hosts, func(h string) bool { return strings.HasPrefix(h, "tcp://") })
+	if s.OnDemand && !tcp && s.IdleTimeout == 0 && !s.flags.Changed("idle-timeout") {
+		s.IdleTimeout = onDemandIdle
+	}
+	for _, dir := range []struct{ flag, path string }{{"data-root", s.DataRoot}, {"exec-root", s.ExecRoot}} {
+		if !strings.HasPrefix(dir.path, "/") {
+			return fail.New(fail.Invalid, "--%s %q is not an absolute path", dir.flag, dir.path)
+		}
+	}
+	if _, ok := levels[s.LogLevel]; !ok {
+		return fail.New(fail.Invalid, "invalid log level %q: use debug, info, warn, error or fatal", s.LogLevel)
+	}
+	if s.LogFormat != "text" && s.LogFormat != "json" {
+		return fail.New(fail.Invalid, "invalid log format %q: use text or json", s.LogFormat)
+	}
+	for name, u := range s.DefaultUlimits {
+		if u == nil {
+			return fail.New(fail.Invalid, "default ulimit %s has no value", name)
+		}
+		u.Name = name
+	}
+	for _, l := range s.Labels {
+		if k, _, ok := strings.Cut(l, "="); !ok || k == "" {
+			return fail.New(fail.Invalid, "label %q is not key=value", l)
+		}
+	}
+	if s.ShutdownTimeout < 0 || s.IdleTimeout < 0 {
+		return fail.New(fail.Invalid, "timeouts cannot be negative")
+	}
+	for i, h := range s.Hosts {
+		scheme, addr, ok := strings.Cut(h, "://")
+		switch {
+		case !ok && strings.HasPrefix(h, "/"):
+			s.Hosts[i] = "unix://" + h
+		case scheme == "unix" && strings.HasPrefix(addr, "/"), scheme == "fd":
+		case scheme == "tcp":
+			if !s.TLSVerify {
+				return fail.New(fail.Invalid, "%s needs --tlsverify with certificates: whoever reaches an open API is root on this machine", h)
+			}
+			if s.IdleTimeout > 0 {
+				return fail.New(fail.Invalid, "--idle-timeout cannot be combined with %s: nobody could start the engine again", h)
+			}
+		default:
+			return fail.New(fail.Invalid, "invalid host %q: use unix://PATH, fd:// or tcp://HOST:PORT", h)
+		}
+	}
+	return nil
+}
+
+// wakeArgs is the command line by which a shim starts this engine again: the same flags,
+// on demand.
+func (s *Settings) wakeArgs() []string {
+	var out []string
+	s.flags.Visit(func(f *pflag.Flag) {
+		values := []string{f.Value.String()}
+		switch v := f.Value.(type) {
+		case mapValue:
+			values = values[:0]
+			for _, k := range slices.Sorted(maps.Keys(v.m)) {
+				values = append(values, k+"="+v.m[k])
+			}
+		case ulimitValue:
+			values = strings.Fields(v.String())
+		case pflag.SliceValue:
+			values = v.GetSlice()
+		}
+		switch f.Name {
+		case "ready-fd", "on-demand", "knock", "version", "help":
+			return
+		case "config-file":
+			if abs, err := filepath.Abs(values[0]); err == nil {
+				values[0] = abs
+			}
+		}
+		for _, v := range values {
+			out = append(out, "--"+f.Name+"="+v)
+		}
+	})
+	return append(out, "--on-demand")
+}
+
+// mapValue is a repeatable key=value flag.
+type mapValue struct{ m map[string]string }
+
+func (v mapValue) String() string {
+	if len(v.m) == 0 {
+		return ""
+	}
+	return fmt.Sprint(v.m)
+}
+func (v mapValue) Type() string { return "key=value" }
+func (v mapValue) Set(s string) error {
+	k, val, ok := strings.Cut(s, "=")
+	if !ok || k == "" {
+		return fmt.Errorf("%q is not key=value", s)
+	}
+	v.m[k] = val
+	return nil
+}
+
+// ulimitValue is a repeatable name=soft[:hard] flag.
+type ulimitValue struct{ m map[string]*units.Ulimit }
+
+func (v ulimitValue) String() string {
+	if len(v.m) == 0 {
+		return ""
+	}
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(v.m)) {
+		out = append(out, v.m[k].String())
+	}
+	return strings.Join(out, " ")
+}
+func (v ulimitValue) Type() string { return "ulimit" }
+func (v ulimitValue) Set(s string) error {
+	u, err := units.ParseUlimit(s)
+	if err != nil {
+		return err
+	}
+	v.m[u.Name] = u
+	return nil
+}
+
+// sizeValue is a number of bytes with an optional unit.
+type sizeValue int64
+
+func (v *sizeValue) String() string {
+	if *v == 0 {
+		return ""
+	}
+	return units.BytesSize(float64(*v))
+}
+func (v *sizeValue) Type() string { return "bytes" }
+func (v *sizeValue) Set(s string) error {
+	n, err := units.RAMInBytes(s)
+	if err != nil {
+		return err
+	}
+	if n <= 0 {
+		return fmt.Errorf("invalid size %q", s)
+	}
+	*v = sizeValue(n)
+	return nil
+}
