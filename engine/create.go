@@ -178,8 +178,11 @@ func (k *creator) normalise(cfg *container.Config, h *container.HostConfig, net 
 	if h.LogConfig.Type == "" {
 		h.LogConfig.Type = k.logDriver
 		if h.LogConfig.Config == nil {
-			h.LogConfig.Config = k.logOpts
+			h.LogConfig.Config = maps.Clone(k.logOpts)
 		}
+	}
+	if h.LogConfig.Config == nil {
+		h.LogConfig.Config = map[string]string{}
 	}
 	if _, err := logOptions(Container{Config: cfg, HostConfig: h}); err != nil {
 		return nil, err

@@ -268,6 +268,7 @@ func (x *Execs) orphaned(i *instance) {
 			x.settle(e, 137)
 		}
 	}
+	_ = os.RemoveAll(filepath.Join(i.runDir, "execs")) // the next run must not adopt them
 }
 
 // forget drops the execs of a removed container.

@@ -1,10 +1,11 @@
 package engine
 
 import (
+	"context"
+	"os"
 	"time"
 
 	"berth/durable"
-	"berth/fail"
 	"berth/supervisor"
 )
 
@@ -13,6 +14,9 @@ import (
 // before its start has been answered.
 func (l *lifecycle) watch(i *instance, r *run) {
 	defer close(r.gone)
+	// An engine that closes lets go of its shims; one whose start failed is of no use.
+	letGo := context.AfterFunc(l.ctx, func() { _ = r.shim.Close() })
+	defer letGo()
 	var early []supervisor.Event
 	events, started := r.shim.Events(), r.started
 	over := false
@@ -29,15 +33,27 @@ func (l *lifecycle) watch(i *instance, r *run) {
 			}
 		case <-started:
 			started = nil
+			if r.failed {
+				_ = r.shim.Close()
+			}
 			for _, e := range early {
 				over = l.handle(i, r, e) || over
 			}
 		}
 	}
-	if !r.failed && !over && l.ctx.Err() == nil {
-		l.ended(i, r, l.lost(i))
-	}
 	_ = r.shim.Close()
+	defer func() { _ = os.Remove(i.runDir) }() // stays if something is in it
+	switch {
+	case r.failed:
+		// What is left there would look like a run that was lost.
+		if err := os.RemoveAll(i.runDir); err != nil {
+			l.log.Error("a run directory could not be deleted", "id", i.id, "error", err)
+		}
+	case !over && l.ctx.Err() == nil:
+		if rec := l.lost(i); l.ctx.Err() == nil {
+			l.ended(i, r, rec)
+		}
+	}
 }
 
 // handle reports whether e was the exit.
@@ -77,13 +93,13 @@ const supervisorLost = "supervisor lost"
 
 // lost tells how a container ended whose shim is gone without a word.
 func (l *lifecycle) lost(i *instance) supervisor.ExitRecord {
-	rec, err := supervisor.ReadExit(i.dir)
+	ctx, cancel := context.WithTimeout(l.ctx, openPatience)
+	defer cancel()
+	rec, err := lastWord(ctx, i.dir, i.runDir)
 	if err == nil {
 		return rec
 	}
-	if !fail.Is(err, fail.NotFound) {
-		l.log.Error("an exit record is unreadable", "id", i.id, "error", err)
-	}
+	l.log.Error("a container's supervisor was lost and left no exit record", "id", i.id, "error", err)
 	return supervisor.ExitRecord{Code: 137, Reason: supervisorLost, StartedAt: i.now().State.StartedAt, ExitedAt: time.Now()}
 }
 
@@ -100,9 +116,7 @@ func (l *lifecycle) ended(i *instance, r *run, rec supervisor.ExitRecord) {
 	i.mu.Unlock()
 	l.execs.orphaned(i)
 	l.tellExit(i, c, rec)
-	if r != nil {
-		close(r.exited)
-	}
+	close(r.exited)
 	l.follow(i, c, plan)
 }
 

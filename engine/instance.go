@@ -63,8 +63,9 @@ func newInstance(dirs layout, c Container) *instance {
 		turn:    make(chan struct{}, 1),
 		waiters: map[*waiter]struct{}{},
 	}
-	c.LogPath, c.HostsPath = "", filepath.Join(i.dir, "hosts")
-	c.HostnamePath, c.ResolvConfPath = filepath.Join(i.dir, "hostname"), filepath.Join(i.dir, "resolv.conf")
+	leader := filepath.Join(dirs.containers(), c.Sandbox)
+	c.LogPath, c.HostsPath = "", filepath.Join(leader, "hosts")
+	c.HostnamePath, c.ResolvConfPath = filepath.Join(leader, "hostname"), filepath.Join(leader, "resolv.conf")
 	if c.HostConfig.LogConfig.Type == "json-file" {
 		c.LogPath = filepath.Join(i.dir, c.ID+"-json.log")
 	}
@@ -136,20 +137,18 @@ func (i *instance) busy() bool {
 	return len(i.present()) > 0 || len(i.waiters) > 0
 }
 
-// letGo drops the shim's connection and tells all waiters that the engine ends.
+// letGo tells all who wait that the engine ends.
 func (i *instance) letGo() {
 	i.mu.Lock()
-	r, attached := i.run, i.pending
+	attached := i.pending
 	i.pending = nil
 	if i.timer != nil {
 		i.timer()
+		i.timer = nil
 	}
 	i.tell(func(*waiter) bool { return true }, WaitResult{Err: errClosed})
 	i.mu.Unlock()
 	closeAll(attached)
-	if r != nil {
-		_ = r.shim.Close()
-	}
 }
 
 func closeAll(a []supervisor.Attachment) {

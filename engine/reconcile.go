@@ -70,7 +70,7 @@ func (r reconciler) settle(ctx context.Context, i *instance, rec record) {
 	switch {
 	case err == nil:
 	case fail.Is(err, fail.NotFound):
-		r.noShim(i, rec)
+		r.noShim(short, i, rec)
 	default:
 		r.log.Error("the supervisor of a container does not answer; trying on", "id", i.id, "error", err)
 		r.life.work.Go(func() { r.keepTrying(i, rec) })
@@ -90,12 +90,11 @@ func (r reconciler) keepTrying(i *instance, rec record) {
 		}
 		ctx, cancel := context.WithTimeout(r.life.ctx, openPatience)
 		err := r.attach(ctx, i)
+		if fail.Is(err, fail.NotFound) {
+			r.noShim(ctx, i, rec)
+		}
 		cancel()
-		switch {
-		case err == nil:
-			return
-		case fail.Is(err, fail.NotFound):
-			r.noShim(i, rec)
+		if err == nil || fail.Is(err, fail.NotFound) {
 			return
 		}
 	}
@@ -143,10 +142,10 @@ func (r reconciler) attach(ctx context.Context, i *instance) error {
 }
 
 // noShim settles a container that does not run.
-func (r reconciler) noShim(i *instance, rec record) {
+func (r reconciler) noShim(ctx context.Context, i *instance, rec record) {
 	wasUp := rec.State.Running()
 	rebooted := rec.Boot != r.life.host.boot
-	exit, err := supervisor.ReadExit(i.dir)
+	exit, err := lastWord(ctx, i.dir, i.runDir)
 	if err != nil && !fail.Is(err, fail.NotFound) {
 		r.log.Error("an exit record is unreadable", "id", i.id, "error", err)
 	}
@@ -155,7 +154,7 @@ func (r reconciler) noShim(i *instance, rec record) {
 		r.record(i, rec, exit, rebooted)
 		return
 	case err == nil: // recorded before
-	case wasUp && rec.State.Status != restarting || ran(i.runDir):
+	case wasUp && rec.State.Status != restarting || unfinished(i.runDir):
 		lost := supervisor.ExitRecord{Code: 137, Reason: supervisorLost, StartedAt: rec.State.StartedAt, ExitedAt: time.Now()}
 		if rebooted {
 			lost.Code, lost.Reason = 255, "" // Docker's code for an end nobody saw
@@ -178,8 +177,9 @@ func (r reconciler) noShim(i *instance, rec record) {
 	}
 }
 
-// ran reports whether a shim has started the container since the last boot.
-func ran(runDir string) bool {
+// unfinished reports whether a shim has been there since the last boot of which
+// nothing but its state file is left: neither it nor its guardian could clear up.
+func unfinished(runDir string) bool {
 	_, err := os.Stat(filepath.Join(runDir, "state.json"))
 	return err == nil
 }

@@ -17,7 +17,7 @@ func (l *lifecycle) remove(ctx context.Context, i *instance, o RemoveOptions) er
 	if err := i.mayRemove(o.Force); err != nil {
 		return err
 	}
-	giveBack, err := i.take(ctx)
+	giveBack, err := l.take(ctx, i)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (l *lifecycle) endForGood(ctx context.Context, i *instance) error {
 
 // autoRemove removes a --rm container that has ended, unless it was started anew.
 func (l *lifecycle) autoRemove(i *instance) {
-	giveBack, err := i.take(l.ctx)
+	giveBack, err := l.take(l.ctx, i)
 	if err != nil {
 		return // the next Open finds the exit record and removes it
 	}
@@ -175,7 +175,7 @@ func (l *lifecycle) rename(ctx context.Context, i *instance, name string) error 
 	if err != nil {
 		return err
 	}
-	giveBack, err := i.take(ctx)
+	giveBack, err := l.take(ctx, i)
 	if err != nil {
 		return err
 	}

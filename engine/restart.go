@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"context"
+	"errors"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -87,7 +89,7 @@ func (l *lifecycle) planned(i *instance, pause time.Duration) {
 // startByPolicy starts a container whose pause is over. A start that fails counts as
 // another exit.
 func (l *lifecycle) startByPolicy(i *instance) {
-	giveBack, err := i.take(l.ctx)
+	giveBack, err := l.take(l.ctx, i)
 	if err != nil {
 		return
 	}
@@ -99,7 +101,7 @@ func (l *lifecycle) startByPolicy(i *instance) {
 	if c.State.Status != restarting {
 		return
 	}
-	if err := l.launch(l.ctx, i, c); err == nil {
+	if err := l.launch(context.WithoutCancel(l.ctx), i, c); err == nil || errors.Is(err, errOvertaken) {
 		return
 	} else if l.ctx.Err() == nil {
 		l.log.Warn("a container could not be restarted", "id", i.id, "error", err)
@@ -121,6 +123,22 @@ func (l *lifecycle) startByPolicy(i *instance) {
 	if plan >= 0 {
 		l.planned(i, plan)
 	}
+}
+
+// settleRestart cancels a planned restart, or awaits the outcome of one that has begun.
+func (l *lifecycle) settleRestart(ctx context.Context, i *instance) (cancelled bool, err error) {
+	if i.now().State.Status != restarting {
+		return false, nil
+	}
+	if l.cancelRestart(i) {
+		return true, nil
+	}
+	giveBack, err := l.take(ctx, i)
+	if err != nil {
+		return false, err
+	}
+	giveBack()
+	return l.cancelRestart(i), nil
 }
 
 // cancelRestart ends the wait of a container that is restarting, and reports whether

@@ -50,12 +50,22 @@ func (u undo) run() {
 // start starts a container at somebody's request. Once begun it is carried through,
 // whether or not the client stays.
 func (l *lifecycle) start(ctx context.Context, i *instance) error {
-	giveBack, err := i.take(ctx)
+	giveBack, err := l.take(ctx, i)
 	if err != nil {
 		return err
 	}
 	defer giveBack()
 	return l.startByHand(context.WithoutCancel(ctx), i)
+}
+
+// take waits for the container's turn, and refuses it in an engine that closes.
+func (l *lifecycle) take(ctx context.Context, i *instance) (giveBack func(), err error) {
+	giveBack, err = i.take(ctx)
+	if err == nil && l.ctx.Err() != nil {
+		giveBack()
+		return nil, errClosed
+	}
+	return giveBack, err
 }
 
 // startByHand is start for a caller who holds the turn.
@@ -92,8 +102,8 @@ func mayStart(c Container, removed bool) error {
 // the turn.
 func (l *lifecycle) launch(ctx context.Context, i *instance, c Container) error {
 	err := l.steps(ctx, i, c)
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, errOvertaken) {
+		return err
 	}
 	var failed *startFailure
 	code := 128
@@ -146,19 +156,26 @@ func (l *lifecycle) steps(ctx context.Context, i *instance, c Container) (err er
 	}
 	durable.Failpoint("engine.start.created")
 	r := newRun(s)
-	back.add(func() { i.abandon(r) })
+	begun := false // from here on the shim clears up by itself if the start fails
+	back.add(func() { l.abandon(ctx, i, r, begun) })
 	l.work.Go(func() { l.watch(i, r) })
 
 	i.mu.Lock()
+	overtaken := i.now().State.Status != c.State.Status
 	i.run, i.last = r, r
 	late := i.pending // came while the shim was being made
 	i.pending = nil
 	i.mu.Unlock()
+	if overtaken {
+		closeAll(late)
+		return errOvertaken
+	}
 	for _, a := range late {
 		if err := s.Attach(ctx, a); err != nil {
 			l.log.Warn("a client that attached during the start was lost", "id", i.id, "error", err)
 		}
 	}
+	begun = true
 	pid, at, err := s.Start(ctx)
 	if err != nil {
 		return startFailed(err)
@@ -184,8 +201,16 @@ func (l *lifecycle) nowRunning(i *instance, r *run, pid int, at time.Time) error
 	return nil
 }
 
-// abandon takes back a run whose start failed.
-func (i *instance) abandon(r *run) {
+// errOvertaken ends an automatic start of a container that was stopped meanwhile.
+var errOvertaken = errors.New("the container was stopped while it was being restarted")
+
+// abandon takes back a run whose start failed, or was never begun.
+func (l *lifecycle) abandon(ctx context.Context, i *instance, r *run, begun bool) {
+	if !begun {
+		if err := r.shim.Destroy(ctx); err != nil && !fail.Is(err, fail.NotFound) {
+			l.log.Error("a container that was made and not started could not be taken down", "id", i.id, "error", err)
+		}
+	}
 	i.mu.Lock()
 	if i.run == r {
 		i.run = nil
@@ -193,7 +218,6 @@ func (i *instance) abandon(r *run) {
 	i.mu.Unlock()
 	r.failed = true
 	close(r.started)
-	_ = r.shim.Close()
 }
 
 // configure collects what the shim needs. release closes what is lent to it.

@@ -43,7 +43,9 @@ func (l *lifecycle) stop(ctx context.Context, i *instance, o StopOptions) error 
 		return err
 	}
 	durable.Failpoint("engine.stop.marked")
-	if l.cancelRestart(i) {
+	if cancelled, err := l.settleRestart(ctx, i); err != nil {
+		return err
+	} else if cancelled {
 		l.ann.tell(i.now(), "stop")
 		return nil
 	}
@@ -174,9 +176,8 @@ func (l *lifecycle) kill(ctx context.Context, i *instance, name string) error {
 	if err := l.byHand(i, sig == unix.SIGKILL || isStopSignal(c, sig)); err != nil {
 		return err
 	}
-	if c.State.Status == restarting {
-		l.cancelRestart(i)
-		return nil
+	if cancelled, err := l.settleRestart(ctx, i); cancelled || err != nil {
+		return err
 	}
 	r, c, err := i.live()
 	if err != nil {
@@ -206,7 +207,7 @@ func isStopSignal(c Container, sig syscall.Signal) bool {
 
 // restart stops a container, if it runs, and starts it. A --rm container stays.
 func (l *lifecycle) restart(ctx context.Context, i *instance, o StopOptions) error {
-	giveBack, err := i.take(ctx)
+	giveBack, err := l.take(ctx, i)
 	if err != nil {
 		return err
 	}
