@@ -83,7 +83,7 @@ func (st *Staged) unpack(in *stream, rootfd int) error {
 	if err != nil {
 		return fmt.Errorf("unpack layer: %w", err)
 	}
-	u := &unpacker{tree: newTree(rootfd), makers: startMakers(born), born: born, marks: st.store.marks}
+	u := &unpacker{tree: newTree(rootfd), ctx: in.ctx, makers: startMakers(born), born: born, marks: st.store.marks}
 	u.root.uid, u.root.gid = born.uid, born.gid
 	defer u.closeAll()
 	defer u.makers.stop()

@@ -3,6 +3,7 @@ package layer
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,10 @@ const (
 
 const copySize = 1 << 20
 
+// maxSparse bounds the time that a few bytes of a hostile tar can cost. A lastlog file
+// for the highest user ID (1.2 TB) is the largest that honest images have.
+const maxSparse = 2 << 40
+
 var copyPool = sync.Pool{New: func() any { return new([copySize]byte) }}
 
 // unpacker makes the files of one layer. Entries are taken in order; a later entry
@@ -31,6 +36,7 @@ var copyPool = sync.Pool{New: func() any { return new([copySize]byte) }}
 // layers only, so it deletes nothing here.
 type unpacker struct {
 	*tree
+	ctx    context.Context
 	makers *makers
 	born   creation
 	marks  overlayMarks
@@ -169,7 +175,7 @@ func (u *unpacker) largeFile(f file, h *tar.Header, body io.Reader) error {
 		return err
 	}
 	if sparse(h) {
-		err = copySparse(fd, body, h.Size)
+		err = copySparse(u.ctx, fd, body, h.Size)
 	} else {
 		err = copyPlain(fd, body)
 	}
@@ -210,14 +216,21 @@ func copyPlain(fd int, body io.Reader) error {
 
 var zeros [4096]byte
 
-// copySparse leaves out the blocks of zeros.
-func copySparse(fd int, body io.Reader, size int64) error {
+// copySparse leaves out the blocks of zeros. It looks at ctx itself: in a hole, which
+// can be far larger than the tar, nothing is read from the input.
+func copySparse(ctx context.Context, fd int, body io.Reader, size int64) error {
+	if size > maxSparse {
+		return fail.New(fail.Invalid, "sparse file of %d bytes is too large", size)
+	}
 	if err := unix.Ftruncate(fd, size); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
 	b := copyPool.Get().(*[copySize]byte)
 	defer copyPool.Put(b)
 	for at := int64(0); ; {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		n, err := fill(body, b[:])
 		for i := 0; i < n; i += len(zeros) {
 			block := b[i:min(i+len(zeros), n)]
