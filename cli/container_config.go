@@ -75,6 +75,14 @@ func (c *containerFlags) parse(flags *pflag.FlagSet) (*containerRequest, error) 
 	if err != nil {
 		return nil, err
 	}
+	if err := container.ValidateRestartPolicy(restart); err != nil {
+		return nil, err
+	}
+	for _, m := range c.mounts.Value() {
+		if m.Target == "" {
+			return nil, errors.New("invalid --mount: target is required")
+		}
+	}
 	if c.autoRemove && !restart.IsNone() {
 		return nil, errors.New("conflicting options: cannot specify both --restart and --rm")
 	}

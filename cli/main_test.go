@@ -6,6 +6,7 @@ import (
 
 	"berth/api/client"
 
+	"github.com/docker/cli/cli/config"
 	mobyclient "github.com/moby/moby/client"
 )
 
@@ -15,7 +16,15 @@ func TestMain(m *testing.M) {
 	if os.Getenv("BERTH_TEST_AS_CLI") == "1" {
 		os.Exit(run(os.Args, Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, connectForTest))
 	}
-	os.Exit(m.Run())
+	// No test may read the configuration of whoever runs it.
+	dir, err := os.MkdirTemp("", "bcfg")
+	if err != nil {
+		panic(err)
+	}
+	config.SetDir(dir)
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
 }
 
 // connectForTest dials the host that -H or DOCKER_HOST names, without starting any engine.
