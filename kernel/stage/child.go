@@ -102,6 +102,11 @@ func walk(im *image) {
 					pc = int(o.onOK)
 					continue
 				}
+			case opJumpUnlessByte:
+				if a[0]&0xff != a[1] {
+					pc = int(o.onOK)
+					continue
+				}
 			case opSet:
 				im.slots[o.out] = a[0]
 			case opLoad32:

@@ -88,19 +88,20 @@ type op struct {
 
 // Steps that are not system calls.
 const (
-	firstBuiltin uintptr = 1<<20 + iota
-	opJump               // to onOK
-	opJumpUnless         // to onOK unless slot args[0] is args[1]
-	opSet                // out = args[0]
-	opLoad32             // out = scratch[args[0]]
-	opStore32            // scratch[args[0]] = args[1]
-	opDecimal            // scratch[args[0]:] = prefix of length args[2], then args[1] in decimal
-	opDefaults           // every signal to its default, nothing blocked
-	opNotify             // tell the parent: kind args[0], value args[1]
-	opAwait              // wait for the parent's byte
-	opFail               // errno args[0]
-	opExec               // execute the candidates of Exec
-	opCheck              // like opExec, but only look
+	firstBuiltin     uintptr = 1<<20 + iota
+	opJump                   // to onOK
+	opJumpUnless             // to onOK unless slot args[0] is args[1]
+	opJumpUnlessByte         // the same for its lowest byte
+	opSet                    // out = args[0]
+	opLoad32                 // out = scratch[args[0]]
+	opStore32                // scratch[args[0]] = args[1]
+	opDecimal                // scratch[args[0]:] = prefix of length args[2], then args[1] in decimal
+	opDefaults               // every signal to its default, nothing blocked
+	opNotify                 // tell the parent: kind args[0], value args[1]
+	opAwait                  // wait for the parent's byte
+	opFail                   // errno args[0]
+	opExec                   // execute the candidates of Exec
+	opCheck                  // like opExec, but only look
 	opExit
 )
 
@@ -377,4 +378,9 @@ func (p *Program) link() error {
 		}
 	}
 	return nil
+}
+
+// JumpUnlessByte goes on at l if the lowest byte of s is not v.
+func (p *Program) JumpUnlessByte(s Slot, v byte, l Label) {
+	p.Call(opJumpUnlessByte, s.Arg(), Int(int(v))).OnOK(l)
 }

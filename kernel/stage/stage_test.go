@@ -12,7 +12,6 @@ import (
 func reap(t *testing.T, c *Child) unix.WaitStatus {
 	t.Helper()
 	defer c.Close()
-	defer unix.Close(c.PidFD)
 	var ws unix.WaitStatus
 	for {
 		_, err := unix.Wait4(c.Pid, &ws, 0, nil)
@@ -233,7 +232,6 @@ func BenchmarkForkAndExec(b *testing.B) {
 		}
 		c.Receive()
 		unix.Wait4(c.Pid, nil, 0, nil)
-		unix.Close(c.PidFD)
 		c.Close()
 	}
 }

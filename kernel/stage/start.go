@@ -25,7 +25,8 @@ type Options struct {
 // Child is a process that walks through a Program.
 type Child struct {
 	Pid int
-	// PidFD refers to the process; whoever starts the child owns it.
+	// PidFD refers to the process. It is closed by Close, and changes when the child
+	// respawns.
 	PidFD int
 
 	program *Program
@@ -233,5 +234,12 @@ func (c *Child) Send() error {
 }
 
 // Close closes the parent's end of the socket pair. A child that waits for the parent
-// exits then. It does not close PidFD.
-func (c *Child) Close() { c.closing.Do(func() { unix.Close(c.control) }) }
+// exits then. The process itself is not touched: it is reaped by its pid.
+func (c *Child) Close() {
+	c.closing.Do(func() {
+		unix.Close(c.control)
+		if c.PidFD >= 0 {
+			unix.Close(c.PidFD)
+		}
+	})
+}

@@ -1,0 +1,163 @@
+package runtime
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+	"berth/kernel"
+)
+
+// hierarchy is a cgroup v1 hierarchy of the host.
+type hierarchy struct {
+	name    string   // the directory's name in the container: "cpu,cpuacct", "systemd"
+	options []string // for mounting it
+	at      string   // where the host has it; empty if nowhere
+}
+
+// hierarchies lists the v1 hierarchies, none on a host with v2 alone. lookup adds where
+// they are mounted.
+func hierarchies(lookup bool) ([]hierarchy, error) {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	var list []hierarchy
+	for line := range strings.Lines(string(text)) {
+		_, rest, _ := strings.Cut(line, ":")
+		controllers, _, _ := strings.Cut(rest, ":")
+		if controllers == "" {
+			continue // the unified one
+		}
+		h := hierarchy{name: strings.TrimPrefix(controllers, "name="), options: strings.Split(controllers, ",")}
+		list = append(list, h)
+	}
+	if !lookup || len(list) == 0 {
+		return list, nil
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		left, right, ok := strings.Cut(line, " - ")
+		fields, about := strings.Fields(left), strings.Fields(right)
+		if !ok || len(fields) < 5 || len(about) < 3 || about[0] != "cgroup" {
+			continue
+		}
+		for i := range list {
+			if hasAll(about[2], list[i].options) {
+				list[i].at = fields[4]
+			}
+		}
+	}
+	return list, nil
+}
+
+func hasAll(options string, want []string) bool {
+	for _, w := range want {
+		if !strings.Contains(","+options+",", ","+w+",") {
+			return false
+		}
+	}
+	return true
+}
+
+// mountCgroup shows the container its own part of the cgroup tree. In a cgroup
+// namespace a fresh mount does that; without one the group's directories are bound.
+// On v1 there is one mount for each hierarchy, on a tmpfs, as everybody expects it at
+// /sys/fs/cgroup.
+func (b *builder) mountCgroup(plan *mountPlan) error {
+	private := b.ns.own(unix.CLONE_NEWCGROUP)
+	list, err := hierarchies(!private)
+	if err != nil {
+		return fail.New(fail.Internal, "mount %s: %w", plan.Destination, err)
+	}
+	if plan.Type == "cgroup2" && len(list) > 0 {
+		b.mountFS(plan)
+		return nil
+	}
+	if len(list) == 0 {
+		if private {
+			own := *plan
+			own.Type, own.Source, own.opts.data = "cgroup2", "cgroup", nil
+			b.mountFS(&own)
+			return nil
+		}
+		return b.bindGroup(plan, "/sys/fs/cgroup", plan.Destination)
+	}
+
+	p := b.p
+	dir := *plan
+	dir.Type, dir.Source = "tmpfs", "tmpfs"
+	dir.opts.data = []string{"mode=755"}
+	dir.opts.set &^= unix.MOUNT_ATTR_RDONLY // until the directories are made
+	b.mountFS(&dir)
+	for _, h := range list {
+		at := plan.Destination + "/" + h.name
+		if !private {
+			if h.at == "" {
+				continue
+			}
+			if err := b.bindGroup(plan, h.at, at); err != nil {
+				return err
+			}
+		} else {
+			one := *plan
+			one.Type, one.Source, one.Destination, one.opts.data = "cgroup", "cgroup", at, h.options
+			b.mountFS(&one)
+		}
+		if names := strings.Split(h.name, ","); len(names) > 1 {
+			p.About("create links in", plan.Destination)
+			t := p.Slot()
+			b.openIn(plan.Destination, unix.O_PATH|unix.O_DIRECTORY, resolveInRoot).Into(t)
+			for _, name := range names {
+				p.Call(unix.SYS_SYMLINKAT, p.Str(h.name), t.Arg(), p.Str(name)).Ignore(unix.EEXIST)
+			}
+			b.close(t)
+		}
+	}
+	if plan.opts.set&unix.MOUNT_ATTR_RDONLY != 0 {
+		p.About("make read-only", plan.Destination)
+		t := p.Slot()
+		b.openIn(plan.Destination, unix.O_PATH|unix.O_DIRECTORY, resolveInRoot).Into(t)
+		b.setMount(t.Arg(), false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		b.close(t)
+	}
+	return nil
+}
+
+// bindGroup binds the group's directory in the hierarchy at host.
+func (b *builder) bindGroup(plan *mountPlan, host, at string) error {
+	source := filepath.Join(host, b.groupPath)
+	f, err := kernel.CloneTree(source, false)
+	if err != nil {
+		if os.IsNotExist(err) { // a hierarchy that the group has no part in
+			return nil
+		}
+		return fail.New(fail.Internal, "mount %s: %w", at, err)
+	}
+	b.closeFile(f)
+	if err := kernel.SetMount(f, false, unix.MountAttr{Propagation: unix.MS_PRIVATE, Attr_set: plan.opts.set, Attr_clr: plan.opts.clear}); err != nil {
+		return fail.New(fail.Internal, "mount %s: %w", at, err)
+	}
+	b.p.About("mount cgroup at", at)
+	t := b.target(at, directory, resolveInRoot)
+	b.moveMount(b.p.File(f), t.Arg())
+	b.close(t)
+	return nil
+}
+
+// inUserNamespace tells whether this process is in another user namespace than the
+// first one.
+func inUserNamespace() bool {
+	text, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return false
+	}
+	f := strings.Fields(string(text))
+	return len(f) != 3 || f[0] != "0" || f[1] != "0" || f[2] != "4294967295"
+}

@@ -1,0 +1,132 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+	"berth/kernel/cgroup"
+	"berth/kernel/seccomp"
+	"berth/oci"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Container is a container made by this process, or found again by Load. In the first
+// case the caller must be its parent for as long as it lives, and must reap it through
+// Wait.
+type Container struct {
+	Process
+	id           string
+	bundle       string
+	spec         *oci.Spec
+	created      time.Time
+	fifo         string
+	flags        uintptr // the kinds of namespaces it has of its own
+	respawns     bool
+	root         *os.File
+	group        *cgroup.Group
+	warnings     []string
+	unknownCalls []string
+	destroyed    bool
+}
+
+// Warnings tells in what the container differs from its specification because this
+// host could not give more, one sentence each.
+func (c *Container) Warnings() []string { return c.warnings }
+
+// Root is the container's root directory, as a descriptor that works for
+// openat2(RESOLVE_IN_ROOT) also from outside its mount namespace. The Container
+// owns it.
+func (c *Container) Root() *os.File { return c.root }
+
+// Group is the container's cgroup. The Container owns it.
+func (c *Container) Group() *cgroup.Group { return c.group }
+
+// groupPath is where the container's cgroup is.
+func (c *Container) groupPath() string {
+	if p := c.spec.Linux.CgroupsPath; p != "" {
+		return p
+	}
+	return "/berth/" + c.id
+}
+
+func (c *Container) openGroup() (err error) {
+	c.group, err = cgroup.Create(c.groupPath(), c.spec.Linux.Resources)
+	return err
+}
+
+func compileFilter(profile *specs.LinuxSeccomp) (*seccomp.Program, []string, error) {
+	if profile == nil {
+		return nil, nil, nil
+	}
+	return seccomp.Compile(profile)
+}
+
+// Pids lists the container's processes as pids of the caller's namespace.
+func (c *Container) Pids() ([]int, error) { return c.group.Pids() }
+
+// SignalAll sends sig to every process of the container.
+func (c *Container) SignalAll(sig unix.Signal) error { return c.group.Signal(int(sig)) }
+
+// Pause freezes the container, Resume lets it go on.
+func (c *Container) Pause(ctx context.Context) error  { return c.group.Freeze(ctx, true) }
+func (c *Container) Resume(ctx context.Context) error { return c.group.Freeze(ctx, false) }
+
+// Update changes the limits of the container's cgroup.
+func (c *Container) Update(res *oci.LinuxResources) error { return c.group.Apply(res) }
+
+// OOMKills counts the container's processes that the kernel killed for memory.
+func (c *Container) OOMKills() (uint64, error) { return c.group.OOMKills() }
+
+// discard ends a container whose creation failed, without its hooks.
+func (c *Container) discard() error {
+	// The caller's context is why it failed, perhaps; what was made must go all the same.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return c.end(ctx)
+}
+
+// end kills the container's processes, removes its group and closes what is held.
+func (c *Container) end(ctx context.Context) error {
+	var errs []error
+	if c.handle() != nil {
+		c.Signal(unix.SIGKILL)
+	}
+	if c.group != nil {
+		// Processes that share the pid namespace of others do not die with init.
+		errs = append(errs, c.group.Kill(ctx))
+	}
+	if c.child != nil {
+		_, err := c.reap()
+		errs = append(errs, err)
+	}
+	if c.group != nil {
+		if err := c.group.Remove(ctx); !fail.Is(err, fail.NotFound) {
+			errs = append(errs, err)
+		}
+	}
+	if c.root != nil {
+		c.root.Close()
+	}
+	c.Release()
+	return errors.Join(errs...)
+}
+
+// Destroy kills what is left of the container, removes its cgroup, runs the poststop
+// hooks and closes everything. It is safe after any partial life. It reaps the
+// container's first process if Wait has not.
+func (c *Container) Destroy(ctx context.Context) error {
+	if c.destroyed {
+		return nil
+	}
+	if err := c.end(ctx); err != nil {
+		return fail.New(fail.Of(err), "destroy %s: %w", c.id, err)
+	}
+	c.destroyed = true
+	return c.poststopHooks(ctx)
+}

@@ -1,0 +1,154 @@
+package runtime
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+	"berth/kernel/stage"
+	"berth/oci"
+)
+
+// ExecConfig is a further process for a running container. Process.User is numeric;
+// names are resolved by ResolveUser.
+type ExecConfig struct {
+	Process *oci.Process
+	Stdio   [3]*os.File // as in Config
+	Extra   []*os.File
+}
+
+// Exec starts a further process in the container's namespaces, cgroup and
+// confinement. Errors of the program itself are classed as in Start. A process without
+// capability sets of its own gets those of the container.
+func (c *Container) Exec(ctx context.Context, cfg ExecConfig) (_ *Process, err error) {
+	proc := cfg.Process
+	if proc == nil {
+		return nil, fail.New(fail.Invalid, "there is no process to execute")
+	}
+	if err := validateProcess(proc); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if c.handle() == nil {
+		return nil, fail.New(fail.Conflict, "container %s is not running", c.id)
+	}
+	if proc.Capabilities == nil {
+		with := *proc
+		with.Capabilities = c.spec.Process.Capabilities
+		proc = &with
+	}
+	b := newBuilder(c.spec, c.bundle)
+	defer b.release()
+	b.ns = &namespaces{}
+	b.userns = c.flags&unix.CLONE_NEWUSER != 0
+	if b.labels, err = labelsOf(proc); err != nil {
+		return nil, err
+	}
+	opt, err := b.compileExec(c, &cfg, proc)
+	if err != nil {
+		return nil, err
+	}
+	child, err := stage.Start(b.p, opt)
+	if err != nil {
+		return nil, fail.New(fail.Internal, "start a process: %w", err)
+	}
+	b.release()
+	p := new(Process)
+	if err := p.adopt(child); err != nil {
+		return nil, err
+	}
+	if err := p.enter(ctx, b, proc); err != nil {
+		p.kill()
+		p.Release()
+		return nil, err
+	}
+	return p, nil
+}
+
+// compileExec compiles the life of a process that enters a container.
+func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) (stage.Options, error) {
+	p := b.p
+	opt := stage.Options{FirstFree: firstFree(cfg.Extra)}
+	stdio, err := b.openStreams(cfg.Stdio, proc.Terminal)
+	if err != nil {
+		return opt, err
+	}
+	filter, _, err := compileFilter(c.spec.Linux.Seccomp)
+	if err != nil {
+		return opt, err
+	}
+	p.DefaultSignals()
+	b.openProc(false, opt.FirstFree)
+	if opt.Cgroup, err = b.joinGroup(c.group, true); err != nil {
+		return opt, err
+	}
+	p.About("join the container's namespaces", "")
+	p.Call(unix.SYS_SETNS, p.File(c.handle()), stage.Int(int(c.flags)))
+	if c.flags&unix.CLONE_NEWPID != 0 {
+		p.About("fork into the pid namespace", "")
+		p.Respawn()
+	}
+	if b.userns {
+		b.becomeRoot()
+	}
+	p.About("start a session", "")
+	p.Call(unix.SYS_SETSID).Ignore(unix.EPERM)
+	b.hide()
+	b.newKeyring(c.id)
+	p.Call(unix.SYS_UMASK, stage.Int(0))
+	root := p.Slot()
+	p.About("open the root directory", "")
+	p.Call(unix.SYS_OPENAT, stage.Int(unix.AT_FDCWD), p.Str("/"), stage.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)).Into(root)
+	b.root = root.Arg()
+	slave := stage.Slot(-1)
+	if proc.Terminal {
+		slave = b.console(proc.User.UID)
+	}
+	sets, dropped := capabilities(proc.Capabilities, b.userns)
+	b.warnDropped(dropped)
+	return opt, b.confine(&confinement{process: proc, caps: sets, filter: filter, stdio: stdio, extra: cfg.Extra, slave: slave}, func() {
+		p.Notify(atReady)
+		p.Await()
+	})
+}
+
+// enter answers the child until its program runs.
+func (p *Process) enter(ctx context.Context, b *builder, proc *oci.Process) error {
+	stop := context.AfterFunc(ctx, func() { p.Signal(unix.SIGKILL) })
+	defer stop()
+	for {
+		m, err := p.child.Receive()
+		if err == io.EOF {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fail.New(fail.Conflict, "the process ended before it could execute its program")
+		}
+		if err != nil {
+			return failed(err, proc)
+		}
+		switch {
+		case m.Kind == stage.Respawned:
+			if err := p.adopt(p.child); err != nil {
+				return err
+			}
+		case m.Kind == stage.File:
+			p.console = m.File
+			if err := setSize(p.console, proc.ConsoleSize); err != nil {
+				return err
+			}
+		case m.Value == atReady:
+			if adj := proc.OOMScoreAdj; adj != nil {
+				if err := p.setOOMScore(*adj, b); err != nil {
+					return err
+				}
+			}
+			return p.execute(ctx, proc)
+		}
+	}
+}

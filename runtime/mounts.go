@@ -1,0 +1,305 @@
+package runtime
+
+import (
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+	"berth/kernel"
+	"berth/kernel/stage"
+	"berth/oci"
+)
+
+// mountPlan is one mount of the specification, with what the parent prepares for it.
+type mountPlan struct {
+	oci.Mount
+	opts   mountOptions
+	source int // of a bind mount: its detached copy
+	kind   targetKind
+}
+
+// planMounts parses all mounts and makes the detached copies of the bind mounts'
+// sources, so that no path of the host is resolved in the child.
+func (b *builder) planMounts(list []oci.Mount) ([]*mountPlan, error) {
+	plans := make([]*mountPlan, 0, len(list))
+	for _, m := range list {
+		if !path.IsAbs(m.Destination) {
+			// Accepted by the specification's older versions, and meant from the root.
+			m.Destination = "/" + m.Destination
+		}
+		m.Destination = path.Clean(m.Destination)
+		opts, err := parseMountOptions(m.Options)
+		if err != nil {
+			return nil, fail.Mark(fail.Of(err), &mountError{m.Destination, err})
+		}
+		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
+			return nil, fail.New(fail.NotImplemented, "mount %s: id-mapped mounts are not supported", m.Destination)
+		}
+		plan := &mountPlan{Mount: m, opts: opts, source: -1}
+		plan.opts.bind = plan.opts.bind || m.Type == "bind"
+		if err := allowedOverProc(plan); err != nil {
+			return nil, err
+		}
+		if plan.opts.bind && !opts.remount {
+			if err := b.cloneSource(plan); err != nil {
+				return nil, fail.Mark(fail.Of(err), &mountError{m.Destination, err})
+			}
+		}
+		plans = append(plans, plan)
+	}
+	return plans, nil
+}
+
+type mountError struct {
+	at  string
+	err error
+}
+
+func (e *mountError) Error() string { return "mount " + e.at + ": " + e.err.Error() }
+func (e *mountError) Unwrap() error { return e.err }
+
+// cloneSource makes the detached copy of a bind mount's source and gives it its
+// attributes and propagation.
+func (b *builder) cloneSource(plan *mountPlan) error {
+	source := plan.Source
+	if !filepath.IsAbs(source) {
+		source = filepath.Join(b.bundle, source)
+	}
+	f, err := kernel.CloneTree(source, plan.opts.recurse)
+	if err != nil {
+		return fail.Mark(classOfPath(err), err)
+	}
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	defer f.Close()
+	if err != nil {
+		return err
+	}
+	b.closeLater(fd)
+	plan.source = fd
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		plan.kind = file
+	}
+	// Unless something else is asked for, the container sees what is mounted on the
+	// host below the source later, and the host sees nothing of the container's.
+	how := plan.opts.propagation
+	if len(how) == 0 {
+		how = []propagation{{unix.MS_SLAVE, true}}
+	}
+	for _, p := range how {
+		if p.flag == unix.MS_UNBINDABLE {
+			continue // a detached mount that is unbindable cannot be attached; see attach
+		}
+		if err := kernel.SetMount(f, p.recursive, unix.MountAttr{Propagation: p.flag}); err != nil {
+			return err
+		}
+	}
+	if o := plan.opts; o.set|o.clear != 0 {
+		if err := kernel.SetMount(f, false, unix.MountAttr{Attr_set: o.set, Attr_clr: o.clear}); err != nil {
+			return err
+		}
+	}
+	if o := plan.opts; o.setBelow|o.clearBelow != 0 {
+		if err := kernel.SetMount(f, true, unix.MountAttr{Attr_set: o.setBelow, Attr_clr: o.clearBelow}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// procFiles may be covered by a bind mount (lxcfs and the like). Anything else in
+// /proc could fool the kernel's security interfaces, e.g. /proc/self/attr.
+var procFiles = map[string]bool{
+	"/proc/cpuinfo": true, "/proc/diskstats": true, "/proc/meminfo": true, "/proc/stat": true,
+	"/proc/swaps": true, "/proc/uptime": true, "/proc/loadavg": true, "/proc/slabinfo": true,
+	"/proc/sys/kernel/ns_last_pid": true, "/proc/sys/crypto/fips_enabled": true,
+}
+
+func allowedOverProc(plan *mountPlan) error {
+	d := plan.Destination
+	if d == "/" && !plan.opts.remount {
+		return fail.New(fail.Invalid, "mount %s: the root file system cannot be covered", d)
+	}
+	if !strings.HasPrefix(d, "/proc/") || procFiles[d] || plan.opts.remount {
+		return nil
+	}
+	// A mount of the kernel's own, where it belongs.
+	if d == "/proc/sys/fs/binfmt_misc" && plan.Type == "binfmt_misc" {
+		return nil
+	}
+	// Read-only views of /proc's own directories are harmless.
+	if plan.opts.bind && (plan.Source == d || d == "/proc/sys" && plan.Source == "/proc/sys") {
+		return nil
+	}
+	return fail.New(fail.Invalid, "mount %s: inside /proc only files like /proc/cpuinfo can be covered", d)
+}
+
+// mount compiles one mount.
+func (b *builder) mount(plan *mountPlan) error {
+	switch {
+	case plan.opts.remount:
+		b.remount(plan)
+	case plan.opts.bind:
+		b.bind(plan)
+	case plan.Type == "cgroup" || plan.Type == "cgroup2":
+		return b.mountCgroup(plan)
+	default:
+		b.mountFS(plan)
+	}
+	return nil
+}
+
+// bind attaches a detached copy.
+func (b *builder) bind(plan *mountPlan) {
+	p := b.p
+	p.About("create mount point", plan.Destination)
+	t := b.target(plan.Destination, plan.kind, resolveInRoot)
+	p.About("mount "+plan.Source+" at", plan.Destination)
+	b.refuseProc(plan, t)
+	m := p.FD(plan.source)
+	b.moveMount(m, t.Arg())
+	for _, prop := range plan.opts.propagation {
+		if prop.flag == unix.MS_UNBINDABLE {
+			b.setMount(m, prop.recursive, unix.MountAttr{Propagation: prop.flag})
+		}
+	}
+	b.close(t)
+}
+
+const procSuperMagic = 0x9fa0
+
+// refuseProc ends the child if a mount point that is not in /proc by its name turns
+// out to be there, through a symbolic link of the image.
+func (b *builder) refuseProc(plan *mountPlan, t stage.Slot) {
+	if plan.Destination == "/proc" || strings.HasPrefix(plan.Destination, "/proc/") {
+		return
+	}
+	p := b.p
+	magic, fine := p.Slot(), p.NewLabel()
+	p.Call(unix.SYS_FSTATFS, t.Arg(), b.statfs.addr)
+	p.Load32(magic, b.statfs.offset) // f_type is the first field
+	p.JumpUnless(magic, procSuperMagic, fine)
+	p.Fail(unix.EPERM)
+	p.Here(fine)
+}
+
+// remount changes the attributes of what is mounted at the destination.
+func (b *builder) remount(plan *mountPlan) {
+	p := b.p
+	p.About("remount", plan.Destination)
+	t := p.Slot()
+	b.openIn(plan.Destination, unix.O_PATH, resolveInRoot).Into(t)
+	b.attributes(t.Arg(), plan)
+	b.close(t)
+}
+
+func (b *builder) attributes(m stage.Arg, plan *mountPlan) {
+	o := plan.opts
+	if o.set|o.clear != 0 {
+		b.setMount(m, false, unix.MountAttr{Attr_set: o.set, Attr_clr: o.clear})
+	}
+	if o.setBelow|o.clearBelow != 0 {
+		b.setMount(m, true, unix.MountAttr{Attr_set: o.setBelow, Attr_clr: o.clearBelow})
+	}
+	for _, prop := range o.propagation {
+		b.setMount(m, prop.recursive, unix.MountAttr{Propagation: prop.flag})
+	}
+}
+
+// mountFS mounts a new file system.
+func (b *builder) mountFS(plan *mountPlan) {
+	p := b.p
+	p.About("create mount point", plan.Destination)
+	resolve := uint64(resolveInRoot)
+	if plan.Type == "proc" || plan.Type == "sysfs" {
+		// These are what masks and read-only paths rely on: a link of the image must not
+		// put them elsewhere.
+		resolve = resolvePlain
+	}
+	t := b.target(plan.Destination, directory, resolve)
+	p.About("mount "+plan.Type+" at", plan.Destination)
+	b.refuseProc(plan, t)
+	attrs := plan.opts.set
+	late := plan.Type == "tmpfs" && plan.Destination == "/dev" && attrs&unix.MOUNT_ATTR_RDONLY != 0
+	if late {
+		attrs &^= unix.MOUNT_ATTR_RDONLY // device files come first
+	}
+	m := p.Slot()
+	b.newMount(m, plan.Type, plan.Source, plan.opts.data, attrs)
+	if plan.Type == "tmpfs" && !hasOption(plan.opts.data, "mode") {
+		b.copyMode(t, m)
+	}
+	b.moveMount(m.Arg(), t.Arg())
+	rest := *plan
+	rest.opts.set, rest.opts.clear = 0, 0
+	b.attributes(m.Arg(), &rest)
+	b.close(m)
+	b.close(t)
+	if late {
+		b.afterDev = append(b.afterDev, plan.Destination)
+	}
+}
+
+// newMount compiles a detached mount of a file system type into m.
+func (b *builder) newMount(m stage.Slot, fsType, source string, data []string, attrs uint64) {
+	p := b.p
+	fs := p.Slot()
+	p.Call(unix.SYS_FSOPEN, p.Str(fsType), stage.Int(unix.FSOPEN_CLOEXEC)).Into(fs)
+	config := func(cmd int, key, value stage.Arg) {
+		p.Call(unix.SYS_FSCONFIG, fs.Arg(), stage.Int(cmd), key, value, stage.Int(0))
+	}
+	if source != "" {
+		config(unix.FSCONFIG_SET_STRING, p.Str("source"), p.Str(source))
+	}
+	for _, d := range data {
+		if key, value, ok := strings.Cut(d, "="); ok {
+			config(unix.FSCONFIG_SET_STRING, p.Str(key), p.Str(value))
+		} else {
+			config(unix.FSCONFIG_SET_FLAG, p.Str(key), stage.Int(0))
+		}
+	}
+	config(unix.FSCONFIG_CMD_CREATE, stage.Int(0), stage.Int(0))
+	p.Call(unix.SYS_FSMOUNT, fs.Arg(), stage.Int(unix.FSMOUNT_CLOEXEC), stage.Int(int(attrs))).Into(m)
+	b.close(fs)
+}
+
+func hasOption(data []string, key string) bool {
+	for _, d := range data {
+		if k, _, _ := strings.Cut(d, "="); k == key {
+			return true
+		}
+	}
+	return false
+}
+
+// copyMode gives a tmpfs the permissions of the directory that it covers, so that
+// --tmpfs /tmp keeps the sticky bit of the image's /tmp.
+func (b *builder) copyMode(from, to stage.Slot) {
+	p := b.p
+	mode, dir := p.Slot(), p.Slot()
+	// The mode is at offset 28 of struct statx, with the type, which fchmod ignores.
+	p.Store32(b.statx.offset+28, stage.Int(0))
+	p.Call(unix.SYS_STATX, from.Arg(), b.empty(), stage.Int(unix.AT_EMPTY_PATH), stage.Int(unix.STATX_MODE), b.statx.addr)
+	p.Load32(mode, b.statx.offset+28)
+	p.Call(unix.SYS_OPENAT, to.Arg(), p.Str("."), stage.Int(unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)).Into(dir)
+	p.Call(unix.SYS_FCHMOD, dir.Arg(), mode.Arg())
+	b.close(dir)
+}
+
+// deferrable tells whether the mount at i can come after all others: no later one lies
+// below it.
+func deferrable(plans []*mountPlan, i int) bool {
+	at := plans[i].Destination
+	for _, later := range plans[i+1:] {
+		if later.Destination == at || strings.HasPrefix(later.Destination, strings.TrimSuffix(at, "/")+"/") {
+			return false
+		}
+	}
+	return true
+}

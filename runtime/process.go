@@ -1,0 +1,189 @@
+package runtime
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+	"berth/kernel/stage"
+)
+
+// Process is one process of a container that the caller started: init, or one made
+// by Exec.
+type Process struct {
+	mu      sync.Mutex // guards pid and pidfd, which change when a child respawns
+	pid     int
+	pidfd   *os.File
+	console *os.File
+	child   *stage.Child // nil for a process that was started by someone else
+	started bool
+
+	reaping sync.Mutex // held by whoever waits for the process
+	reaped  bool
+	exit    Exit
+
+	release sync.Once
+}
+
+// Exit tells how a process ended.
+type Exit struct {
+	Code   int // exit status, or 128 + signal
+	Signal unix.Signal
+	At     time.Time
+}
+
+// adopt makes the child's present process this one.
+func (p *Process) adopt(child *stage.Child) error {
+	fd, err := unix.FcntlInt(uintptr(child.PidFD), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return fail.New(fail.Internal, "process descriptor: %w", err)
+	}
+	p.set(child.Pid, fd)
+	p.child = child
+	return nil
+}
+
+// set takes over a process descriptor. With O_NONBLOCK the runtime's poller watches
+// it, and nobody who waits costs a thread.
+func (p *Process) set(pid, fd int) {
+	unix.SetNonblock(fd, true)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd != nil {
+		p.pidfd.Close()
+	}
+	p.pid, p.pidfd = pid, os.NewFile(uintptr(fd), "pidfd")
+}
+
+// handle is the process descriptor, nil if the process is known to have ended.
+func (p *Process) handle() *os.File {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pidfd
+}
+
+// Pid is the process's pid in the caller's pid namespace.
+func (p *Process) Pid() int { return p.pid }
+
+// Console is the master side of the process's terminal, nil without one. The
+// Process owns it; it is closed by Release.
+func (p *Process) Console() *os.File { return p.console }
+
+// Wait blocks until the process has ended, reaps it and tells how. It may be called
+// from one goroutine only. A process that was not started by the caller is class
+// Conflict.
+func (p *Process) Wait() (Exit, error) {
+	if p.child == nil {
+		return Exit{}, fail.New(fail.Conflict, "process %d is not a child of this process", p.pid)
+	}
+	return p.reap()
+}
+
+// reap waits for the end of a child, once; later callers get the same answer.
+func (p *Process) reap() (Exit, error) {
+	p.reaping.Lock()
+	defer p.reaping.Unlock()
+	if p.reaped {
+		return p.exit, nil
+	}
+	var ws unix.WaitStatus
+	err := p.whenEnded(func() (bool, error) {
+		pid, err := unix.Wait4(p.pid, &ws, unix.WNOHANG, nil)
+		return pid == p.pid, err
+	})
+	if err != nil {
+		return Exit{}, fail.New(fail.Internal, "wait for process %d: %w", p.pid, err)
+	}
+	p.exit = Exit{Code: ws.ExitStatus(), At: time.Now()}
+	if ws.Signaled() {
+		p.exit.Signal = ws.Signal()
+		p.exit.Code = 128 + int(ws.Signal())
+	}
+	p.reaped = true
+	return p.exit, nil
+}
+
+// whenEnded calls ended whenever the process may have, until it says yes.
+func (p *Process) whenEnded(ended func() (bool, error)) error {
+	conn, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = conn.Read(func(uintptr) bool {
+		for {
+			done, err := ended()
+			if err == unix.EINTR {
+				continue
+			}
+			inner = err
+			return done || err != nil
+		}
+	})
+	if err != nil && inner == nil && !errors.Is(err, os.ErrClosed) {
+		// The poller does not take process descriptors here: wait for readiness ourselves.
+		for {
+			if done, err := ended(); done || err != nil && err != unix.EINTR {
+				return err
+			}
+			unix.Poll([]unix.PollFd{{Fd: int32(p.pidfd.Fd()), Events: unix.POLLIN}}, -1)
+		}
+	}
+	if inner != nil {
+		return inner
+	}
+	return err
+}
+
+// Signal sends sig to the process alone. A process that has ended gives class
+// NotFound.
+func (p *Process) Signal(sig unix.Signal) error {
+	pidfd := p.handle()
+	if pidfd == nil {
+		return fail.New(fail.NotFound, "process %d has ended", p.pid)
+	}
+	conn, err := pidfd.SyscallConn()
+	if err == nil {
+		var inner error
+		if err = conn.Control(func(fd uintptr) { inner = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err == nil {
+			err = inner
+		}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ESRCH), errors.Is(err, os.ErrClosed):
+		return fail.New(fail.NotFound, "process %d has ended", p.pid)
+	case errors.Is(err, unix.EINVAL):
+		return fail.New(fail.Invalid, "signal %d: %w", int(sig), err)
+	}
+	return fail.New(fail.Internal, "signal process %d: %w", p.pid, err)
+}
+
+// Release closes what the caller holds of the process. It must not be called while
+// Wait runs.
+func (p *Process) Release() {
+	p.release.Do(func() {
+		if p.child != nil {
+			p.child.Close()
+		}
+		if p.console != nil {
+			p.console.Close()
+		}
+		if pidfd := p.handle(); pidfd != nil {
+			pidfd.Close()
+		}
+	})
+}
+
+// kill ends the process and reaps it if it is ours to reap.
+func (p *Process) kill() {
+	p.Signal(unix.SIGKILL)
+	if p.child != nil {
+		p.reap()
+	}
+}

@@ -1,0 +1,67 @@
+package runtime
+
+import (
+	"fmt"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+	inherited "berth/kernel/rlimit"
+)
+
+// rlimitNumbers are those of linux/resource.h.
+var rlimitNumbers = map[string]int{
+	"RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3, "RLIMIT_CORE": 4,
+	"RLIMIT_RSS": 5, "RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9,
+	"RLIMIT_LOCKS": 10, "RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13,
+	"RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
+}
+
+type rlimit struct {
+	name     string
+	resource int
+	value    *unix.Rlimit
+}
+
+// rlimits translates the limits of a process. One above what this host lets us give is
+// lowered to that, with a warning: Docker's --ulimit then still starts the container.
+func (b *builder) rlimits(list []specs.POSIXRlimit) ([]rlimit, error) {
+	out := make([]rlimit, 0, len(list)+1)
+	nofile := false
+	for _, l := range list {
+		n, ok := rlimitNumbers[l.Type]
+		if !ok {
+			return nil, fail.New(fail.Invalid, "unknown limit %q", l.Type)
+		}
+		if l.Soft > l.Hard {
+			return nil, fail.New(fail.Invalid, "%s: the soft limit %d is above the hard limit %d", l.Type, l.Soft, l.Hard)
+		}
+		for _, o := range out {
+			if o.resource == n {
+				return nil, fail.New(fail.Invalid, "%s is given twice", l.Type)
+			}
+		}
+		nofile = nofile || n == unix.RLIMIT_NOFILE
+		value := &unix.Rlimit{Cur: l.Soft, Max: l.Hard}
+		var now unix.Rlimit
+		if err := unix.Prlimit(0, n, nil, &now); err != nil {
+			return nil, fail.New(fail.Internal, "%s: %w", l.Type, err)
+		}
+		if value.Max > now.Max && (b.userns || ownCapabilities()&(1<<unix.CAP_SYS_RESOURCE) == 0) {
+			value.Max = now.Max
+			value.Cur = min(value.Cur, value.Max)
+			b.warnings = append(b.warnings, fmt.Sprintf("%s: lowered to %d, the highest value that may be given here", l.Type, now.Max))
+		}
+		out = append(out, rlimit{l.Type, n, value})
+	}
+	if !nofile && inherited.Files.Max != 0 {
+		// Go raises the soft limit of its own process at its start; a program that uses
+		// select(2) must not inherit that.
+		var now unix.Rlimit
+		if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &now); err == nil && now.Cur != inherited.Files.Cur && inherited.Files.Cur <= now.Max {
+			out = append(out, rlimit{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: inherited.Files.Cur, Max: now.Max}})
+		}
+	}
+	return out, nil
+}

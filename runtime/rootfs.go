@@ -1,0 +1,124 @@
+package runtime
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+	"berth/kernel"
+	"berth/kernel/stage"
+	"berth/oci"
+)
+
+// classOfPath is the class of a failure to reach a path that the caller named.
+func classOfPath(err error) fail.Class {
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return fail.NotFound
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return fail.Forbidden
+	}
+	return fail.Internal
+}
+
+// openRoot makes the container's root as a detached mount. at is the directory of the
+// host where it is to be attached; empty for one that has none.
+func openRoot(root oci.Rootfs, spec *oci.Spec, bundle string) (f *os.File, at string, err error) {
+	path := root.Path
+	if path == "" && len(root.Lower) == 0 && root.Upper == "" {
+		if spec.Root == nil || spec.Root.Path == "" {
+			return nil, "", fail.New(fail.Invalid, "the container has no root file system")
+		}
+		path = spec.Root.Path
+	}
+	switch {
+	case path != "":
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(bundle, path)
+		}
+		at = path
+		f, err = kernel.CloneTree(path, true)
+	case root.Upper == "" && len(root.Lower) == 1:
+		f, err = kernel.CloneTree(root.Lower[0], false)
+		if err == nil {
+			err = kernel.SetMount(f, false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		}
+	case len(root.Lower) == 0: // an image of no layers
+		f, err = kernel.CloneTree(root.Upper, false)
+	default:
+		f, err = kernel.MountOverlay(&kernel.Overlay{Lower: root.Lower, Upper: root.Upper, Work: root.Work, UserXattr: inUserNamespace()})
+	}
+	if err == nil && len(root.Lower) < 2 {
+		// What the host mounts below it later may appear in it, as for a bind mount. It
+		// must not be shared when pivot_root comes.
+		err = kernel.SetMount(f, true, unix.MountAttr{Propagation: unix.MS_SLAVE})
+		if errors.Is(err, unix.EINVAL) {
+			err = nil
+		}
+	}
+	if err == nil {
+		var st unix.Stat_t
+		if err = unix.Fstat(int(f.Fd()), &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			err = &os.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR}
+		}
+	}
+	if err != nil {
+		if f != nil {
+			f.Close()
+		}
+		return nil, "", fail.New(classOfPath(err), "root file system: %w", err)
+	}
+	return f, at, nil
+}
+
+// attachRoot makes the child's mounts private and puts the root among them: at its
+// directory, where hooks look for it, or on top of "/" for one that has none.
+func (b *builder) attachRoot(at string, noPivot bool) {
+	p := b.p
+	p.About("make all mounts private", "")
+	p.Call(unix.SYS_MOUNT, stage.Int(0), p.Str("/"), stage.Int(0), stage.Int(unix.MS_REC|unix.MS_PRIVATE), stage.Int(0))
+	if at == "" || noPivot {
+		at = "/"
+	}
+	p.About("attach the root file system", "")
+	p.Call(unix.SYS_MOVE_MOUNT, b.root, b.empty(), stage.Int(unix.AT_FDCWD), p.Str(at), stage.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
+}
+
+// enterRoot makes the root the child's "/" and lets go of the host's mounts.
+func (b *builder) enterRoot(noPivot bool) {
+	p := b.p
+	p.About("enter the root file system", "")
+	p.Call(unix.SYS_FCHDIR, b.root)
+	if noPivot {
+		p.Call(unix.SYS_CHROOT, p.Str("."))
+	} else {
+		// With both places ".", the old root ends up on top of the new one, and needs no
+		// directory of its own (pivot_root(2), NOTES).
+		p.Call(unix.SYS_PIVOT_ROOT, p.Str("."), p.Str("."))
+		p.Call(unix.SYS_UMOUNT2, p.Str("."), stage.Int(unix.MNT_DETACH))
+	}
+	p.Call(unix.SYS_CHDIR, p.Str("/"))
+}
+
+// finishRoot sets the root's propagation and write protection, when nothing needs to
+// be made in it any more.
+func (b *builder) finishRoot() error {
+	p := b.p
+	if name := b.spec.Linux.RootfsPropagation; name != "" {
+		prop, ok := propagations[name]
+		if !ok {
+			return fail.New(fail.Invalid, "rootfsPropagation: unknown value %q", name)
+		}
+		p.About("set the propagation of the root file system to", name)
+		b.setMount(b.root, prop.recursive, unix.MountAttr{Propagation: prop.flag})
+	}
+	if b.spec.Root != nil && b.spec.Root.Readonly {
+		p.About("make the root file system read-only", "")
+		b.setMount(b.root, false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	}
+	return nil
+}

@@ -1,0 +1,184 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+	"berth/kernel"
+	"berth/kernel/cgroup"
+	"berth/oci"
+)
+
+// State is what another process needs to find a container again. It is made to be kept
+// as JSON.
+type State struct {
+	ID         string    `json:"id"`
+	Bundle     string    `json:"bundle,omitempty"`
+	Pid        int       `json:"pid"`
+	StartTime  uint64    `json:"startTime"` // clock ticks since boot: tells whether Pid still means it
+	Cgroup     string    `json:"cgroup"`
+	Namespaces uintptr   `json:"namespaces"` // CLONE_NEW* flags of those it does not share with its creator
+	ExecFifo   string    `json:"execFifo,omitempty"`
+	Created    time.Time `json:"created"`
+	Spec       *oci.Spec `json:"spec"`
+}
+
+// State describes the container for Load.
+func (c *Container) State() (State, error) {
+	started, err := kernel.StartTime(c.pid)
+	if err != nil {
+		return State{}, fail.New(fail.NotFound, "process %d has ended", c.pid)
+	}
+	return State{ID: c.id, Bundle: c.bundle, Pid: c.pid, StartTime: started, Cgroup: c.groupPath(),
+		Namespaces: c.flags, ExecFifo: c.fifo, Created: c.created, Spec: c.spec}, nil
+}
+
+// Load finds a container that another process created. Its processes cannot be waited
+// for, everything else works. If the container's first process has ended, Alive says so,
+// and what is left to do is Destroy.
+func Load(s State) (*Container, error) {
+	if s.Spec == nil || s.Spec.Process == nil {
+		return nil, fail.New(fail.Invalid, "the state of container %s has no specification", s.ID)
+	}
+	c := &Container{id: s.ID, bundle: s.Bundle, spec: s.Spec, created: s.Created, fifo: s.ExecFifo, flags: s.Namespaces}
+	if c.spec.Linux == nil {
+		return nil, fail.New(fail.Invalid, "the state of container %s has no Linux specification", s.ID)
+	}
+	var err error
+	c.group, err = cgroup.Load(s.Cgroup)
+	if err != nil && !fail.Is(err, fail.NotFound) {
+		return nil, err
+	}
+	c.pid = s.Pid
+	fd, err := kernel.OpenProcess(s.Pid, s.StartTime)
+	switch {
+	case errors.Is(err, unix.ESRCH):
+		return c, nil
+	case err != nil:
+		return nil, fail.New(fail.Internal, "container %s: %w", s.ID, err)
+	}
+	c.set(s.Pid, fd)
+	c.root, err = os.OpenFile("/proc/"+strconv.Itoa(s.Pid)+"/root", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+		c.Release()
+		return nil, fail.New(fail.Internal, "container %s: %w", s.ID, err)
+	}
+	return c, nil
+}
+
+// Alive tells whether the container's first process has not ended.
+func (c *Container) Alive() bool {
+	pidfd := c.handle()
+	if pidfd == nil {
+		return false
+	}
+	alive := false
+	if conn, err := pidfd.SyscallConn(); err == nil {
+		conn.Control(func(fd uintptr) {
+			// A process descriptor is readable once the process is a zombie.
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			alive = err == nil && n == 0
+		})
+	}
+	return alive
+}
+
+// Waiting tells whether the container was created and not started yet, for one that
+// has an exec fifo: the fifo is removed by Start.
+func (c *Container) Waiting() bool {
+	if c.fifo == "" || !c.Alive() {
+		return false
+	}
+	_, err := os.Lstat(c.fifo)
+	return err == nil
+}
+
+// openGate lets a process go that waits on the exec fifo, and removes the fifo.
+func (c *Container) openGate(ctx context.Context) error {
+	// With O_NONBLOCK the open does not wait for the writer, and the read is polled.
+	f, err := os.OpenFile(c.fifo, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return fail.New(fail.Conflict, "container %s was started before", c.id)
+	}
+	if err != nil {
+		return fail.New(fail.Internal, "exec fifo: %w", err)
+	}
+	defer f.Close()
+	stop := context.AfterFunc(ctx, func() { f.Close() })
+	defer stop()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() { // a process that died waiting never writes
+		if c.waitEnd(ended) {
+			f.Close()
+		}
+	}()
+	var b [1]byte
+	if err := c.readGate(ctx, f, b[:]); err != nil {
+		return err
+	}
+	return os.Remove(c.fifo)
+}
+
+// readGate reads the byte of the waiting process. Before the process has opened its
+// end, a fifo without a writer reads as ended.
+func (c *Container) readGate(ctx context.Context, f *os.File, b []byte) error {
+	for {
+		n, err := f.Read(b)
+		switch {
+		case n == 1:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case !c.Alive():
+			return fail.New(fail.Conflict, "container %s is not running", c.id)
+		case err == io.EOF:
+			conn, err := f.SyscallConn()
+			if err != nil {
+				return err
+			}
+			conn.Control(func(fd uintptr) { unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 20) })
+		case err != nil:
+			return fail.New(fail.Internal, "exec fifo: %w", err)
+		}
+	}
+}
+
+// waitEnd waits for the end of the process, or of the interest in it.
+func (c *Container) waitEnd(ended <-chan struct{}) bool {
+	pidfd := c.handle()
+	if pidfd == nil {
+		return true
+	}
+	fd, err := unix.FcntlInt(pidfd.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return false
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-ended:
+			f.SetReadDeadline(time.Unix(1, 0))
+		case <-done:
+		}
+	}()
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = conn.Read(func(fd uintptr) bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return err == nil && n > 0
+	})
+	return err == nil
+}
