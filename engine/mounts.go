@@ -235,9 +235,9 @@ var tmpfsDefaults = []string{"noexec", "nosuid", "nodev"}
 
 var tmpfsFlags = map[string]string{ // flag → what it concerns
 	"exec": "exec", "noexec": "exec", "suid": "suid", "nosuid": "suid", "dev": "dev", "nodev": "dev",
-	"ro": "rw", "rw": "rw", "sync": "sync", "async": "sync", "dirsync": "dirsync", "remount": "remount",
+	"ro": "rw", "rw": "rw", "sync": "sync", "async": "sync", "dirsync": "dirsync",
 	"mand": "mand", "nomand": "mand", "atime": "atime", "noatime": "atime", "diratime": "diratime",
-	"nodiratime": "diratime", "bind": "bind", "rbind": "bind", "relatime": "relatime", "norelatime": "relatime",
+	"nodiratime": "diratime", "relatime": "relatime", "norelatime": "relatime",
 	"strictatime": "strictatime", "nostrictatime": "strictatime", "private": "propagation", "rprivate": "propagation",
 	"shared": "propagation", "rshared": "propagation", "slave": "propagation", "rslave": "propagation", "unbindable": "propagation",
 	"runbindable": "propagation", "defaults": "defaults",

@@ -149,12 +149,16 @@ func (r reconciler) noShim(ctx context.Context, i *instance, rec record) {
 	if err != nil && !fail.Is(err, fail.NotFound) {
 		r.log.Error("an exit record is unreadable", "id", i.id, "error", err)
 	}
+	cut := unfinished(i.runDir)
+	if err := os.RemoveAll(i.runDir); err != nil {
+		r.log.Error("a run directory could not be deleted", "id", i.id, "error", err)
+	}
 	switch {
 	case err == nil && !exit.ExitedAt.Equal(rec.State.FinishedAt):
 		r.record(i, rec, exit, rebooted)
 		return
 	case err == nil: // recorded before
-	case wasUp && rec.State.Status != restarting || unfinished(i.runDir):
+	case wasUp && rec.State.Status != restarting || cut:
 		lost := supervisor.ExitRecord{Code: 137, Reason: supervisorLost, StartedAt: rec.State.StartedAt, ExitedAt: time.Now()}
 		if rebooted {
 			lost.Code, lost.Reason = 255, "" // Docker's code for an end nobody saw

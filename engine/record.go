@@ -58,8 +58,6 @@ type recorder struct {
 	db  *durable.DB
 	log *slog.Logger
 
-	writing sync.Mutex // one writer at a time, so that a late write cannot revive a record
-
 	mu    sync.Mutex // guards dirty and done
 	dirty map[*instance]struct{}
 	done  bool
@@ -171,8 +169,6 @@ func (r *recorder) put(tx *durable.Tx, i *instance) error {
 }
 
 func (r *recorder) update(fn func(*durable.Tx) error) error {
-	r.writing.Lock()
-	defer r.writing.Unlock()
 	if err := r.db.Update(fn); err != nil {
 		return fmt.Errorf("write the container's record: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -210,9 +211,10 @@ func (m *specMaker) mounts(c Container, s surroundings) ([]oci.Mount, string, er
 	}
 	var out []oci.Mount
 	for _, d := range slices.Concat(systemMounts(h, s), fileMounts(h, s)) {
-		if !taken[d.Destination] {
-			out = append(out, d)
+		if taken[d.Destination] || taken["/dev"] && strings.HasPrefix(d.Destination, "/dev/") {
+			continue // the user's own mount takes its place
 		}
+		out = append(out, d)
 	}
 	return append(out, asked...), propagation, nil
 }
