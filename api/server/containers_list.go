@@ -43,7 +43,7 @@ func listContainers(w *writer, r *request) error {
 		if !sel.matches(c) {
 			continue
 		}
-		row := summary(c, now, &names)
+		row := r.s.summary(c, now, &names)
 		if r.boolean("size") {
 			if err := r.s.addSize(r.Context(), c.ID, &row.SizeRw, &row.SizeRootFs); err != nil {
 				return err
@@ -67,7 +67,7 @@ func (s *Server) addSize(ctx context.Context, id string, rw, root *int64) (err e
 }
 
 // summary is one row of the list.
-func summary(c engine.Container, now time.Time, names *imageNames) container.Summary {
+func (s *Server) summary(c engine.Container, now time.Time, names *imageNames) container.Summary {
 	row := container.Summary{
 		ID:      c.ID,
 		Names:   []string{"/" + c.Name},
@@ -86,7 +86,7 @@ func summary(c engine.Container, now time.Time, names *imageNames) container.Sum
 	}
 	row.HostConfig.NetworkMode = string(c.HostConfig.NetworkMode)
 	row.HostConfig.Annotations = c.HostConfig.Annotations
-	row.NetworkSettings = &container.NetworkSettingsSummary{Networks: endpoints(c)}
+	row.NetworkSettings = &container.NetworkSettingsSummary{Networks: s.endpoints(c)}
 	return row
 }
 

@@ -60,7 +60,7 @@ func inspectContainer(w *writer, r *request) error {
 	if err != nil {
 		return err
 	}
-	out := inspectAnswer(c, r.version, r.s.networkID)
+	out := r.s.inspectAnswer(c, r.version)
 	if r.boolean("size") {
 		var rw, root int64
 		if err := r.s.addSize(r.Context(), c.ID, &rw, &root); err != nil {
@@ -71,7 +71,7 @@ func inspectContainer(w *writer, r *request) error {
 	return writeJSON(w, http.StatusOK, out)
 }
 
-func inspectAnswer(c engine.Container, v version, networkID func(string) string) inspectResponse {
+func (s *Server) inspectAnswer(c engine.Container, v version) inspectResponse {
 	out := inspectResponse{InspectResponse: container.InspectResponse{
 		ID:             c.ID,
 		Created:        stamp(c.Created),
@@ -103,9 +103,8 @@ func inspectAnswer(c engine.Container, v version, networkID func(string) string)
 		out.HostConfig.KernelMemory, out.HostConfig.KernelMemoryTCP = &none, &none
 	}
 	out.Config = inspectConfig{Config: c.Config}
-	out.NetworkSettings = networkSettings{Ports: network.PortMap{}, Networks: endpoints(c)}
-	for name, e := range out.NetworkSettings.Networks {
-		e.NetworkID = networkID(name)
+	out.NetworkSettings = networkSettings{Ports: network.PortMap{}, Networks: s.endpoints(c)}
+	for _, e := range out.NetworkSettings.Networks {
 		if v < 44 {
 			out.Config.MacAddress = e.MacAddress.String()
 		}

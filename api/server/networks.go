@@ -20,10 +20,8 @@ var predefined = []struct{ name, driver string }{
 }
 
 // networkID is stable for an engine: derived from its ID and the name.
-func (s *Server) networkID(name string) string { return networkID(s.Facts.ID, name) }
-
-func networkID(engineID, name string) string {
-	sum := sha256.Sum256([]byte("berth network " + engineID + " " + name))
+func (s *Server) networkID(name string) string {
+	sum := sha256.Sum256([]byte("berth network " + s.Facts.ID + " " + name))
 	return hex.EncodeToString(sum[:])
 }
 
@@ -41,10 +39,10 @@ func networkOf(c engine.Container) string {
 }
 
 // endpoints is a container's Networks map.
-func endpoints(c engine.Container) map[string]*network.EndpointSettings {
+func (s *Server) endpoints(c engine.Container) map[string]*network.EndpointSettings {
 	out := map[string]*network.EndpointSettings{}
 	if name := networkOf(c); name != "" {
-		out[name] = &network.EndpointSettings{}
+		out[name] = &network.EndpointSettings{NetworkID: s.networkID(name)}
 	}
 	return out
 }

@@ -27,6 +27,8 @@ type legacyUsage struct {
 	Containers []container.Summary
 	Volumes    []volume.Volume
 	BuildCache []build.CacheRecord
+	// BuilderSize was there until 1.41.
+	BuilderSize *int64 `json:"BuilderSize,omitempty"`
 }
 
 func diskUsage(w *writer, r *request) error {
@@ -63,6 +65,9 @@ func diskUsage(w *writer, r *request) error {
 	}
 	if r.version < 52 {
 		out.DiskUsage = system.DiskUsage{}
+	}
+	if r.version < 42 {
+		out.BuilderSize = new(int64)
 	}
 	if r.version > 52 {
 		out.legacyUsage = nil
@@ -105,7 +110,7 @@ func (s *Server) containerUsage(out *usageResponse, r *request) error {
 	names := imageNames{s: s}
 	now := time.Now()
 	for _, c := range s.Containers.List() {
-		row := summary(c, now, &names)
+		row := s.summary(c, now, &names)
 		if err := s.addSize(r.Context(), c.ID, &row.SizeRw, &row.SizeRootFs); err != nil {
 			return err
 		}
