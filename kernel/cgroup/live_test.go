@@ -191,3 +191,327 @@ func TestLoadFindsAGroupAgainAndOnlyThat(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+func TestAnEmptyGroupIsMadeAnewAndABusyOneIsNot(t *testing.T) {
+	hs := host(t)
+	g := group(t, hs, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(7))}})
+	again, err := create(hs, g.Path(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := content(t, again, "pids", "pids.max"); got != "max" {
+		t.Fatalf("the old limit %s is still there", got)
+	}
+	start(t, again, "exec sleep 1000")
+	if _, err := create(hs, g.Path(), nil); !fail.Is(err, fail.Conflict) {
+		t.Fatalf("got %v", err)
+	}
+	if err := again.Remove(deadline(t)); !fail.Is(err, fail.Conflict) {
+		t.Fatalf("removed with a process in it: %v", err)
+	}
+}
+
+func TestBadPathsAreRefused(t *testing.T) {
+	for _, name := range []string{"", "/", "/a/../..", "/a\nb", ".."} {
+		if _, err := create(nil, name, nil); !fail.Is(err, fail.Invalid) {
+			t.Errorf("%q: got %v", name, err)
+		}
+	}
+}
+
+func TestLimitsReachTheKernel(t *testing.T) {
+	hs := host(t)
+	const mib = 1 << 20
+	g := group(t, hs, &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{Limit: ptr(int64(64 * mib)), Swap: ptr(int64(128 * mib)), Reservation: ptr(int64(32 * mib))},
+		CPU:    &specs.LinuxCPU{Shares: ptr(uint64(512)), Quota: ptr(int64(50000)), Period: ptr(uint64(100000)), Cpus: "0"},
+		Pids:   &specs.LinuxPids{Limit: ptr(int64(100))},
+	})
+	if g.v2() {
+		t.Skip("this test reads v1 files")
+	}
+	check := func(what string, files map[[2]string]string) {
+		t.Helper()
+		for f, want := range files {
+			if got := content(t, g, f[0], f[1]); got != want {
+				t.Errorf("%s: %s is %q, want %q", what, f[1], got, want)
+			}
+		}
+	}
+	check("created", map[[2]string]string{
+		{"memory", "memory.limit_in_bytes"}: "67108864", {"memory", "memory.memsw.limit_in_bytes"}: "134217728",
+		{"memory", "memory.soft_limit_in_bytes"}: "33554432", {"cpu", "cpu.shares"}: "512", {"cpu", "cpu.cfs_quota_us"}: "50000",
+		{"cpuset", "cpuset.cpus"}: "0", {"pids", "pids.max"}: "100",
+	})
+	apply := func(r *specs.LinuxResources) {
+		t.Helper()
+		if err := g.Apply(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(256 * mib)), Swap: ptr(int64(512 * mib))}})
+	check("raised", map[[2]string]string{{"memory", "memory.limit_in_bytes"}: "268435456", {"memory", "memory.memsw.limit_in_bytes"}: "536870912"})
+	apply(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(16 * mib)), Swap: ptr(int64(16 * mib))}})
+	check("lowered", map[[2]string]string{{"memory", "memory.limit_in_bytes"}: "16777216", {"memory", "memory.memsw.limit_in_bytes"}: "16777216"})
+	apply(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(-1))}, Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}})
+	check("lifted", map[[2]string]string{{"memory", "memory.limit_in_bytes"}: "9223372036854771712", {"pids", "pids.max"}: "max"})
+	apply(&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(200000)), Period: ptr(uint64(500000)), Burst: ptr(uint64(1000))}})
+	check("quota and period", map[[2]string]string{{"cpu", "cpu.cfs_quota_us"}: "200000", {"cpu", "cpu.cfs_period_us"}: "500000", {"cpu", "cpu.cfs_burst_us"}: "1000"})
+	apply(&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(-1))}})
+	check("no quota", map[[2]string]string{{"cpu", "cpu.cfs_quota_us"}: "-1"})
+
+	for what, r := range map[string]*specs.LinuxResources{
+		"too few shares":           {CPU: &specs.LinuxCPU{Shares: ptr(uint64(1))}},
+		"too many shares":          {CPU: &specs.LinuxCPU{Shares: ptr(uint64(1 << 20))}},
+		"a cpu that is not there":  {CPU: &specs.LinuxCPU{Cpus: "4000"}},
+		"a file of v2":             {Unified: map[string]string{"memory.high": "max"}},
+		"a controller not mounted": {Rdma: map[string]specs.LinuxRdma{"mlx5": {}}},
+		"a device that is none":    {BlockIO: &specs.LinuxBlockIO{ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{{Rate: 1, LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: 4000, Minor: 1}}}}},
+	} {
+		if err := g.Apply(r); !fail.Is(err, fail.Invalid) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: got %v", what, err)
+		}
+	}
+}
+
+func TestAFailedCreateLeavesNothing(t *testing.T) {
+	hs := host(t)
+	name := "/berth-test-undo-" + strconv.Itoa(os.Getpid()) + "/deep/box"
+	if _, err := create(hs, name, &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "4000"}}); !fail.Is(err, fail.Invalid) {
+		t.Fatalf("got %v", err)
+	}
+	for _, h := range hs {
+		if exists(h.mount + "/berth-test-undo-" + strconv.Itoa(os.Getpid())) {
+			t.Errorf("left behind in %s", h.mount)
+		}
+	}
+}
+
+func TestThePidsLimitStopsForks(t *testing.T) {
+	g := group(t, host(t), &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(1))}})
+	cmd := start(t, g, "exec 2>/dev/null; /bin/true; echo forked")
+	if err := cmd.Wait(); err == nil {
+		t.Fatal("a second process was forked")
+	}
+}
+
+func TestMemoryKillsAreCountedAndTold(t *testing.T) {
+	g := group(t, host(t), &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(8 << 20)), Swap: ptr(int64(8 << 20))}})
+	if n, err := g.OOMKills(); n != 0 || err != nil {
+		t.Fatalf("got %d, %v", n, err)
+	}
+	ctx, cancel := context.WithCancel(deadline(t))
+	events, err := g.WatchOOM(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := start(t, g, `x=xxxxxxxxxxxxxxxx; while :; do x=$x$x; done`)
+	select {
+	case _, ok := <-events:
+		if !ok {
+			t.Fatal("the channel closed instead")
+		}
+	case <-ctx.Done():
+		t.Fatal("nothing was told")
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Fatal("the hungry process ended well")
+	}
+	eventually(t, "the kill is counted", func() bool { n, err := g.OOMKills(); return n == 1 && err == nil })
+	cancel()
+	eventually(t, "the channel closes", func() bool {
+		select {
+		case _, ok := <-events:
+			return !ok
+		default:
+			return false
+		}
+	})
+}
+
+func TestTheOOMWatchEndsWithTheGroup(t *testing.T) {
+	g := group(t, host(t), nil)
+	events, err := g.WatchOOM(deadline(t))
+	if err != nil {
+		t.Skip(err)
+	}
+	if err := g.Remove(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	for range events {
+		t.Error("an event for a group that is gone")
+	}
+}
+
+// both runs a test on the host's own hierarchies and on v2 alone.
+func both(t *testing.T, f func(t *testing.T, hs []hierarchy)) {
+	t.Run("host", func(t *testing.T) { f(t, host(t)) })
+	t.Run("v2", func(t *testing.T) { f(t, unified(t)) })
+}
+
+func TestTheFreezerFreezes(t *testing.T) {
+	both(t, func(t *testing.T, hs []hierarchy) {
+		g := group(t, hs, nil)
+		file := t.TempDir() + "/beat"
+		start(t, g, "while :; do echo x >>"+file+"; done")
+		size := func() int64 {
+			st, err := os.Stat(file)
+			if err != nil {
+				return 0
+			}
+			return st.Size()
+		}
+		eventually(t, "it runs", func() bool { return size() > 0 })
+		if err := g.Freeze(deadline(t), true); err != nil {
+			t.Fatal(err)
+		}
+		if frozen, err := g.Frozen(); !frozen || err != nil {
+			t.Fatalf("got %v, %v", frozen, err)
+		}
+		before := size()
+		time.Sleep(20 * time.Millisecond) // long enough for thousands of beats
+		if size() != before {
+			t.Fatal("it goes on")
+		}
+		if err := g.Freeze(deadline(t), false); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it goes on again", func() bool { return size() > before })
+		if err := g.Freeze(deadline(t), true); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Kill(deadline(t)); err != nil {
+			t.Fatalf("a frozen group cannot be killed: %v", err)
+		}
+	})
+}
+
+func TestKillOutrunsATreeThatForks(t *testing.T) {
+	both(t, func(t *testing.T, hs []hierarchy) {
+		g := group(t, hs, nil)
+		// Every process replaces itself all the time, and keeps a second one.
+		start(t, g, `f() { (f) & (sleep 0.01; f) & wait; }; ulimit -u 200 2>/dev/null; i=0; while [ $i -lt 12 ]; do (while :; do (sleep 0.001) & done) & i=$((i+1)); done; wait`)
+		eventually(t, "it forks", func() bool { pids, _ := g.Pids(); return len(pids) > 30 })
+		if err := g.Kill(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+		if pids, err := g.Pids(); len(pids) != 0 || err != nil {
+			t.Fatalf("still alive: %v, %v", pids, err)
+		}
+	})
+}
+
+func TestGroupsMadeInsideAreSeenKilledAndRemoved(t *testing.T) {
+	both(t, func(t *testing.T, hs []hierarchy) {
+		g := group(t, hs, nil)
+		inner, err := create(hs, g.Path()+"/inner/most", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := start(t, inner, "exec sleep 1000")
+		if pids, err := g.Pids(); len(pids) != 1 || pids[0] != cmd.Process.Pid || err != nil {
+			t.Fatalf("got %v, %v", pids, err)
+		}
+		if err := g.Signal(int(unix.SIGUSR1)); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Wait()
+		if err := g.Signal(int(unix.SIGUSR1)); !fail.Is(err, fail.NotFound) {
+			t.Fatalf("got %v", err)
+		}
+		if err := g.Remove(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := load(hs, g.Path()); !fail.Is(err, fail.NotFound) {
+			t.Fatalf("got %v", err)
+		}
+	})
+}
+
+func TestAChildIsBornIntoAV2Group(t *testing.T) {
+	g := group(t, unified(t), nil)
+	d, err := g.Dir()
+	if err != nil || d == nil {
+		t.Fatalf("got %v, %v", d, err)
+	}
+	defer d.Close()
+	cmd := exec.Command("/bin/cat", "/proc/self/cgroup")
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(d.Fd())}
+	out, err := cmd.Output()
+	if err != nil || !strings.Contains(string(out), "0::"+g.Path()+"\n") {
+		t.Fatalf("got %s, %v", out, err)
+	}
+}
+
+func rule(allow bool, kind string, major, minor int64, access string) specs.LinuxDeviceCgroup {
+	r := specs.LinuxDeviceCgroup{Allow: allow, Type: kind, Access: access}
+	if major >= 0 {
+		r.Major = &major
+	}
+	if minor >= 0 {
+		r.Minor = &minor
+	}
+	return r
+}
+
+func TestDeviceRulesHoldAndChange(t *testing.T) {
+	both(t, func(t *testing.T, hs []hierarchy) {
+		dir := t.TempDir()
+		for name, dev := range map[string]uint64{"null": unix.Mkdev(1, 3), "kmsg": unix.Mkdev(1, 11), "loop": unix.Mkdev(7, 200)} {
+			if err := unix.Mknod(dir+"/"+name, unix.S_IFCHR|0o666, int(dev)); err != nil {
+				t.Skip(err)
+			}
+		}
+		deny := rule(false, "a", -1, -1, "rwm")
+		g := group(t, hs, &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{deny}})
+		opens := func(name, flags string) bool {
+			t.Helper()
+			// "exec" of a redirection that fails ends the shell with a failure.
+			return start(t, g, "exec 2>&1 3"+flags+dir+"/"+name).Wait() == nil
+		}
+		if !opens("null", "<>") {
+			t.Error("the null device is always there")
+		}
+		if opens("kmsg", "<") || opens("kmsg", ">") {
+			t.Error("kmsg can be opened")
+		}
+		apply := func(rules ...specs.LinuxDeviceCgroup) {
+			t.Helper()
+			if err := g.Apply(&specs.LinuxResources{Devices: append([]specs.LinuxDeviceCgroup{deny}, rules...)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		apply(rule(true, "c", 1, 11, "r"))
+		if !opens("kmsg", "<") || opens("kmsg", ">") || opens("kmsg", "<>") {
+			t.Error("kmsg is not for reading only")
+		}
+		apply(rule(true, "c", 1, 11, "r"), rule(true, "c", 1, 11, "w"))
+		if !opens("kmsg", "<>") {
+			t.Error("reading and writing allowed apart are not both allowed")
+		}
+		apply(rule(true, "c", -1, -1, "rw"), rule(false, "c", -1, -1, "rw"))
+		if opens("kmsg", "<") || !opens("null", "<") {
+			t.Error("the last rule does not win")
+		}
+		apply(rule(true, "a", -1, -1, "rwm"))
+		if !opens("kmsg", "<>") {
+			t.Error("not everything is allowed")
+		}
+		apply()
+		if opens("kmsg", "<") {
+			t.Error("kmsg can be opened again")
+		}
+		if g.v2() {
+			group, err := open(g.dirs[0].path, unix.O_RDONLY)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(group)
+			if fd, err := attachedDeviceProgram(group); err != nil || fd < 0 {
+				t.Errorf("no program is attached: %v", err)
+			} else {
+				unix.Close(fd)
+			}
+		}
+	})
+}
