@@ -149,3 +149,6 @@ func (p *Terminal) Exit() int {
 		return -1
 	}
 }
+
+// Pid is the program's process id, to send it signals.
+func (p *Terminal) Pid() int { return p.cmd.Process.Pid }
