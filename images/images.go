@@ -1,17 +1,37 @@
 // Package images keeps images: their names, manifests, configurations and layers.
 // It pulls, pushes, loads, saves and imports them, and collects what nobody needs.
+//
+// # What is where
+//
+// Blobs lie in the content store (room blob) exactly as they came, so that an image is
+// pushed back with the digests it was pulled with. Layers lie unpacked in the layer
+// store (room layer). What an image is made of, and what it is called, is its record in
+// the database, under its ID (bucket "images"); bucket "layers" remembers of blobs where
+// they are known to be and what they were compressed to; bucket "leases" tells what work
+// was under way.
+//
+// # Life of an image
+//
+// Pull, Load and Import bring blobs and layers in under a lease, and write the record
+// last: an image is there wholly or not at all. Remove takes the record away first, then
+// what no other record or lease needs. What a crash leaves between is neither visible
+// nor in the way, serves the next try of the same pull, and goes with Collect.
+//
+// An image that is removed by force while containers use it keeps a hidden record, and
+// with it its layers, until a Collect finds it unused.
 package images
 
 import (
-	"context"
-	"io"
+	"fmt"
 	"log/slog"
+	"path/filepath"
+	"sync"
 	"time"
-
-	"github.com/distribution/reference"
 
 	"berth/durable"
 	"berth/events"
+	"berth/images/blob"
+	"berth/images/layer"
 	"berth/oci"
 	"berth/registry"
 )
@@ -26,11 +46,60 @@ type Config struct {
 }
 
 // Store is the engine's image store. It is safe for concurrent use.
-type Store struct{ _ int }
+type Store struct {
+	root     string
+	db       *durable.DB
+	registry *registry.Client
+	events   *events.Bus
+	log      *slog.Logger
+	blobs    *blob.Store
+	layers   *layer.Store
+
+	// Locks are taken in the order of these fields.
+	removal sync.RWMutex // Use holds it shared, the deciding part of Remove alone
+	sweep   sync.RWMutex // deleting content holds it alone, beginning to need some shared
+	write   sync.Mutex   // serialises changes of records
+	mu      sync.Mutex   // guards the rest
+	index   index
+	leases  map[*lease]struct{}
+	flights map[oci.Digest]*flight
+}
 
 // Open opens the store, finishes or undoes what a crash interrupted, and drops leases
 // of processes that are gone.
-func Open(cfg Config) (*Store, error) { panic("contract") }
+func Open(cfg Config) (*Store, error) {
+	s := &Store{
+		root: cfg.Root, db: cfg.DB, registry: cfg.Registry, events: cfg.Events, log: cfg.Log,
+		leases: map[*lease]struct{}{}, flights: map[oci.Digest]*flight{},
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.events == nil {
+		s.events = events.NewBus()
+	}
+	if s.registry == nil {
+		s.registry = registry.New(registry.Config{Log: s.log})
+	}
+	var err error
+	if s.blobs, err = blob.Open(filepath.Join(cfg.Root, "content")); err != nil {
+		return nil, err
+	}
+	if s.layers, err = layer.Open(filepath.Join(cfg.Root, "layers")); err != nil {
+		return nil, err
+	}
+	if s.index, err = s.loadIndex(); err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
+	}
+	if err := s.dropOldLeases(); err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
+	}
+	s.publishLayout()
+	return s, nil
+}
+
+// Close waits for deletions that Open began.
+func (s *Store) Close() error { return s.layers.Close() }
 
 // Image is an image that is here, complete for one platform. Values are immutable.
 type Image struct {
@@ -45,111 +114,20 @@ type Image struct {
 	LastTagged  time.Time
 }
 
-// Progress is told what a pull, push or load does. ID is a short layer ID or empty;
-// Current and Total are bytes, zero when they do not apply. It is called from several
-// goroutines, one call at a time.
-type Progress func(p Step)
-
-// Step is one progress message, in Docker's own words ("Pulling fs layer",
-// "Downloading", "Verifying Checksum", "Download complete", "Extracting",
-// "Pull complete", "Already exists", "Pushing", "Pushed", …).
-type Step struct {
-	ID, Status     string
-	Current, Total int64
-	// Aux carries a result for API clients (push: Tag, Digest, Size).
-	Aux any
-}
-
-// Pull fetches the image ref (tag or digest) for platform (nil: this machine's).
-func (s *Store) Pull(ctx context.Context, ref reference.Named, platform *oci.Platform, auth *registry.Auth, report Progress) (Image, error) {
-	panic("contract")
-}
-
-// Push sends ref to its registry; nothing that is there already is sent.
-func (s *Store) Push(ctx context.Context, ref reference.Named, auth *registry.Auth, report Progress) error {
-	panic("contract")
-}
-
-// Get finds an image by familiar or full reference, digest reference, ID or unique ID
-// prefix (with or without "sha256:"). A missing one is class NotFound with Docker's
-// text "No such image: REF"; an ambiguous prefix is Invalid.
-func (s *Store) Get(name string) (Image, error) { panic("contract") }
-
-// List returns all images, newest first.
-func (s *Store) List() ([]Image, error) { panic("contract") }
-
-// Tag gives the image source the further name target, taking the name away from
-// another image if need be.
-func (s *Store) Tag(source string, target reference.Named) error { panic("contract") }
-
-// Removal is one line of what Remove did: one of the two is set.
-type Removal struct{ Untagged, Deleted string }
-
-// RemoveOptions guide Remove.
-type RemoveOptions struct {
-	Force   bool
-	NoPrune bool
-	// Users names the containers that use an image, and those among them that run.
-	Users func(id oci.Digest) (all, running []string)
-}
-
-// Remove removes a name and, with the last name, the image, by Docker's rules
-// (reference/semantics: rmi). A refusal is class Conflict in Docker's words.
-func (s *Store) Remove(ctx context.Context, name string, o RemoveOptions) ([]Removal, error) {
-	panic("contract")
-}
-
-// HistoryEntry is one row of history, newest first.
-type HistoryEntry struct {
-	ID        string // the image's ID for the newest, "<missing>" for others
-	Created   time.Time
-	CreatedBy string
-	Comment   string
-	Tags      []string
-	Size      int64
-}
-
-// History tells how the image came about.
-func (s *Store) History(name string) ([]HistoryEntry, error) { panic("contract") }
-
-// Save writes the named images as one archive that is both Docker's and an OCI layout.
-func (s *Store) Save(ctx context.Context, names []string, w io.Writer) error { panic("contract") }
-
-// Load takes in an archive of Docker's form or an OCI layout, compressed or not, and
-// returns a familiar reference or an ID for each image in it.
-func (s *Store) Load(ctx context.Context, r io.Reader, report Progress) ([]string, error) {
-	panic("contract")
-}
-
-// ImportOptions describe the image that Import makes.
-type ImportOptions struct {
-	Ref      reference.Named // nil: untagged
-	Message  string
-	Changes  []string // Dockerfile lines: CMD ENTRYPOINT ENV EXPOSE LABEL ONBUILD STOPSIGNAL USER VOLUME WORKDIR
-	Platform *oci.Platform
-}
-
-// Import makes an image of one layer from a tar of a root file system, compressed or
-// not.
-func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (oci.Digest, error) {
-	panic("contract")
-}
-
-// Rootfs describes the root file system of image id with a writable layer in dir.
-func (s *Store) Rootfs(id oci.Digest, dir string) (oci.Rootfs, error) { panic("contract") }
-
 // GraphDriver names the layer driver, for info and inspect.
-func (s *Store) GraphDriver() string { panic("contract") }
+func (s *Store) GraphDriver() string { return s.layers.Driver() }
 
 // LayersSize is the sum of the unpacked layers' sizes, shared ones counted once.
-func (s *Store) LayersSize() (int64, error) { panic("contract") }
-
-// Use runs fn while image id cannot be removed (a lease): create holds it between
-// resolving an image and recording the container that uses it.
-func (s *Store) Use(ctx context.Context, id oci.Digest, fn func() error) error { panic("contract") }
-
-// Collect deletes blobs and layers that no image, container or lease needs, and tells
-// how many bytes that freed. inUse names images that containers hold.
-func (s *Store) Collect(ctx context.Context, inUse func(oci.Digest) bool) (int64, error) {
-	panic("contract")
+func (s *Store) LayersSize() (int64, error) {
+	chains, err := s.layers.List()
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, c := range chains {
+		if n, err := s.layers.Size(c); err == nil { // else it went meanwhile
+			sum += n
+		}
+	}
+	return sum, nil
 }

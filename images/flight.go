@@ -1,0 +1,158 @@
+package images
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"berth/fail"
+	"berth/oci"
+)
+
+// flight is one manifest's way into the store, shared by all who want it at the same
+// time. It ends early when the last of them gives up.
+type flight struct {
+	manifest oci.Digest
+	lease    *lease // on the content, until all who wanted it have recorded it
+	cancel   context.CancelCauseFunc
+	done     chan struct{}
+	got      arrived // valid, like err, once done is closed
+	err      error
+
+	// Guarded by Store.mu.
+	riders int
+	ended  bool
+
+	mu       sync.Mutex // guards what follows
+	watchers map[*watcher]struct{}
+	order    []string        // layers, in the order of their first step
+	latest   map[string]Step // by layer: for those who come late
+}
+
+type watcher struct{ report Progress }
+
+// fetcher does a flight's work.
+type fetcher func(context.Context, Progress, *lease) (arrived, error)
+
+// board brings manifest into the store by work, or joins who is at it already. The
+// content is leased until leave is called, which must be.
+func (s *Store) board(ctx context.Context, manifest oci.Digest, report Progress, work fetcher) (got arrived, leave func(), err error) {
+	f, err := s.join(ctx, manifest, work)
+	if err != nil {
+		return arrived{}, func() {}, err
+	}
+	w := f.watch(report)
+	defer f.unwatch(w)
+	select {
+	case <-f.done:
+		return f.got, func() { s.alight(f, nil) }, f.err
+	case <-ctx.Done():
+		s.alight(f, context.Cause(ctx))
+		return arrived{}, func() {}, context.Cause(ctx)
+	}
+}
+
+// join finds the flight of manifest, or starts it.
+func (s *Store) join(ctx context.Context, manifest oci.Digest, work fetcher) (*flight, error) {
+	if f := s.underWay(manifest); f != nil {
+		return f, nil
+	}
+	l, err := s.newLease("pull", manifest.String())
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	if f := s.underWayLocked(manifest); f != nil { // somebody was faster
+		s.mu.Unlock()
+		l.release()
+		return f, nil
+	}
+	fctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	f := &flight{manifest: manifest, lease: l, cancel: cancel, done: make(chan struct{}), riders: 1,
+		watchers: map[*watcher]struct{}{}, latest: map[string]Step{}}
+	s.flights[manifest] = f
+	s.mu.Unlock()
+	go s.fly(fctx, f, work)
+	return f, nil
+}
+
+func (s *Store) underWay(manifest oci.Digest) *flight {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.underWayLocked(manifest)
+}
+
+func (s *Store) underWayLocked(manifest oci.Digest) *flight {
+	f := s.flights[manifest]
+	if f == nil || f.ended && f.err != nil {
+		return nil
+	}
+	f.riders++
+	return f
+}
+
+func (s *Store) fly(ctx context.Context, f *flight, work fetcher) {
+	got, err := work(ctx, f.report, f.lease)
+	f.cancel(nil)
+	s.mu.Lock()
+	f.got, f.err, f.ended = got, err, true
+	deserted := f.riders == 0
+	s.mu.Unlock()
+	switch {
+	case fail.Is(err, fail.Invalid): // no later try can use what came
+		f.lease.abort()
+	case deserted:
+		f.lease.release()
+	}
+	close(f.done)
+}
+
+// alight takes one rider off. The last one to leave a flight under way cancels it and
+// waits for its end; the last one of all ends its lease.
+func (s *Store) alight(f *flight, cause error) {
+	s.mu.Lock()
+	f.riders--
+	last, ended := f.riders == 0, f.ended
+	if last && s.flights[f.manifest] == f {
+		delete(s.flights, f.manifest)
+	}
+	s.mu.Unlock()
+	switch {
+	case last && ended:
+		f.lease.release()
+	case last:
+		f.cancel(cause)
+		<-f.done
+	}
+}
+
+// watch has report told of all layers so far, and of what comes.
+func (f *flight) watch(report Progress) *watcher {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w := &watcher{report}
+	f.watchers[w] = struct{}{}
+	for _, id := range f.order {
+		report(f.latest[id])
+	}
+	return w
+}
+
+func (f *flight) unwatch(w *watcher) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.watchers, w)
+}
+
+// report is a Progress.
+func (f *flight) report(s Step) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.latest[s.ID]; !ok && !slices.Contains(f.order, s.ID) {
+		f.order = append(f.order, s.ID)
+	}
+	f.latest[s.ID] = s
+	for w := range f.watchers {
+		w.report(s)
+	}
+}
