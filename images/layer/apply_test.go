@@ -199,8 +199,8 @@ func TestApply(t *testing.T) {
 			[]string{`"a" dir 0755`, `"a/b" dir 0755`, `"a/b/f" file 0644 x`},
 		},
 		"a directory's entry after its content": {
-			[]entry{fileE("a/f", "x"), mode(dirE("a"), 0o500)},
-			[]string{`"a" dir 0500`, `"a/f" file 0644 x`},
+			[]entry{fileE("a/f", "x"), mode(dirE("a"), 0o711)},
+			[]string{`"a" dir 0711`, `"a/f" file 0644 x`},
 		},
 		"modes with setuid, setgid and sticky, and against the umask": {
 			[]entry{mode(fileE("u", ""), 0o4755), mode(fileE("g", ""), 0o2711), mode(dirE("t"), 0o1777), mode(fileE("w", ""), 0o666), mode(dirE("s"), 0o2775), fileE("s/f", "")},
