@@ -58,6 +58,7 @@ var usageList = list[*usageRow]{
 		{"Reclaimable", "RECLAIMABLE", (*usageRow).Reclaimable},
 	},
 	standard: []string{"Type", "TotalCount", "Active", "Size", "Reclaimable"},
+	raw:      []string{"type Type", "total TotalCount", "active Active", "size Size", "reclaimable Reclaimable"},
 	quiet:    (*usageRow).Type,
 }
 

@@ -25,6 +25,8 @@ type list[R any] struct {
 	columns []column[R]
 	// standard are the names of the columns shown without --format.
 	standard []string
+	// raw are the lines of the format "raw": "key Column"; a list without them has no such format.
+	raw []string
 	// quiet is what -q prints.
 	quiet func(R) string
 }
@@ -63,6 +65,9 @@ func unescapeFormat(format string) string {
 // print writes the rows in the format; quiet wins over it unless a template was given.
 func (l list[R]) print(w io.Writer, format string, quiet bool, rows []R) error {
 	f := parseListFormat(format)
+	if f.raw && len(l.raw) == 0 {
+		f = listFormat{template: format}
+	}
 	switch {
 	case quiet && f.template == "" && !f.json && !f.raw:
 		for _, row := range rows {
@@ -132,27 +137,18 @@ func (l list[R]) fields(row R) map[string]string {
 // printRaw is the "key: value" form of Docker's oldest days.
 func (l list[R]) printRaw(w io.Writer, rows []R, quiet bool) {
 	for _, row := range rows {
-		if quiet {
-			fmt.Fprintf(w, "%s: %s\n", rawName(l.standard[0]), l.quiet(row))
-			continue
+		for _, line := range l.raw {
+			key, name, _ := strings.Cut(line, " ")
+			if c := l.column(name); !quiet {
+				fmt.Fprintf(w, "%s: %s\n", key, c.value(row))
+			} else if strings.HasSuffix(c.name, "ID") {
+				fmt.Fprintf(w, "%s: %s\n", key, l.quiet(row))
+			}
 		}
-		for _, name := range l.standard {
-			fmt.Fprintf(w, "%s: %s\n", rawName(name), l.column(name).value(row))
+		if !quiet {
+			fmt.Fprintln(w)
 		}
-		fmt.Fprintln(w)
 	}
-}
-
-// rawName writes a column's name in snake case: RunningFor is running_for.
-func rawName(name string) string {
-	var b strings.Builder
-	for i, r := range name {
-		if i > 0 && r >= 'A' && r <= 'Z' && name[i-1] >= 'a' {
-			b.WriteByte('_')
-		}
-		b.WriteRune(r)
-	}
-	return strings.ToLower(b.String())
 }
 
 // headingRow stands in for a row when a template prints the table's head.

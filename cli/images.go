@@ -168,6 +168,7 @@ var imageList = list[*imageRow]{
 		{"UniqueSize", "UNIQUE SIZE", (*imageRow).UniqueSize},
 	},
 	standard: []string{"Repository", "Tag", "ID", "CreatedSince", "Size"},
+	raw:      []string{"repository Repository", "tag Tag", "image_id ID", "created_at CreatedAt", "virtual_size Size"},
 	quiet:    (*imageRow).ID,
 }
 

@@ -106,7 +106,8 @@ func (a *app) pruneFilters(filter opts.FilterOpt) mobyclient.Filters {
 	return filters
 }
 
-var errDeclined = statusError{code: 1}
+// errDeclined ends a prune whose user said no, which is no failure.
+var errDeclined = statusError{}
 
 func (a *app) confirmPrune(ctx context.Context, force bool, question string) error {
 	if force {

@@ -71,7 +71,7 @@ func (a *app) ps(ctx context.Context, o *psFlags) error {
 	answer, err := engine.ContainerList(ctx, mobyclient.ContainerListOptions{
 		All:     o.all,
 		Limit:   max(limit, 0),
-		Size:    o.size || f.uses(".Size") || f.raw,
+		Size:    o.size || f.uses(".Size"),
 		Filters: o.filter.Value(),
 	})
 	if err != nil {
@@ -84,6 +84,7 @@ func (a *app) ps(ctx context.Context, o *psFlags) error {
 	l := containerList
 	if o.size {
 		l.standard = append(slices.Clip(l.standard), "Size")
+		l.raw = append(slices.Clip(l.raw), "size Size")
 	}
 	return l.print(a.Out, format, o.quiet, rows)
 }
@@ -108,7 +109,9 @@ var containerList = list[*containerRow]{
 		{"Platform", "PLATFORM", (*containerRow).Platform},
 	},
 	standard: []string{"ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"},
-	quiet:    (*containerRow).ID,
+	raw: []string{"container_id ID", "image Image", "command Command", "created_at CreatedAt", "state State", "status Status",
+		"names Names", "labels Labels", "ports Ports"},
+	quiet: (*containerRow).ID,
 }
 
 type containerRow struct {

@@ -152,3 +152,13 @@ func (p *Terminal) Exit() int {
 
 // Pid is the program's process id, to send it signals.
 func (p *Terminal) Pid() int { return p.cmd.Process.Pid }
+
+// Echo reports whether the terminal shows what is typed.
+func (p *Terminal) Echo() bool {
+	p.t.Helper()
+	tio, err := unix.IoctlGetTermios(int(p.master.Fd()), unix.TCGETS)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return tio.Lflag&unix.ECHO != 0
+}
