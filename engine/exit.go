@@ -112,9 +112,13 @@ func (l *lifecycle) ended(i *instance, r *run, rec supervisor.ExitRecord) {
 		return
 	}
 	i.run = nil
+	told := i.now().State.OOMKilled
 	c, plan := l.recordExit(i, rec)
 	i.mu.Unlock()
 	l.execs.orphaned(i)
+	if c.State.OOMKilled && !told { // the kill was the end, and there was no time to tell of it
+		l.ann.tell(c, "oom")
+	}
 	l.tellExit(i, c, rec)
 	close(r.exited)
 	l.follow(i, c, plan)

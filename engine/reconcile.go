@@ -150,6 +150,7 @@ func (r reconciler) noShim(ctx context.Context, i *instance, rec record) {
 		r.log.Error("an exit record is unreadable", "id", i.id, "error", err)
 	}
 	cut := unfinished(i.runDir)
+	dropSharedMemory(i.runDir)
 	if err := os.RemoveAll(i.runDir); err != nil {
 		r.log.Error("a run directory could not be deleted", "id", i.id, "error", err)
 	}

@@ -152,7 +152,9 @@ func (l *lifecycle) sweep(i *instance) {
 
 // discard deletes both directories of a container that has no record.
 func (l *lifecycle) discard(id string) error {
-	if err := os.RemoveAll(filepath.Join(l.dirs.runs(), id)); err != nil {
+	runDir := filepath.Join(l.dirs.runs(), id)
+	dropSharedMemory(runDir)
+	if err := os.RemoveAll(runDir); err != nil {
 		return err
 	}
 	trash := filepath.Join(l.dirs.trash(), id)

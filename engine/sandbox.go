@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -51,7 +52,7 @@ func (s *sandboxes) get(c Container) Sandbox {
 // joined holds the namespaces that a start joins open until the shim has them.
 type joined struct {
 	paths map[specs.LinuxNamespaceType]string
-	shm   string
+	shm   string // a mount that the host has for as long as the start takes
 	files []*os.File
 }
 
@@ -59,12 +60,15 @@ func (j *joined) close() {
 	for _, f := range j.files {
 		_ = f.Close()
 	}
+	if j.shm != "" {
+		dropSharedMemory(filepath.Dir(j.shm))
+	}
 }
 
 // join opens the namespaces of other containers that c shares. Their paths go through
 // this process's descriptors, so that a leader that ends meanwhile can never be
 // mistaken for whoever gets its pid next.
-func (s *sandboxes) join(c Container) (*joined, error) {
+func (s *sandboxes) join(c Container, runDir string) (*joined, error) {
 	j := &joined{paths: map[specs.LinuxNamespaceType]string{}}
 	for _, n := range []struct {
 		donor string
@@ -79,7 +83,7 @@ func (s *sandboxes) join(c Container) (*joined, error) {
 		if n.donor == "" {
 			continue
 		}
-		if err := s.open(j, n.donor, n.what, n.kind, n.file); err != nil {
+		if err := s.open(j, runDir, n.donor, n.what, n.kind, n.file); err != nil {
 			j.close()
 			return nil, err
 		}
@@ -87,7 +91,7 @@ func (s *sandboxes) join(c Container) (*joined, error) {
 	return j, nil
 }
 
-func (s *sandboxes) open(j *joined, donor, what string, kind specs.LinuxNamespaceType, file string) error {
+func (s *sandboxes) open(j *joined, runDir, donor, what string, kind specs.LinuxNamespaceType, file string) error {
 	i, err := s.idx.find(donor)
 	if err != nil {
 		return err
@@ -102,11 +106,9 @@ func (s *sandboxes) open(j *joined, donor, what string, kind specs.LinuxNamespac
 	}
 	j.files = append(j.files, f)
 	if kind == specs.IPCNamespace {
-		shm, err := sharedMemory(d.State.Pid)
-		if err != nil {
+		if j.shm, err = sharedMemory(d.State.Pid, runDir); err != nil {
 			return fmt.Errorf("share /dev/shm of container %s: %w", d.ID, err)
 		}
-		j.files, j.shm = append(j.files, shm), throughUs(shm)
 	}
 	if now := i.now(); now.State.Pid != d.State.Pid {
 		return fail.New(fail.Conflict, "cannot join %s namespace of a non running container: %s", what, d.ID)
@@ -117,9 +119,10 @@ func (s *sandboxes) open(j *joined, donor, what string, kind specs.LinuxNamespac
 
 func throughUs(f *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd()) }
 
-// sharedMemory copies the mount /dev/shm of the process's mount namespace as a detached
-// mount, open_tree(2). A thread enters the namespace for that and is not used again.
-func sharedMemory(pid int) (*os.File, error) {
+// sharedMemory mounts the /dev/shm of the process's mount namespace in runDir, from
+// where it can be bound into a container. It leads through a detached copy, which a
+// thread makes inside that namespace (open_tree(2)); the thread is not used again.
+func sharedMemory(pid int, runDir string) (string, error) {
 	type result struct {
 		fd  int
 		err error
@@ -131,9 +134,28 @@ func sharedMemory(pid int) (*os.File, error) {
 	}()
 	r := <-c
 	if r.err != nil {
-		return nil, r.err
+		return "", r.err
 	}
-	return os.NewFile(uintptr(r.fd), "shm"), nil
+	defer unix.Close(r.fd)
+	at := filepath.Join(runDir, "shm")
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		return "", err
+	}
+	if err := unix.MoveMount(r.fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		_ = os.Remove(at)
+		return "", fmt.Errorf("move_mount: %w", err)
+	}
+	return at, nil
+}
+
+// dropSharedMemory takes down what sharedMemory made, if it did.
+func dropSharedMemory(runDir string) {
+	at := filepath.Join(runDir, "shm")
+	if _, err := os.Lstat(at); err != nil {
+		return
+	}
+	_ = unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	_ = os.Remove(at)
 }
 
 func enterAndClone(pid int, target string) (int, error) {

@@ -235,7 +235,10 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container) (cf
 	if err != nil {
 		return cfg, nil, fmt.Errorf("root file system of container %s: %w", c.ID, asInternal(err))
 	}
-	lent, err := l.boxes.join(c)
+	if err := os.MkdirAll(i.runDir, 0o700); err != nil {
+		return cfg, nil, fmt.Errorf("make the run directory: %w", err)
+	}
+	lent, err := l.boxes.join(c, i.runDir)
 	if err != nil {
 		return cfg, nil, err
 	}
@@ -251,9 +254,6 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container) (cf
 	logging, err := logOptions(c)
 	if err != nil {
 		return cfg, nil, err
-	}
-	if err := os.MkdirAll(i.runDir, 0o700); err != nil {
-		return cfg, nil, fmt.Errorf("make the run directory: %w", err)
 	}
 	cfg = supervisor.Config{
 		ID: c.ID, Dir: i.dir, RunDir: i.runDir, Spec: spec, Root: root,
