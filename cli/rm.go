@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync/atomic"
 
@@ -52,62 +51,4 @@ func (a *app) forEachAtOnceForgiving(ctx context.Context, names []string, force 
 		return nil
 	}
 	return err
-}
-
-func newWait(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "wait CONTAINER [CONTAINER...]",
-		Short: "Block until one or more containers stop, then print their exit codes",
-		Args:  minArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.wait(cmd.Context(), args)
-		},
-		ValidArgsFunction: a.completeContainers(running),
-	}
-}
-
-func (a *app) wait(ctx context.Context, names []string) error {
-	engine, err := a.engine()
-	if err != nil {
-		return err
-	}
-	failed := false
-	for _, name := range names {
-		wait := engine.ContainerWait(ctx, name, mobyclient.ContainerWaitOptions{})
-		select {
-		case answer := <-wait.Result:
-			fmt.Fprintln(a.Out, answer.StatusCode)
-		case err := <-wait.Error:
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			fmt.Fprintln(a.Err, explain(err))
-			failed = true
-		}
-	}
-	if failed {
-		return statusError{code: 1}
-	}
-	return nil
-}
-
-func newRename(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "rename CONTAINER NEW_NAME",
-		Short: "Rename a container",
-		Args:  exactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			oldName, newName := strings.TrimSpace(args[0]), strings.TrimSpace(args[1])
-			if oldName == "" || newName == "" {
-				return errors.New("Error: Neither old nor new names may be empty")
-			}
-			engine, err := a.engine()
-			if err != nil {
-				return err
-			}
-			_, err = engine.ContainerRename(cmd.Context(), oldName, mobyclient.ContainerRenameOptions{NewName: newName})
-			return err
-		},
-		ValidArgsFunction: a.completeContainers(anyState),
-	}
 }
