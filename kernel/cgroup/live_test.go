@@ -60,7 +60,7 @@ func group(t *testing.T, hs []hierarchy, res *specs.LinuxResources) *Group {
 	t.Helper()
 	var b [6]byte
 	rand.Read(b[:])
-	parent := "/berth-test-" + hex.EncodeToString(b[:])
+	parent := "/berth-cgrouptest-" + hex.EncodeToString(b[:])
 	g, err := create(hs, parent+"/box", res)
 	cleanup := func() {
 		for _, h := range hs {
