@@ -369,6 +369,7 @@ func TestApplyRefusesBrokenTars(t *testing.T) {
 		"no tar":                   bytes.Repeat([]byte("no tar "), 1000),
 		"an unknown type":          rawEntry(t, fileE("f", ""), func(b []byte) { b[156] = 'Z' }),
 		"a symlink without target": rawEntry(t, symlinkE("s", "x"), func(b []byte) { b[157] = 0 }),
+		"a huge attribute":         tarOf(t, xattrE(fileE("f", ""), "user.x", strings.Repeat("x", maxXattr+1))),
 		"an owner out of range":    tarOf(t, entry{Typeflag: tar.TypeReg, Name: "f", Uid: 1<<32 - 1, Gid: 1}),
 		"a negative owner":         rawEntry(t, fileE("f", ""), func(b []byte) { copy(b[108:116], "\xff\xff\xff\xff\xff\xff\xff\xfe") }),
 	} {
@@ -606,6 +607,16 @@ func TestStagedTakesOneApply(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, _, err := st.Apply(t.Context(), bytes.NewReader(tarOf(t))); !fail.Is(err, fail.Conflict) {
+		t.Fatal(err)
+	}
+}
+
+func TestAttributesOfDirectoriesDoNotFillTheMemory(t *testing.T) {
+	var entries []entry
+	for i := range maxDirXattrs/maxXattr + 1 {
+		entries = append(entries, xattrE(dirE(fmt.Sprint(i)), "user.x", strings.Repeat("x", maxXattr)))
+	}
+	if _, err := apply(t, open(t), tarOf(t, entries...)); !fail.Is(err, fail.Invalid) {
 		t.Fatal(err)
 	}
 }

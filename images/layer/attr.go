@@ -16,6 +16,8 @@ import (
 
 const paxXattr = "SCHILY.xattr."
 
+const maxXattr = 64 << 10 // XATTR_SIZE_MAX, see xattr(7)
+
 // attributes are what a file carries beside its content.
 type attributes struct {
 	mode     uint32 // permission bits with setuid, setgid and sticky
@@ -47,10 +49,22 @@ func headerAttributes(h *tar.Header) (attributes, error) {
 	}
 	for k, v := range h.PAXRecords {
 		if name, ok := strings.CutPrefix(k, paxXattr); ok {
-			a.xattrs = append(a.xattrs, xattr{storedXattr(name), v})
+			if len(v) > maxXattr {
+				return a, fail.New(fail.Invalid, "attribute %.255q is larger than %d bytes", name, maxXattr)
+			}
+			// Copies: the records are pieces of one string of up to a megabyte.
+			a.xattrs = append(a.xattrs, xattr{strings.Clone(storedXattr(name)), strings.Clone(v)})
 		}
 	}
 	return a, nil
+}
+
+// xattrBytes is the memory that the extended attributes hold.
+func (a *attributes) xattrBytes() (n int) {
+	for _, x := range a.xattrs {
+		n += len(x.name) + len(x.value)
+	}
+	return n
 }
 
 func timespec(t time.Time) unix.Timespec {

@@ -3,7 +3,6 @@ package layer
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +11,7 @@ import (
 const (
 	smallFile  = 64 << 10 // files up to this size are read whole and made by a worker
 	maxPending = 128      // of them at once
+	makerCount = 4        // more than a small machine's processors: they wait for the disk too
 )
 
 var bodyPool = sync.Pool{New: func() any { return new([smallFile]byte) }}
@@ -60,7 +60,7 @@ type makers struct {
 func startMakers(born creation) *makers {
 	m := &makers{born: born, tasks: make(chan file, maxPending), pending: map[place]struct{}{}}
 	m.changed.L = &m.mu
-	for range min(4, max(1, runtime.NumCPU())) {
+	for range makerCount {
 		m.wg.Go(m.work)
 	}
 	return m

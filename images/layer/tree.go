@@ -11,11 +11,14 @@ import (
 )
 
 const (
-	maxPath  = 4095    // PATH_MAX without its NUL: whatever is unpacked has a usable path
-	maxName  = 255     // NAME_MAX
-	maxLinks = 40      // symlinks in one resolution, as in the kernel (path_resolution(7))
-	maxDirs  = 2 << 20 // directories of one layer: they are what is held in memory
-	maxOpen  = 128     // directories kept open
+	maxPath  = 4095 // PATH_MAX without its NUL: whatever is unpacked has a usable path
+	maxName  = 255  // NAME_MAX
+	maxLinks = 40   // symlinks in one resolution, as in the kernel (path_resolution(7))
+	maxOpen  = 128  // directories kept open
+
+	// What of a layer is held in memory is bounded: its directories and their attributes.
+	maxDirs      = 1 << 20
+	maxDirXattrs = 32 << 20
 )
 
 // dir is a directory of the layer being unpacked. Every directory there is has been
@@ -48,10 +51,11 @@ func (d *dir) path() string {
 
 // tree is the directories of a layer and which of them are open.
 type tree struct {
-	root  *dir
-	count int
-	open  []*dir // those with an fd but the root, in the order of a clock's dial
-	hand  int
+	root   *dir
+	count  int
+	xattrs int    // bytes of all directories' extended attributes
+	open   []*dir // those with an fd but the root, in the order of a clock's dial
+	hand   int
 }
 
 func newTree(rootfd int) *tree {
@@ -62,6 +66,7 @@ func newTree(rootfd int) *tree {
 
 // add makes the node for a directory that was just created.
 func (t *tree) add(parent *dir, name string) *dir {
+	name = strings.Clone(name) // not a piece of a whole header
 	d := &dir{parent: parent, name: name, length: parent.length + 1 + len(name), implicit: true, fd: -1}
 	d.mode = 0o755
 	if parent.children == nil {
@@ -80,6 +85,16 @@ func (t *tree) room(parent *dir, name string) error {
 	if t.count >= maxDirs {
 		return fail.New(fail.Invalid, "more than %d directories", maxDirs)
 	}
+	return nil
+}
+
+// describe gives d the attributes of its entry.
+func (t *tree) describe(d *dir, a attributes) error {
+	t.xattrs += a.xattrBytes() - d.xattrBytes()
+	if t.xattrs > maxDirXattrs {
+		return fail.New(fail.Invalid, "directories have more than %d MiB of extended attributes", maxDirXattrs>>20)
+	}
+	d.attributes, d.implicit = a, false
 	return nil
 }
 
@@ -138,6 +153,7 @@ func (t *tree) forget(d *dir) {
 	var mark func(*dir)
 	mark = func(d *dir) {
 		gone[d] = true
+		t.xattrs -= d.xattrBytes()
 		for _, c := range d.children {
 			mark(c)
 		}

@@ -75,8 +75,7 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		if h.Typeflag != tar.TypeDir {
 			return fail.New(fail.Invalid, "the layer's root is no directory")
 		}
-		u.root.attributes, u.root.implicit = a, false
-		return nil
+		return u.describe(u.root, a)
 	}
 	d, err := u.walk(parent, true)
 	if err != nil {
@@ -95,13 +94,12 @@ func (u *unpacker) put(p place, h *tar.Header, a attributes, body io.Reader) err
 		if err != nil {
 			return err
 		}
-		d.attributes, d.implicit = a, false
-		return nil
+		return u.describe(d, a)
 	}
 	if h.Typeflag == tar.TypeLink {
 		return u.link(p, h.Linkname)
 	}
-	f := file{place: p, attributes: a, label: h.Name}
+	f := file{place: p, attributes: a, label: strings.Clone(h.Name)}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		f.kind = unix.S_IFREG
