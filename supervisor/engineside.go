@@ -1,0 +1,398 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+	"berth/oci"
+)
+
+// Shim is the engine's connection to one shim. Its methods are safe for concurrent use;
+// once the shim is gone they fail with class NotFound.
+type Shim struct {
+	w      *wire
+	runDir string
+	events chan Event
+	closed chan struct{} // by Close
+
+	mu        sync.Mutex // guards all below
+	next      uint64
+	calls     map[uint64]chan reply
+	queue     []Event
+	queued    int           // events that came, ever
+	delivered int           // events that were received from the channel, ever
+	news      chan struct{} // closed and replaced when queue, delivered or ended change
+	ended     bool          // nothing comes any more
+	exited    bool          // the exit event was delivered
+	closing   bool
+}
+
+type reply struct {
+	frame frame
+	files []int
+}
+
+// newShim makes the engine's end of a connection whose shim is known to work in runDir.
+func connect(w *wire) *Shim {
+	s := &Shim{w: w, events: make(chan Event), closed: make(chan struct{}),
+		calls: map[uint64]chan reply{}, news: make(chan struct{})}
+	go s.read() // ends with the connection
+	go s.pump() // ends with the exit event, the connection, or Close
+	return s
+}
+
+// Reattach connects to the shim that serves runDir, after the engine was restarted.
+// If none lives there the error is class NotFound.
+func Reattach(ctx context.Context, runDir string) (*Shim, error) {
+	dir, err := os.Open(runDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fail.New(fail.NotFound, "no shim lives in %s", runDir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", socketAddr(dir).Name)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+		return nil, fail.New(fail.NotFound, "no shim lives in %s", runDir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect to the shim of %s: %w", runDir, err)
+	}
+	s := connect(newWire(conn.(*net.UnixConn)))
+	s.runDir = runDir
+	var hello helloReply
+	if err := s.call(ctx, opHello, nil, nil, &hello); err != nil {
+		s.Close()
+		return nil, err
+	}
+	if hello.Version > ProtocolVersion {
+		s.Close()
+		return nil, fail.New(fail.Unavailable, "the shim of container %s is of a newer Berth (protocol %d, this one knows %d)", hello.ID, hello.Version, ProtocolVersion)
+	}
+	return s, nil
+}
+
+// read takes what the shim sends.
+func (s *Shim) read() {
+	for {
+		f, files, err := s.w.receive()
+		if err != nil {
+			break
+		}
+		if f.Op == opEvent {
+			closeFiles(files)
+			var e Event
+			if json.Unmarshal(f.Body, &e) == nil {
+				s.mu.Lock()
+				s.queue = append(s.queue, e)
+				s.queued++
+				s.announce()
+				s.mu.Unlock()
+			}
+			continue
+		}
+		s.mu.Lock()
+		c := s.calls[f.ID]
+		delete(s.calls, f.ID)
+		s.mu.Unlock()
+		if c == nil {
+			closeFiles(files) // its caller gave up
+			continue
+		}
+		c <- reply{f, files} // never blocks: there is room for the one reply
+	}
+	s.w.close()
+	s.mu.Lock()
+	expected := s.closing
+	for _, e := range s.queue {
+		expected = expected || e.Kind == EventExit
+	}
+	expected = expected || s.exited
+	for id, c := range s.calls {
+		close(c)
+		delete(s.calls, id)
+	}
+	s.mu.Unlock()
+	if !expected {
+		s.awaitAftermath()
+	}
+	s.mu.Lock()
+	s.ended = true
+	s.announce()
+	s.mu.Unlock()
+}
+
+// announce wakes who waits for a change. The caller holds mu.
+func (s *Shim) announce() {
+	close(s.news)
+	s.news = make(chan struct{})
+}
+
+// pump delivers the events.
+func (s *Shim) pump() {
+	defer close(s.events)
+	for {
+		s.mu.Lock()
+		news := s.news
+		if len(s.queue) == 0 {
+			ended := s.ended
+			s.mu.Unlock()
+			if ended {
+				return
+			}
+			select {
+			case <-news:
+				continue
+			case <-s.closed:
+				return
+			}
+		}
+		e := s.queue[0]
+		s.queue = s.queue[1:]
+		s.mu.Unlock()
+		select {
+		case s.events <- e:
+		case <-s.closed:
+			return
+		}
+		s.mu.Lock()
+		s.delivered++
+		s.exited = s.exited || e.Kind == EventExit
+		s.announce()
+		s.mu.Unlock()
+		if e.Kind == EventExit {
+			return
+		}
+	}
+}
+
+// aftermath bounds the wait for what the guardian of a killed shim does.
+const aftermath = 10 * time.Second
+
+// awaitAftermath waits, when a shim was lost, until its guardian has removed shim.sock:
+// then the container is dead and the exit record there.
+func (s *Shim) awaitAftermath() {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return
+	}
+	in := os.NewFile(uintptr(fd), "inotify")
+	defer in.Close()
+	if _, err := unix.InotifyAddWatch(fd, s.runDir, unix.IN_DELETE|unix.IN_DELETE_SELF); err != nil {
+		return // it is all gone
+	}
+	_ = in.SetReadDeadline(time.Now().Add(aftermath))
+	for buf := make([]byte, 4096); ; {
+		if _, err := os.Lstat(filepath.Join(s.runDir, socketName)); err != nil {
+			return
+		}
+		if _, err := in.Read(buf); err != nil {
+			return
+		}
+	}
+}
+
+// call asks the shim and decodes the answer's body into out (nil: there is none).
+func (s *Shim) call(ctx context.Context, op string, in any, files []int, out any) error {
+	r, err := s.ask(ctx, op, in, files)
+	if err != nil {
+		return err
+	}
+	closeFiles(r.files)
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(r.frame.Body, out); err != nil {
+		return fmt.Errorf("decode the shim's answer to %s: %w", op, err)
+	}
+	return nil
+}
+
+func (s *Shim) ask(ctx context.Context, op string, in any, files []int) (reply, error) {
+	if err := ctx.Err(); err != nil {
+		closeFiles(files)
+		return reply{}, err
+	}
+	c := make(chan reply, 1)
+	s.mu.Lock()
+	s.next++
+	id := s.next
+	s.calls[id] = c
+	s.mu.Unlock()
+	if err := s.w.send(frame{ID: id, Op: op}, in, files); err != nil {
+		s.mu.Lock()
+		delete(s.calls, id)
+		s.mu.Unlock()
+		return reply{}, err
+	}
+	select {
+	case r, ok := <-c:
+		if !ok {
+			return reply{}, errGone
+		}
+		if err := r.frame.Error.err(); err != nil {
+			closeFiles(r.files)
+			return reply{}, err
+		}
+		return r, nil
+	case <-ctx.Done():
+		_ = s.w.send(frame{ID: id, Op: opCancel}, nil, nil)
+		s.mu.Lock()
+		_, waiting := s.calls[id]
+		delete(s.calls, id)
+		s.mu.Unlock()
+		if !waiting {
+			if r, ok := <-c; ok {
+				closeFiles(r.files)
+			}
+		}
+		return reply{}, ctx.Err()
+	}
+}
+
+// Events delivers what happens, in order, and is closed after the exit event, or
+// without one if the shim was killed; then the exit record is there. Someone must read it
+// until it is closed. A Close after that tells the shim that the exit has been dealt
+// with; an engine that dies before it is woken up.
+func (s *Shim) Events() <-chan Event { return s.events }
+
+// Start executes the container's process; see runtime.Container.Start for its errors.
+// After a failed Start the shim has cleaned up and ends, with no exit event.
+func (s *Shim) Start(ctx context.Context) (pid int, at time.Time, err error) {
+	var r startReply
+	err = s.call(ctx, opStart, nil, nil, &r)
+	return r.Pid, r.At, err
+}
+
+// Signal signals init (execID empty) or one exec'd process; all: every process of the
+// container.
+func (s *Shim) Signal(ctx context.Context, execID string, sig unix.Signal, all bool) error {
+	return s.call(ctx, opSignal, signalRequest{ExecID: execID, Signal: sig, All: all}, nil, nil)
+}
+
+// Resize sets the size of a terminal.
+func (s *Shim) Resize(ctx context.Context, execID string, rows, cols uint16) error {
+	return s.call(ctx, opResize, resizeRequest{ExecID: execID, Rows: rows, Cols: cols}, nil, nil)
+}
+
+// Exec starts a process; its streams go to the attachment (nil: nowhere). After an
+// error the attachment's connection is back with the caller, who may write the error
+// to it; on success it is the shim's.
+func (s *Shim) Exec(ctx context.Context, e Exec, a *Attachment) (pid int, err error) {
+	req := execRequest{Exec: e}
+	var files []int
+	give := handover{done: func() {}, undo: func() {}}
+	if a != nil {
+		if give, err = handOver(a.Conn); err != nil {
+			return 0, err
+		}
+		req.Attach, files = &a.AttachOptions, []int{give.fd}
+	}
+	var r execReply
+	if err := s.call(ctx, opExec, req, files, &r); err != nil {
+		give.undo()
+		return 0, err
+	}
+	give.done()
+	return r.Pid, nil
+}
+
+// Attach joins a further client to init's streams. There is no replay.
+func (s *Shim) Attach(ctx context.Context, a Attachment) error {
+	give, err := handOver(a.Conn)
+	if err != nil {
+		return err
+	}
+	if err := s.call(ctx, opAttach, a.AttachOptions, []int{give.fd}, nil); err != nil {
+		give.undo()
+		return err
+	}
+	give.done()
+	return nil
+}
+
+// State asks the shim. Events that happened before are delivered before it returns.
+func (s *Shim) State(ctx context.Context) (State, error) {
+	var st State
+	if err := s.call(ctx, opState, nil, nil, &st); err != nil {
+		return st, err
+	}
+	s.mu.Lock()
+	seen := s.queued
+	for s.delivered < seen && !s.closing {
+		news := s.news
+		s.mu.Unlock()
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return st, ctx.Err()
+		}
+		s.mu.Lock()
+	}
+	s.mu.Unlock()
+	return st, nil
+}
+
+// Pids lists the container's processes.
+func (s *Shim) Pids(ctx context.Context) (pids []int, err error) {
+	err = s.call(ctx, opPids, nil, nil, &pids)
+	return pids, err
+}
+
+// Pause freezes the container, Resume lets it go on.
+func (s *Shim) Pause(ctx context.Context) error  { return s.call(ctx, opPause, nil, nil, nil) }
+func (s *Shim) Resume(ctx context.Context) error { return s.call(ctx, opResume, nil, nil, nil) }
+
+// Update changes the limits of the container.
+func (s *Shim) Update(ctx context.Context, res *oci.LinuxResources) error {
+	return s.call(ctx, opUpdate, updateRequest{Resources: res}, nil, nil)
+}
+
+// Root borrows the container's root directory. The caller closes it.
+func (s *Shim) Root(ctx context.Context) (*os.File, error) {
+	r, err := s.ask(ctx, opRoot, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.files) != 1 {
+		closeFiles(r.files)
+		return nil, fmt.Errorf("the shim sent %d descriptors as the root", len(r.files))
+	}
+	return os.NewFile(uintptr(r.files[0]), "root"), nil
+}
+
+// Destroy ends a container that was created and never started, with its shim.
+func (s *Shim) Destroy(ctx context.Context) error { return s.call(ctx, opDestroy, nil, nil, nil) }
+
+// Close drops the connection; shim and container live on.
+func (s *Shim) Close() error {
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closing = true
+	exited := s.exited
+	s.announce()
+	s.mu.Unlock()
+	close(s.closed)
+	if exited {
+		if s.w.send(frame{Op: opTaken}, nil, nil) == nil {
+			s.w.drained()
+		}
+	}
+	s.w.close()
+	return nil
+}

@@ -1,0 +1,239 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+)
+
+// LauncherConfig configures the engine's side.
+type LauncherConfig struct {
+	ShimPath string // the berth-shim binary
+	Warm     int    // shims kept started and waiting
+	Log      *slog.Logger
+}
+
+// Launcher makes shims.
+type Launcher struct {
+	cfg  LauncherConfig
+	null *os.File
+	want chan struct{} // gets a value when a warm shim was used
+	end  chan struct{}
+	done sync.WaitGroup
+
+	mu     sync.Mutex // guards all below
+	warm   []*spare
+	closed bool
+}
+
+// spare is a shim that has no container yet.
+type spare struct {
+	pid  int
+	conn *net.UnixConn
+}
+
+// NewLauncher starts keeping warm shims. Close ends those that were not used.
+func NewLauncher(cfg LauncherConfig) (*Launcher, error) {
+	if info, err := os.Stat(cfg.ShimPath); err != nil {
+		return nil, fmt.Errorf("shim: %w", err)
+	} else if info.IsDir() || info.Mode()&0o111 == 0 {
+		return nil, fail.New(fail.Invalid, "shim: %s is not a program", cfg.ShimPath)
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	l := &Launcher{cfg: cfg, null: null, want: make(chan struct{}, 1), end: make(chan struct{})}
+	l.done.Go(l.keepWarm) // ends with Close
+	l.wanted()
+	return l, nil
+}
+
+// Close ends the shims that wait. Those with a container live on.
+func (l *Launcher) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil
+	}
+	l.closed = true
+	warm := l.warm
+	l.warm = nil
+	l.mu.Unlock()
+	close(l.end)
+	for _, s := range warm {
+		s.conn.Close()
+	}
+	l.done.Wait()
+	return l.null.Close()
+}
+
+func (l *Launcher) wanted() {
+	select {
+	case l.want <- struct{}{}:
+	default:
+	}
+}
+
+// keepWarm starts shims until enough wait.
+func (l *Launcher) keepWarm() {
+	for {
+		select {
+		case <-l.want:
+		case <-l.end:
+			return
+		}
+		for {
+			l.mu.Lock()
+			enough := l.closed || len(l.warm) >= l.cfg.Warm
+			l.mu.Unlock()
+			if enough {
+				break
+			}
+			s, err := l.spawn()
+			if err != nil {
+				l.cfg.Log.Error("a shim could not be started", "error", err)
+				break // the next container tries again
+			}
+			l.mu.Lock()
+			if l.closed {
+				s.conn.Close()
+			} else {
+				l.warm = append(l.warm, s)
+			}
+			l.mu.Unlock()
+		}
+	}
+}
+
+// take returns a waiting shim, or a new one.
+func (l *Launcher) take() (*spare, error) {
+	l.mu.Lock()
+	if n := len(l.warm); n > 0 {
+		s := l.warm[0]
+		l.warm = append([]*spare(nil), l.warm[1:]...)
+		l.mu.Unlock()
+		return s, nil
+	}
+	closed := l.closed
+	l.mu.Unlock()
+	if closed {
+		return nil, fail.New(fail.Unavailable, "the engine is shutting down")
+	}
+	return l.spawn()
+}
+
+// spawn starts a shim in a session of its own, with nothing of ours but one end of a
+// socket pair.
+func (l *Launcher) spawn() (*spare, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "shim"), os.NewFile(uintptr(fds[1]), "shim")
+	defer theirs.Close()
+	conn, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		return nil, err
+	}
+	p, err := os.StartProcess(l.cfg.ShimPath, []string{"berth-shim"}, &os.ProcAttr{
+		Dir:   "/",
+		Env:   append(os.Environ(), shimEnv...),
+		Files: []*os.File{l.null, l.null, l.null, theirs},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("start a shim: %w", err)
+	}
+	s := &spare{pid: p.Pid, conn: conn.(*net.UnixConn)}
+	go func() { // ends with the process, or with us
+		state, err := p.Wait()
+		l.forget(s)
+		if err == nil && !state.Success() {
+			l.cfg.Log.Warn("a shim ended abnormally", "pid", s.pid, "state", state.String())
+		}
+	}()
+	return s, nil
+}
+
+// forget drops a waiting shim that died.
+func (l *Launcher) forget(dead *spare) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, s := range l.warm {
+		if s == dead {
+			s.conn.Close()
+			l.warm = append(l.warm[:i:i], l.warm[i+1:]...)
+			l.wanted()
+			return
+		}
+	}
+}
+
+// Create hands cfg to a shim, which builds the container up to the point of executing
+// its process, and joins the attachments to its streams so that nothing it writes is
+// missed. On failure the shim is gone and nothing is left behind; error classes are
+// those of runtime.Create.
+func (l *Launcher) Create(ctx context.Context, cfg Config, attach []Attachment) (*Shim, error) {
+	req := createRequest{Config: cfg}
+	var files []int
+	var given []handover
+	giveUp := func(err error) (*Shim, error) {
+		closeFiles(files)
+		for i, h := range given {
+			h.undo()
+			attach[i].Conn.Close()
+		}
+		for _, a := range attach[len(given):] {
+			a.Conn.Close()
+		}
+		return nil, err
+	}
+	if len(attach) > maxFiles {
+		return giveUp(fail.New(fail.Invalid, "more than %d clients wait for one container", maxFiles))
+	}
+	for _, a := range attach {
+		if _, err := parseDetachKeys(a.DetachKeys); err != nil {
+			return giveUp(err)
+		}
+		h, err := handOver(a.Conn)
+		if err != nil {
+			return giveUp(fmt.Errorf("hand a client's connection over: %w", err))
+		}
+		given, files = append(given, h), append(files, h.fd)
+		req.Attach = append(req.Attach, a.AttachOptions)
+	}
+	shim, err := l.take()
+	if err != nil {
+		return giveUp(err)
+	}
+	s := connect(newWire(shim.conn))
+	s.runDir = cfg.RunDir
+	sent := files
+	files = nil
+	err = s.call(ctx, opCreate, req, sent, nil)
+	l.wanted()
+	if err != nil {
+		// The shim takes back what it made, and ends; the connection is what tells it to,
+		// if it was us who gave up.
+		s.Close()
+		return giveUp(err)
+	}
+	for _, h := range given {
+		h.done()
+	}
+	return s, nil
+}

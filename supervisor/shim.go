@@ -1,0 +1,492 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"berth/durable"
+	"berth/fail"
+	"berth/logs"
+	"berth/oci"
+	"berth/runtime"
+)
+
+// phase of a shim's container; it only grows.
+type phase int
+
+const (
+	creating phase = iota
+	isCreated
+	starting
+	isRunning
+	ending
+	isOver
+)
+
+// shim is the supervisor of one container.
+type shim struct {
+	cfg      *Config
+	guard    *guardian
+	binding  *net.UnixListener
+	log      *logs.Writer
+	streams  *streams
+	crash    *os.File
+	over     chan struct{} // closed when the shim may end
+	tookExit chan struct{} // closed when an engine has dealt with the exit
+	alone    chan struct{} // gets a value when the last engine has left
+	execWork sync.WaitGroup
+	ownPids  bool // the container has a pid namespace of its own
+
+	mu        sync.Mutex // guards all below
+	phase     phase
+	peers     map[*peer]struct{}
+	container *runtime.Container
+	file      runState
+	paused    bool
+	oom       bool
+	execs     map[string]*execution
+	exit      *ExitRecord
+}
+
+func newShim(cfg *Config, guard *guardian) *shim {
+	return &shim{cfg: cfg, guard: guard, over: make(chan struct{}), tookExit: make(chan struct{}),
+		alone: make(chan struct{}, 1), peers: map[*peer]struct{}{}, execs: map[string]*execution{}}
+}
+
+// create makes the container. After an error nothing of it is left.
+func (s *shim) create(ctx context.Context, attach []AttachOptions, files []int) (err error) {
+	cfg := s.cfg
+	defer func() {
+		closeFiles(files)
+		if err != nil {
+			s.teardown()
+		}
+	}()
+	if cfg.Spec == nil || cfg.Spec.Process == nil {
+		return fail.New(fail.Invalid, "the container has no process")
+	}
+	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
+		return fmt.Errorf("run directory: %w", err)
+	}
+	s.watchCrash()
+	s.file = runState{Version: ProtocolVersion, ID: cfg.ID, Dir: cfg.Dir, ShimPid: os.Getpid(),
+		Volatile: cfg.Volatile, WakeEngine: cfg.WakeEngine}
+	if linux := cfg.Spec.Linux; linux != nil {
+		s.file.Cgroup = linux.CgroupsPath
+		for _, ns := range linux.Namespaces {
+			s.ownPids = s.ownPids || ns.Type == specs.PIDNamespace && ns.Path == ""
+		}
+	}
+	if len(cfg.WakeEngine) > 0 {
+		s.file.Env = os.Environ()
+	}
+	if err := s.file.write(cfg.RunDir); err != nil {
+		return err
+	}
+	if err := s.guard.assign(cfg.RunDir); err != nil {
+		return err
+	}
+	durable.Failpoint("shim.create.guarded")
+	if cfg.LogPath != "" {
+		if s.log, err = logs.OpenWriter(cfg.LogPath, cfg.Log); err != nil {
+			return err
+		}
+	}
+	tty := cfg.Spec.Process.Terminal
+	s.streams = newStreams(tty, cfg.StdinOnce, s.log, func() { s.tell(Event{Kind: EventDetach}) })
+	var stdio [3]*os.File
+	if !tty {
+		if stdio, err = s.streams.pipes(cfg.OpenStdin); err != nil {
+			return err
+		}
+	}
+	c, err := runtime.Create(ctx, runtime.Config{
+		ID: cfg.ID, Bundle: cfg.Dir, Spec: cfg.Spec, Root: cfg.Root, Stdio: stdio,
+		Prepare: func(root *os.File) error { return prepare(cfg.Spec.Process, root, cfg.User, cfg.Groups) },
+	})
+	closeAll(stdio)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.container = c
+	s.mu.Unlock()
+	if tty {
+		if err := s.streams.terminal(c.Console()); err != nil {
+			return err
+		}
+	}
+	durable.Failpoint("shim.create.made")
+	s.file.Pid, s.file.PidBirth = c.Pid(), birth(c.Pid())
+	if err := s.file.write(cfg.RunDir); err != nil {
+		return err
+	}
+	if err := s.listen(); err != nil {
+		return err
+	}
+	s.streams.run()
+	for i, opts := range attach {
+		fd := files[0]
+		files = files[1:]
+		if err := s.streams.attach(fd, opts); err != nil {
+			return fmt.Errorf("attach client %d: %w", i, err)
+		}
+	}
+	return ctx.Err()
+}
+
+// prepare settles what only the container's own files can tell.
+func prepare(p *oci.Process, root *os.File, user string, groups []string) error {
+	if root == nil {
+		return nil // it lives in another container's mounts, whose engine knows the user
+	}
+	u, home, err := runtime.ResolveUser(root, user, groups)
+	if err != nil {
+		return err
+	}
+	u.Umask = p.User.Umask
+	p.User = u
+	for _, e := range p.Env {
+		if strings.HasPrefix(e, "HOME=") {
+			return nil
+		}
+	}
+	p.Env = append(p.Env, "HOME="+home)
+	return nil
+}
+
+// listen opens shim.sock. Its path may be longer than the 108 bytes of a socket's
+// address, so it is reached by its directory's descriptor.
+func (s *shim) listen() error {
+	path := filepath.Join(s.cfg.RunDir, socketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	dir, err := os.Open(s.cfg.RunDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	mask := syscall.Umask(0o177)
+	l, err := net.ListenUnix("unix", socketAddr(dir))
+	syscall.Umask(mask)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", path, err)
+	}
+	l.SetUnlinkOnClose(false)
+	s.binding = l
+	return nil
+}
+
+func socketAddr(dir *os.File) *net.UnixAddr {
+	return &net.UnixAddr{Net: "unix", Name: "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + socketName}
+}
+
+func (s *shim) accept() {
+	for {
+		conn, err := s.binding.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err == nil {
+			go s.join(newWire(conn)).serve() // ends with the connection
+		}
+	}
+}
+
+// watchCrash keeps what a panic says.
+func (s *shim) watchCrash() {
+	f, err := os.OpenFile(filepath.Join(s.cfg.RunDir, crashName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return
+	}
+	defer f.Close() // SetCrashOutput keeps a descriptor of its own
+	_ = debug.SetCrashOutput(f, debug.CrashOptions{})
+}
+
+// created answers the create request, and lets engines come.
+func (s *shim) created(p *peer, id uint64) {
+	s.mu.Lock()
+	if s.phase == creating {
+		s.phase = isCreated
+	}
+	s.mu.Unlock()
+	_ = p.send(frame{ID: id}, s.hello(), nil)
+	go s.accept() // ends when the socket is closed
+	s.abandoned()
+}
+
+func (s *shim) hello() helloReply {
+	return helloReply{Version: ProtocolVersion, ID: s.cfg.ID, ShimPid: os.Getpid()}
+}
+
+// left is called when an engine's connection has ended.
+func (s *shim) left(p *peer) {
+	s.mu.Lock()
+	delete(s.peers, p)
+	last := len(s.peers) == 0
+	s.mu.Unlock()
+	if last {
+		select {
+		case s.alone <- struct{}{}:
+		default:
+		}
+		s.abandoned()
+	}
+}
+
+// abandoned ends a container that was never started when no engine is there to start it.
+func (s *shim) abandoned() {
+	s.mu.Lock()
+	if s.phase != isCreated || len(s.peers) > 0 {
+		s.mu.Unlock()
+		return
+	}
+	s.phase = ending
+	s.mu.Unlock()
+	s.teardown()
+	close(s.over)
+}
+
+// teardown takes back all that create and a failed start made.
+func (s *shim) teardown() {
+	s.mu.Lock()
+	c := s.container
+	s.phase = ending
+	s.mu.Unlock()
+	if c != nil {
+		s.destroyContainer(c)
+	}
+	if s.streams != nil {
+		s.streams.drain()
+		s.streams.end()
+	}
+	if s.log != nil {
+		_ = s.log.Close()
+	}
+	s.hide()
+}
+
+// destroyContainer removes what the kernel has of the container. The bound is for a
+// process that cannot die, in the uninterruptible sleep of a broken device.
+func (s *shim) destroyContainer(c *runtime.Container) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := c.Destroy(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "berth-shim: destroy container:", err)
+	}
+}
+
+// hide makes the shim invisible: what it had to say is in the exit record.
+func (s *shim) hide() {
+	if s.binding != nil {
+		s.binding.Close()
+	}
+	s.guard.dismiss()
+	_ = debug.SetCrashOutput(nil, debug.CrashOptions{})
+	clearRunDir(s.cfg.RunDir)
+}
+
+// settleAfter is when a started container's shim gives back the memory of its making: late
+// enough not to take a short-lived one's time.
+const settleAfter = time.Second
+
+// run waits for the end.
+func (s *shim) run() error {
+	calm := time.AfterFunc(settleAfter, debug.FreeOSMemory)
+	defer calm.Stop()
+	<-s.over
+	s.mu.Lock()
+	var peers []*peer
+	for p := range s.peers {
+		peers = append(peers, p)
+	}
+	s.mu.Unlock()
+	for _, p := range peers {
+		p.drained()
+	}
+	return nil
+}
+
+// start lets the process execute.
+func (s *shim) start(ctx context.Context, _ *request) (answer, error) {
+	s.mu.Lock()
+	if s.phase != isCreated {
+		s.mu.Unlock()
+		return answer{}, fail.New(fail.Conflict, "the container has been started before")
+	}
+	s.phase = starting
+	s.mu.Unlock()
+	durable.Failpoint("shim.start.begun")
+	if err := s.container.Start(ctx); err != nil {
+		s.teardown()
+		return answer{after: func() { close(s.over) }}, err
+	}
+	at := time.Now()
+	pid := s.container.Pid()
+	s.mu.Lock()
+	s.phase = isRunning
+	s.file.Started, s.file.StartedAt = true, at
+	state := s.file
+	s.cfg.Spec = nil // large, and needed no more
+	s.mu.Unlock()
+	if err := state.write(s.cfg.RunDir); err != nil {
+		fmt.Fprintln(os.Stderr, "berth-shim:", err) // a lost shim's record will lack the start time
+	}
+	durable.Failpoint("shim.start.done")
+	return answer{body: startReply{Pid: pid, At: at}, after: func() { go s.wait() }}, nil // wait ends with the container
+}
+
+// alive returns the container if it is made and not at its end.
+func (s *shim) alive() (*runtime.Container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase < isCreated || s.phase >= ending {
+		return nil, fail.New(fail.NotFound, "container %s is not running", s.cfg.ID)
+	}
+	return s.container, nil
+}
+
+func (s *shim) signal(req signalRequest) error {
+	c, err := s.alive()
+	if err != nil {
+		return err
+	}
+	switch {
+	case req.ExecID != "":
+		e, err := s.execution(req.ExecID)
+		if err != nil {
+			return err
+		}
+		return e.process.Signal(req.Signal)
+	case req.All:
+		return c.SignalAll(req.Signal)
+	}
+	return c.Signal(req.Signal)
+}
+
+func (s *shim) resize(req resizeRequest) error {
+	if req.ExecID == "" {
+		if _, err := s.alive(); err != nil {
+			return err
+		}
+		return s.streams.resize(req.Rows, req.Cols)
+	}
+	e, err := s.execution(req.ExecID)
+	if err != nil {
+		return err
+	}
+	return e.streams.resize(req.Rows, req.Cols)
+}
+
+func (s *shim) attach(_ context.Context, r *request) (answer, error) {
+	var opts AttachOptions
+	if err := r.decode(&opts); err != nil {
+		return answer{}, err
+	}
+	if _, err := s.alive(); err != nil {
+		return answer{}, err
+	}
+	fd, err := r.file()
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{}, s.streams.attach(fd, opts)
+}
+
+func (s *shim) freeze(ctx context.Context, on bool) error {
+	c, err := s.alive()
+	if err != nil {
+		return err
+	}
+	do := c.Resume
+	if on {
+		do = c.Pause
+	}
+	if err := do(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.paused = on
+	return nil
+}
+
+func (s *shim) destroy(context.Context, *request) (answer, error) {
+	s.mu.Lock()
+	if s.phase != isCreated {
+		s.mu.Unlock()
+		return answer{}, fail.New(fail.Conflict, "container %s has been started: signal it instead", s.cfg.ID)
+	}
+	s.phase = ending
+	s.mu.Unlock()
+	s.teardown()
+	return answer{after: func() { close(s.over) }}, nil
+}
+
+// state is a snapshot. The caller holds mu.
+func (s *shim) state() State {
+	st := State{Version: ProtocolVersion, ID: s.cfg.ID, ShimPid: os.Getpid(), Running: s.phase == isRunning && s.exit == nil,
+		Paused: s.paused, StartedAt: s.file.StartedAt, OOMKilled: s.oom, Exit: s.exit}
+	if st.Running {
+		st.Pid = s.file.Pid
+		if n, err := s.container.OOMKills(); err == nil && n > 0 {
+			st.OOMKilled = true
+		}
+	}
+	for id, e := range s.execs {
+		if e == nil {
+			continue // about to be started
+		}
+		if st.Execs == nil {
+			st.Execs = map[string]ExecState{}
+		}
+		st.Execs[id] = e.state
+	}
+	return st
+}
+
+// tell sends an event to every engine that is connected.
+func (s *shim) tell(e Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tellLocked(e)
+}
+
+func (s *shim) tellLocked(e Event) {
+	for p := range s.peers {
+		_ = p.send(frame{Op: opEvent}, e, nil)
+	}
+}
+
+// birth is the start time of a process, in clock ticks since boot (proc_pid_stat(5)).
+func birth(pid int) uint64 {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0
+	}
+	// The name may hold anything; fields are counted behind its closing parenthesis.
+	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	if len(fields) < 20 {
+		return 0
+	}
+	ticks, _ := strconv.ParseUint(fields[19], 10, 64)
+	return ticks
+}
+
+// killed is the exit status of a process that SIGKILL ended.
+const killed = 128 + int(unix.SIGKILL)
