@@ -153,3 +153,13 @@ func (e *fakeEngine) berth(t testing.TB, stdin string, args ...string) result {
 	code := run(argv, Streams{In: strings.NewReader(stdin), Out: &out, Err: &errs}, connectForTest)
 	return result{code, out.String(), errs.String()}
 }
+
+// hang answers nothing until the client goes away.
+func hang(asked chan<- struct{}) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(200)
+		w.(http.Flusher).Flush()
+		close(asked)
+		<-r.Context().Done()
+	}
+}

@@ -1,11 +1,13 @@
 package cli
 
 // Help follows the layout of Docker's, which people know where to look in.
-const helpTemplate = `{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}
-
-{{end}}{{if or .Runnable .HasSubCommands}}{{.UsageString}}{{end}}`
+const helpTemplate = `{{.UsageString}}`
 
 const usageTemplate = `Usage:  {{if .Runnable}}{{.UseLine}}{{else}}{{.CommandPath}} COMMAND{{end}}
+{{- with (or .Long .Short)}}
+
+{{. | trimTrailingWhitespaces}}
+{{- end}}
 {{- if gt (len .Aliases) 0}}
 
 Aliases:

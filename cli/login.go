@@ -115,10 +115,7 @@ func (a *app) authenticate(ctx context.Context, credentials *types.AuthConfig) (
 func (a *app) storeLogin(credentials types.AuthConfig, status string) error {
 	config := a.config()
 	store := config.GetCredentialsStore(credentials.ServerAddress)
-	if config.CredentialsStore == "" && config.CredentialHelpers[credentials.ServerAddress] == "" {
-		fmt.Fprintf(a.Err, "\nWARNING! Your credentials are stored unencrypted in '%s'.\n"+
-			"Configure a credential helper (credsStore in that file) to remove this warning.\n\n", config.Filename)
-	}
+	// The plain file store warns, by itself, that it keeps passwords unencrypted.
 	if err := store.Store(credentials); err != nil {
 		return fmt.Errorf("error saving credentials: %w", err)
 	}

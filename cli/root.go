@@ -116,6 +116,8 @@ func newRoot(a *app, args []string) *cobra.Command {
 		SilenceUsage:     true,
 		SilenceErrors:    true,
 		TraverseChildren: true,
+
+		DisableFlagsInUseLine: true,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
@@ -197,7 +199,21 @@ func (a *app) applyGlobals(cmd *cobra.Command) error {
 // addCommand adds cmd with what every command has in common.
 func addCommand(parent, cmd *cobra.Command) {
 	cmd.DisableFlagsInUseLine = true
+	quietDefaults(cmd.Flags())
+	if cmd.Flags().Lookup("help") == nil {
+		cmd.Flags().BoolP("help", "h", false, "Print usage")
+		_ = cmd.Flags().MarkHidden("help")
+	}
 	parent.AddCommand(cmd)
+}
+
+// quietDefaults keeps "default []" and its like, which tell nobody anything, out of help.
+func quietDefaults(flags *pflag.FlagSet) {
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.DefValue == "[]" || f.DefValue == "map[]" {
+			f.DefValue = ""
+		}
+	})
 }
 
 // newGroup is a management command: it only holds others.
