@@ -176,8 +176,13 @@ func normalize(v any) any {
 			return nil
 		}
 		list := make([]any, len(v))
+		empty := true
 		for i := range v {
 			list[i] = normalize(v[i])
+			empty = empty && list[i] == nil
+		}
+		if empty {
+			return nil
 		}
 		return list
 	case string:

@@ -5,8 +5,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func execRoutes(exitCode int, out string) map[string]http.HandlerFunc {
@@ -70,6 +73,39 @@ func TestExecErrorsOfTheEngine(t *testing.T) {
 		e := newFakeEngine(t, map[string]http.HandlerFunc{"POST /containers/web/exec": refuse(409, text)})
 		if r := e.berth(t, "", "exec", "web", "x"); r.code != code || !strings.Contains(r.err, text) {
 			t.Errorf("got %+v, want %d", r, code)
+		}
+	}
+}
+
+func TestExecSendsWhatDockerSends(t *testing.T) {
+	docker, err := exec.LookPath("docker")
+	if err != nil {
+		t.Skip("no docker client to compare with")
+	}
+	if out, err := exec.Command(docker, "--version").Output(); err != nil || strings.Contains(string(out), "version 20.") {
+		t.Skipf("the docker client here is not of today: %s", out)
+	}
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	for _, line := range []string{"exec web ls -l", "exec -i web cat", "exec -d -e A=b -e C web sleep 1", "exec -u 1:2 -w /x --privileged --detach-keys ctrl-a,d web id", "exec -t web ls"} {
+		routes := execRoutes(0, "")
+		routes["GET /containers/web/json"] = answer(map[string]any{"Id": "web", "State": map[string]any{"Running": true}})
+		theirs, ours := newFakeEngine(t, routes), newFakeEngine(t, routes)
+		if out, err := exec.Command(docker, append([]string{"-H", theirs.host()}, strings.Fields(line)...)...).CombinedOutput(); err != nil {
+			t.Fatalf("docker %s: %v: %s", line, err, out)
+		}
+		if r := ours.berth(t, "", strings.Fields(line)...); r.code != 0 {
+			t.Fatalf("berth %s: %+v", line, r)
+		}
+		for _, path := range []string{"POST /containers/web/exec", "POST /exec/e1/start"} {
+			var want, got map[string]any
+			_ = json.Unmarshal(theirs.asked(path)[0].Body, &want)
+			_ = json.Unmarshal(ours.asked(path)[0].Body, &got)
+			if strings.HasSuffix(path, "/exec") {
+				delete(want, "Detach") // engines look at it when the exec starts only
+			}
+			if diff := cmp.Diff(normalize(want), normalize(got)); diff != "" {
+				t.Errorf("%s: %s differs (-docker +berth):\n%s", line, path, diff)
+			}
 		}
 	}
 }

@@ -195,3 +195,16 @@ func TestAFatalSignalRestoresTheTerminal(t *testing.T) {
 		}
 	}
 }
+
+func TestPullOnATerminalRedrawsItsBars(t *testing.T) {
+	e := newFakeEngine(t, answersForGoldens())
+	terminal := onTerminal(t, e, "pull", "nginx:1.25")
+	terminal.Expect("abc123: Downloading")
+	terminal.Expect("5kB/10kB")
+	terminal.Expect("\x1b[1A") // up to the layer's line again
+	terminal.Expect("abc123: Pull complete")
+	terminal.Expect("docker.io/library/nginx:1.25")
+	if code := terminal.Exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
