@@ -201,34 +201,62 @@ var errStopped = errors.New("the socket takes no more clients")
 // accepted.
 func (l *listener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
+	if err != nil && l.stopping.Load() {
+		conn, err = l.drain()
+	}
 	if err == nil && l.tls != nil {
 		conn = tls.Server(conn, l.tls)
-	}
-	if err != nil && l.stopping.Load() {
-		return nil, errStopped
 	}
 	return conn, err
 }
 
 // stop takes no more clients, in a way that none is lost. On a socket of ours the read
 // side is shut down: from then on connect(2) is refused, while those who connected before
-// are still in the queue and are accepted until it is empty. systemd's socket is left
-// alone: who is in its queue starts the next engine.
+// are still in the queue, and Accept hands them out until it is empty. systemd's socket is
+// left alone: who is in its queue starts the next engine.
 func (l *listener) stop() error {
 	l.stopping.Store(true)
-	if u, ok := l.Listener.(*net.UnixListener); ok && !l.inherited {
-		raw, err := u.SyscallConn()
-		if err != nil {
-			return err
+	switch s := l.Listener.(type) {
+	case *net.UnixListener:
+		if !l.inherited {
+			if err := control(s, func(fd int) error { return syscall.Shutdown(fd, syscall.SHUT_RD) }); err != nil {
+				return err
+			}
 		}
-		var down error
-		err = raw.Control(func(fd uintptr) { down = syscall.Shutdown(int(fd), syscall.SHUT_RD) })
-		return errors.Join(err, down)
+		return s.SetDeadline(time.Unix(1, 0)) // the shutdown alone does not wake a waiting Accept
+	default:
+		return s.Close()
 	}
-	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
-		return d.SetDeadline(time.Unix(1, 0))
+}
+
+// drain accepts one who waits in the queue of a stopped socket. It goes around the
+// deadline that woke us.
+func (l *listener) drain() (net.Conn, error) {
+	u, ok := l.Listener.(*net.UnixListener)
+	if !ok || l.inherited {
+		return nil, errStopped
 	}
-	return l.Listener.Close()
+	client := -1
+	err := control(u, func(fd int) (err error) {
+		client, _, err = syscall.Accept4(fd, syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK)
+		return err
+	})
+	if err != nil {
+		return nil, errStopped
+	}
+	f := os.NewFile(uintptr(client), "client")
+	defer f.Close()
+	return net.FileConn(f)
+}
+
+func control(l *net.UnixListener, fn func(fd int) error) error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) { inner = fn(int(fd)) })
+	return errors.Join(err, inner)
 }
 
 // reopen makes a stopped listener usable again.

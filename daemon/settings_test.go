@@ -1,0 +1,131 @@
+package daemon
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"berth/fail"
+)
+
+// parse reads flags beside a configuration file with the given text.
+func parse(t *testing.T, file string, args ...string) (*Settings, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "daemon.json")
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return ParseSettings(append(args, "--config-file", path))
+}
+
+func TestFlagsAndFileAreRead(t *testing.T) {
+	s, err := parse(t, `{"data-root":"/d","hosts":["unix:///a","/b"],"debug":true,"log-opts":{"max-size":"1m"},"insecure-registries":["r:5000"],
+		"default-ulimits":{"nofile":{"Name":"x","Soft":1,"Hard":2}},"default-shm-size":"128M","labels":["a=b"],"shutdown-timeout":3,"idle-timeout":"1m"}`,
+		"--exec-root", "/e", "-l", "warn", "--registry-mirror", "http://m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.DataRoot != "/d" || s.ExecRoot != "/e" || !reflect.DeepEqual(s.Hosts, []string{"unix:///a", "unix:///b"}) || !s.Debug || s.LogOpts["max-size"] != "1m" ||
+		s.InsecureRegistries[0] != "r:5000" || s.DefaultShmSize != 128<<20 || s.Labels[0] != "a=b" || s.ShutdownTimeout != 3 || s.IdleTimeout != time.Minute ||
+		s.RegistryMirrors[0] != "http://m" || s.Pidfile != "/e/berthd.pid" {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestUlimitsOfTheFileAreNamedByTheirKey(t *testing.T) {
+	s, err := parse(t, `{"default-ulimits":{"nofile":{"Name":"x","Soft":1,"Hard":2}}}`)
+	if err != nil || s.DefaultUlimits["nofile"].Name != "nofile" || s.DefaultUlimits["nofile"].Hard != 2 {
+		t.Fatal(s, err)
+	}
+}
+
+func TestWrongConfigurationsAreOneClearLine(t *testing.T) {
+	for _, c := range []struct {
+		name, file string
+		args       []string
+		want       string
+	}{
+		{"both places", `{"hosts":["unix:///a"]}`, []string{"-H", "unix:///b"}, "are specified both as a flag and in the configuration file: hosts: (from flag: [unix:///b], from file: [\"unix:///a\"])"},
+		{"unknown key", `{"colour":"red"}`, nil, "don't match any configuration option: colour"},
+		{"a flag's name for the key", `{"host":["unix:///a"]}`, nil, "don't match any configuration option: host"},
+		{"a flag that is none for files", `{"ready-fd":3}`, nil, "don't match any configuration option: ready-fd"},
+		{"not built yet", `{"bip":"10.0.0.1/8"}`, nil, "not supported by this version of Berth: bip"},
+		{"not JSON", `{`, nil, "not a JSON object"},
+		{"wrong type", `{"debug":"perhaps"}`, nil, "debug"},
+		{"unknown flag", `{}`, []string{"--colour"}, "unknown flag: --colour"},
+		{"argument", `{}`, []string{"now"}, "takes no arguments"},
+		{"open tcp", `{}`, []string{"-H", "tcp://0.0.0.0:2375"}, "needs --tlsverify"},
+		{"tcp that leaves", `{}`, []string{"-H", "tcp://0.0.0.0:2376", "--tlsverify", "--idle-timeout", "1m"}, "cannot be combined"},
+		{"unknown scheme", `{}`, []string{"-H", "npipe:////./x"}, "invalid host"},
+		{"relative root", `{}`, []string{"--data-root", "x"}, "not an absolute path"},
+		{"level", `{}`, []string{"-l", "loud"}, "invalid log level"},
+		{"format", `{"log-format":"xml"}`, nil, "invalid log format"},
+		{"label", `{"labels":["x"]}`, nil, "is not key=value"},
+		{"ulimit", `{}`, []string{"--default-ulimit", "nofile=x"}, "nofile=x"},
+		{"shm", `{}`, []string{"--default-shm-size", "-1"}, "-1"},
+		{"negative time", `{}`, []string{"--idle-timeout", "-1s"}, "negative"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := parse(t, c.file, c.args...)
+			if !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	if _, err := ParseSettings([]string{"--config-file", "/does/not/exist"}); !fail.Is(err, fail.Invalid) {
+		t.Errorf("a file that was asked for and is missing: %v", err)
+	}
+}
+
+func TestOnDemandEnginesLeaveWhenIdle(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want time.Duration
+	}{
+		{nil, 0},
+		{[]string{"--on-demand"}, onDemandIdle},
+		{[]string{"--on-demand", "--idle-timeout", "0"}, 0},
+		{[]string{"--on-demand", "--idle-timeout", "7s"}, 7 * time.Second},
+		{[]string{"--on-demand", "-H", "tcp://x:1", "--tlsverify"}, 0},
+	} {
+		if s, err := parse(t, `{}`, c.args...); err != nil || s.IdleTimeout != c.want {
+			t.Errorf("%v: %v %v", c.args, s, err)
+		}
+	}
+}
+
+func TestAShimStartsTheSameEngineAgain(t *testing.T) {
+	s, err := parse(t, `{"labels":["from=file"]}`, "--data-root", "/d", "-H", "unix:///a", "-H", "unix:///b,c", "--log-opt", "max-size=1m", "--default-ulimit", "nofile=1:2", "--ready-fd", "3", "-D", "--default-shm-size", "64m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := s.wakeArgs()
+	again, err := ParseSettings(args)
+	if err != nil {
+		t.Fatal(args, err)
+	}
+	if !again.OnDemand || again.ReadyFD != -1 {
+		t.Errorf("%v", args)
+	}
+	for _, set := range []*Settings{s, again} {
+		set.flags, set.args, set.OnDemand, set.ReadyFD, set.IdleTimeout = nil, nil, false, 0, 0
+	}
+	if !reflect.DeepEqual(s, again) {
+		t.Errorf("%v:\n%+v\n%+v", args, s, again)
+	}
+}
+
+func FuzzConfigurationFile(f *testing.F) {
+	for _, s := range []string{"", "{}", `{"hosts":["a"]}`, `{"log-opts":null}`, `{"default-ulimits":{"a":null}}`, `{"debug":1}`, `{"labels":"x"}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s := newSettings()
+		if s.merge(data) == nil {
+			_ = s.complete()
+		}
+	})
+}
