@@ -9,9 +9,9 @@
 //	meta        "version" → decimal schema version
 //	containers  id → engine's container record                  (engine)
 //	names       container name → id (raw string)                (engine)
-//	images      reference "docker.io/library/debian:12" → record (images)
-//	layers      chain id → layer record                          (images)
-//	leases      lease id → what work in flight keeps alive       (images)
+//	images      image ID → record: names, manifests, layers     (images)
+//	layers      blob digest → where a layer's blob is known      (images)
+//	leases      lease id → what work is in flight                (images)
 package durable
 
 import (
