@@ -41,7 +41,7 @@ func (o *Overlay) parameters() [][2]string {
 func MountOverlay(o *Overlay) (*os.File, error) {
 	f, err := mountOverlayByParts(o)
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, errTooLong) {
-		if old, oldErr := mountOverlayByText(o); oldErr == nil || errors.Is(err, errTooLong) {
+		if old, oldErr := MountOverlayByText(o); oldErr == nil || errors.Is(err, errTooLong) {
 			return old, oldErr
 		}
 	}
@@ -118,9 +118,9 @@ type explained struct {
 func (e *explained) Error() string { return e.error.Error() + " (" + e.text + ")" }
 func (e *explained) Unwrap() error { return e.error }
 
-// mountOverlayByText mounts with one page of options, where every layer is named by
+// MountOverlayByText is MountOverlay for old kernels: it mounts with one page of options, where every layer is named by
 // a short path: /proc/self/fd/N of its directory.
-func mountOverlayByText(o *Overlay) (*os.File, error) {
+func MountOverlayByText(o *Overlay) (*os.File, error) {
 	return inPrivateMounts(func() (int, error) {
 		text, files, err := o.text()
 		defer func() {

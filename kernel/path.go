@@ -1,6 +1,6 @@
 // Package kernel holds what the parts of Berth share of the Linux kernel's interface:
 // paths resolved by descriptor, detached mounts, process descriptors. Its rooms are
-// stage (prepared children), cgroup, seccomp and caps.
+// stage (prepared children), cgroup, seccomp and rlimit.
 package kernel
 
 import (

@@ -1,23 +1,12 @@
 package runtime
 
 import (
-	"strings"
-
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"berth/kernel"
 	"berth/kernel/stage"
 )
-
-// capabilityNames are those of linux/capability.h, each at its number.
-var capabilityNames = [...]string{
-	"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
-	"SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW",
-	"IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT",
-	"SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD",
-	"LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-	"WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
-}
 
 // capabilitySets are the five sets as bit masks.
 type capabilitySets struct {
@@ -30,15 +19,15 @@ func capabilities(c *specs.LinuxCapabilities, userns bool) (s capabilitySets, dr
 	if c == nil {
 		return s, nil
 	}
-	have := ^uint64(0)
+	have := uint64(kernel.KnownCapabilities())
 	if !userns {
 		have = ownCapabilities()
 	}
 	missing := map[string]bool{}
 	mask := func(names []string, have uint64) (m uint64) {
 		for _, name := range names {
-			bit, ok := capabilityBit(name)
-			if !ok || have&(1<<bit) == 0 {
+			bit, ok := kernel.ParseCapability(name)
+			if !ok || !kernel.CapabilitySet(have).Has(bit) {
 				if !missing[name] {
 					missing[name] = true
 					dropped = append(dropped, name)
@@ -57,16 +46,6 @@ func capabilities(c *specs.LinuxCapabilities, userns bool) (s capabilitySets, dr
 	return s, dropped
 }
 
-func capabilityBit(name string) (int, bool) {
-	name = strings.TrimPrefix(strings.ToUpper(name), "CAP_")
-	for i, n := range capabilityNames {
-		if n == name {
-			return i, i <= lastCapability()
-		}
-	}
-	return 0, false
-}
-
 // ownCapabilities is the caller's permitted set.
 func ownCapabilities() uint64 {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
@@ -77,27 +56,14 @@ func ownCapabilities() uint64 {
 	return uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32
 }
 
-// lastCapability is the highest one that the kernel knows: PR_CAPBSET_READ fails above.
-func lastCapability() int {
-	last := len(capabilityNames) - 1
-	for last > 0 && !capabilityKnown(last) {
-		last--
-	}
-	return last
-}
-
-func capabilityKnown(n int) bool {
-	_, _, e := unix.RawSyscall(unix.SYS_PRCTL, unix.PR_CAPBSET_READ, uintptr(n), 0)
-	return e == 0
-}
-
 // dropBounding removes from the bounding set what is not in keep, also capabilities
 // that only newer kernels know.
 func (b *builder) dropBounding(keep uint64) {
 	p := b.p
 	p.About("drop capabilities from the bounding set", "")
+	known := kernel.KnownCapabilities()
 	for n := 0; n < 64; n++ {
-		if keep&(1<<n) != 0 || !capabilityKnown(n) {
+		if keep&(1<<n) != 0 || !known.Has(kernel.Capability(n)) {
 			continue
 		}
 		p.Call(unix.SYS_PRCTL, stage.Int(unix.PR_CAPBSET_DROP), stage.Int(n), stage.Int(0), stage.Int(0), stage.Int(0))

@@ -67,6 +67,7 @@ func (c *Container) Exec(ctx context.Context, cfg ExecConfig) (_ *Process, err e
 		p.Release()
 		return nil, err
 	}
+	p.watch()
 	return p, nil
 }
 

@@ -231,9 +231,14 @@ func (b *builder) mountFS(plan *mountPlan) {
 		attrs &^= unix.MOUNT_ATTR_RDONLY // device files come first
 	}
 	m := p.Slot()
-	b.newMount(m, plan.Type, plan.Source, plan.opts.data, attrs)
 	if plan.Type == "tmpfs" && !hasOption(plan.opts.data, "mode") {
+		b.newMount(m, plan.Type, plan.Source, plan.opts.data, attrs&^unix.MOUNT_ATTR_RDONLY)
 		b.copyMode(t, m)
+		if attrs&unix.MOUNT_ATTR_RDONLY != 0 {
+			b.setMount(m.Arg(), false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		}
+	} else {
+		b.newMount(m, plan.Type, plan.Source, plan.opts.data, attrs)
 	}
 	b.moveMount(m.Arg(), t.Arg())
 	rest := *plan

@@ -21,6 +21,8 @@ type Process struct {
 	console *os.File
 	child   *stage.Child // nil for a process that was started by someone else
 	started bool
+	// watched: a goroutine reaps the process, and closes pidfd if it is released.
+	watched, released bool
 
 	reaping sync.Mutex // held by whoever waits for the process
 	reaped  bool
@@ -164,8 +166,8 @@ func (p *Process) Signal(sig unix.Signal) error {
 	return fail.New(fail.Internal, "signal process %d: %w", p.pid, err)
 }
 
-// Release closes what the caller holds of the process. It must not be called while
-// Wait runs.
+// Release closes what the caller holds of the process. A process made by Exec that has
+// not ended is still reaped when it does.
 func (p *Process) Release() {
 	p.release.Do(func() {
 		if p.child != nil {
@@ -174,10 +176,29 @@ func (p *Process) Release() {
 		if p.console != nil {
 			p.console.Close()
 		}
-		if pidfd := p.handle(); pidfd != nil {
-			pidfd.Close()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.released = true
+		if p.pidfd != nil && !p.watched {
+			p.pidfd.Close()
 		}
 	})
+}
+
+// watch reaps the process as soon as it ends, whether or not someone waits for it: a
+// pid namespace does not end before every process in it has been reaped, also those
+// whose parent is outside.
+func (p *Process) watch() {
+	p.watched = true
+	go func() {
+		p.reap()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.watched = false
+		if p.released {
+			p.pidfd.Close()
+		}
+	}()
 }
 
 // kill ends the process and reaps it if it is ours to reap.

@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -38,7 +37,7 @@ func layer(t testing.TB) string {
 			t.Fatal(err)
 		}
 	}
-	os.Chmod(filepath.Join(dir, "tmp"), 0o1777)
+	os.Chmod(filepath.Join(dir, "tmp"), os.ModeSticky|0o777)
 	text, err := os.ReadFile("/bin/busybox")
 	if err != nil {
 		t.Fatal(err)
@@ -234,5 +233,3 @@ func TestExecEntersTheContainer(t *testing.T) {
 		}
 	}
 }
-
-var _ = bytes.NewReader

@@ -1,18 +1,26 @@
 // Package rlimit remembers the limit of open files that this process was started with.
 //
-// Package os raises the soft limit when it is initialised, and gives the original back
-// only to children that it starts itself. This package depends on syscall alone, so it
-// is initialised before os (packages that are ready come in the order of their paths).
+// Package syscall raises the soft limit when it is initialised, and gives the original
+// back only to children that it starts itself. This package imports nothing, so it is
+// initialised before syscall (packages that are ready come in the order of their paths).
 package rlimit
 
-import "syscall"
+// Limit is a struct rlimit64.
+type Limit struct{ Cur, Max uint64 }
 
 // Files is RLIMIT_NOFILE at the start of the process, or zero if it cannot be told.
 var Files = original()
 
-func original() (l syscall.Rlimit) {
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) != nil {
-		return syscall.Rlimit{}
+const nofile = 7
+
+func original() (l Limit) {
+	if get(nofile, &l) != 0 {
+		return Limit{}
 	}
 	return l
 }
+
+// get is prlimit64(2) for this process.
+//
+//go:noescape
+func get(resource uintptr, l *Limit) uintptr
