@@ -2,7 +2,6 @@ package images
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -161,7 +160,7 @@ func (s *Store) bring(ctx context.Context, p plan, open opener, report Progress)
 			}
 			if done.staged != nil {
 				if _, err := done.staged.Commit(parent, p.diffs[i]); err != nil {
-					return errors.Join(fmt.Errorf("layer %s: %w", short(p.v.Layers[i].Digest), err), done.staged.Discard())
+					return also(fmt.Errorf("layer %s: %w", short(p.v.Layers[i].Digest), err), done.staged.Discard())
 				}
 				durable.Failpoint("images.bring.layer")
 			}
@@ -253,7 +252,7 @@ func (t transfer) stream(ctx context.Context, w *blob.Writer) (*layer.Staged, er
 	}
 	if err != nil {
 		if staged != nil {
-			err = errors.Join(err, staged.Discard())
+			err = also(err, staged.Discard())
 		}
 		return nil, err
 	}
@@ -277,7 +276,7 @@ func (s *Store) unpack(ctx context.Context, r io.Reader, diff oci.Digest) (*laye
 		err = fail.New(fail.Invalid, "the content is %s, but the image's configuration says %s", got, diff)
 	}
 	if err != nil {
-		return nil, errors.Join(err, staged.Discard())
+		return nil, also(err, staged.Discard())
 	}
 	return staged, nil
 }

@@ -30,13 +30,13 @@ import (
 )
 
 // newStore opens a store in a directory of its own. Unpacking sets owners: it needs root.
-func newStore(t *testing.T) *Store {
+func newStore(t testing.TB) *Store {
 	t.Helper()
 	testkit.NeedRoot(t)
 	return reopen(t, t.TempDir())
 }
 
-func reopen(t *testing.T, root string) *Store {
+func reopen(t testing.TB, root string) *Store {
 	t.Helper()
 	db, err := durable.OpenDB(filepath.Join(root, "berth.db"))
 	if err != nil {
@@ -51,7 +51,7 @@ func reopen(t *testing.T, root string) *Store {
 	return s
 }
 
-func named(t *testing.T, s string) reference.Named {
+func named(t testing.TB, s string) reference.Named {
 	t.Helper()
 	n, err := reference.ParseNormalizedNamed(s)
 	if err != nil {
@@ -129,7 +129,7 @@ func gzipImage(seed string, tars ...[]byte) testImage {
 }
 
 // layout writes img as an OCI layout under the name ref, as skopeo reads it.
-func (img testImage) layout(t *testing.T, ref string) string {
+func (img testImage) layout(t testing.TB, ref string) string {
 	t.Helper()
 	dir := t.TempDir()
 	write := func(name string, data []byte) {
@@ -153,7 +153,7 @@ func (img testImage) layout(t *testing.T, ref string) string {
 }
 
 // skopeo runs the real one.
-func skopeo(t *testing.T, args ...string) string {
+func skopeo(t testing.TB, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(testkit.NeedTool(t, "skopeo"), append([]string{"--insecure-policy"}, args...)...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
@@ -202,7 +202,7 @@ type fakeRegistry struct {
 	fault func(w http.ResponseWriter, r *http.Request, d oci.Digest) bool
 }
 
-func newFakeRegistry(t *testing.T) *fakeRegistry {
+func newFakeRegistry(t testing.TB) *fakeRegistry {
 	f := &fakeRegistry{tags: map[string]oci.Descriptor{}, blobs: map[oci.Digest][]byte{}, hits: map[oci.Digest]int{}}
 	f.Server = httptest.NewServer(http.HandlerFunc(f.serve))
 	t.Cleanup(f.Close)
@@ -218,7 +218,7 @@ func (f *fakeRegistry) add(tag string, img testImage) {
 	f.tags[tag] = img.manifest
 }
 
-func (f *fakeRegistry) ref(t *testing.T, rest string) reference.Named {
+func (f *fakeRegistry) ref(t testing.TB, rest string) reference.Named {
 	return named(t, f.Listener.Addr().String()+"/app"+rest)
 }
 
@@ -259,7 +259,7 @@ func (f *fakeRegistry) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 // read returns a file of an image's root, lower layers first wins last.
-func read(t *testing.T, s *Store, id oci.Digest, name string) string {
+func read(t testing.TB, s *Store, id oci.Digest, name string) string {
 	t.Helper()
 	root, err := s.Rootfs(id, "")
 	if err != nil {
@@ -275,7 +275,7 @@ func read(t *testing.T, s *Store, id oci.Digest, name string) string {
 
 // inventory counts what lies in the stores: blobs, layers, staged layers, partial blobs,
 // leases.
-func inventory(t *testing.T, s *Store) map[string]int {
+func inventory(t testing.TB, s *Store) map[string]int {
 	t.Helper()
 	n := map[string]int{}
 	_ = s.blobs.Walk(func(oci.Digest, int64) error { n["blobs"]++; return nil })

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -153,7 +152,7 @@ func (s *Store) importLayer(ctx context.Context, l *lease, r io.Reader) (d oci.D
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, staged.Discard())
+			err = also(err, staged.Discard())
 		}
 	}()
 	if diff, _, err = staged.Apply(ctx, tar); err != nil {

@@ -156,3 +156,11 @@ func (s *Store) Use(ctx context.Context, id oci.Digest, fn func() error) error {
 	}
 	return fn()
 }
+
+// also adds the failure of a clean-up to the failure that caused it, on one line.
+func also(err, cleanup error) error {
+	if cleanup == nil {
+		return err
+	}
+	return fmt.Errorf("%w (and then: %w)", err, cleanup)
+}

@@ -3,7 +3,6 @@ package images
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -278,7 +277,7 @@ func (s *Store) compress(ctx context.Context, l *lease, d oci.Descriptor, id str
 	z := pgzip.NewWriter(w)
 	in := metered{untilDone{ctx, f}, &meter{report: report, id: id, status: "Preparing", total: d.Size}}
 	if _, err := io.Copy(z, in); err != nil {
-		return d, errors.Join(err, z.Close())
+		return d, also(err, z.Close())
 	}
 	if err := z.Close(); err != nil {
 		return d, err

@@ -104,7 +104,11 @@ func (a *access) do(ctx context.Context, method, path string, scopes []string, p
 	req = req.WithContext(auth.WithScopesForHost(ctx, req.URL.Host, scopes...))
 	resp, err := ac.Do(req)
 	if err != nil {
+		a.endpoint.reconsider()
 		return nil, a.requestError(base, err)
+	}
+	if resp.StatusCode == http.StatusBadRequest {
+		a.endpoint.reconsider() // net/http servers answer so to http on a TLS port
 	}
 	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
 		return resp, nil

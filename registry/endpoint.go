@@ -86,6 +86,8 @@ type endpoint struct {
 	mu   sync.Mutex // serialises finding out; guards the rest
 	base string     // scheme://host[/prefix], empty: not known yet
 	http *http.Client
+	// probed: the scheme was tried out, and may change.
+	probed bool
 }
 
 func (c *Client) endpoint(host string) *endpoint { return c.intern(host, "") }
@@ -138,7 +140,7 @@ func (e *endpoint) connect(ctx context.Context) (string, *http.Client, error) {
 	}
 	for _, scheme := range []string{"https://", "http://"} {
 		if err = e.answers(ctx, hc, scheme+e.host); err == nil {
-			e.base, e.http = scheme+e.host, hc
+			e.base, e.http, e.probed = scheme+e.host, hc, true
 			return e.base, e.http, nil
 		}
 		if ctx.Err() != nil {
@@ -147,6 +149,17 @@ func (e *endpoint) connect(ctx context.Context) (string, *http.Client, error) {
 	}
 	hc.CloseIdleConnections()
 	return "", nil, err
+}
+
+// reconsider forgets what was found out about an insecure host, after a failure that a
+// registry which changed between http and https would cause.
+func (e *endpoint) reconsider() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.probed && e.base != "" {
+		e.http.CloseIdleConnections()
+		e.base = ""
+	}
 }
 
 // answers asks whether any HTTP server answers at base; what it says does not matter.

@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -677,6 +681,61 @@ func TestTLSRegistryOnLoopbackNeedsNoCertificate(t *testing.T) {
 	repo := impatient(Config{}).Repository(named(t, s.Listener.Addr().String()+"/app"), nil)
 	if tags, err := repo.Tags(t.Context()); err != nil || len(tags) != 1 {
 		t.Errorf("Tags = %v, %v", tags, err)
+	}
+}
+
+func TestCertificatesOfAHostAreFound(t *testing.T) {
+	s := httptest.NewTLSServer(nil)
+	t.Cleanup(s.Close)
+	dir := t.TempDir()
+	host := filepath.Join(dir, "registry.test:5000")
+	if err := os.Mkdir(host, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+	if err := os.WriteFile(filepath.Join(host, "ca.crt"), ca, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := New(Config{CertsDir: dir})
+	got, err := c.tlsConfig("registry.test:5000")
+	if err != nil || got.RootCAs == nil {
+		t.Fatalf("%v, %v", got, err)
+	}
+	if _, err := s.Certificate().Verify(x509.VerifyOptions{Roots: got.RootCAs, DNSName: "example.com"}); err != nil {
+		t.Error(err)
+	}
+	if got, err = c.tlsConfig("other.test"); err != nil || got.RootCAs != nil {
+		t.Errorf("another host: %v, %v", got, err)
+	}
+	if err := os.WriteFile(filepath.Join(host, "ca.crt"), []byte("no pem"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.tlsConfig("registry.test:5000"); !fail.Is(err, fail.Invalid) {
+		t.Errorf("a broken file: %v", err)
+	}
+}
+
+func TestRegistryThatTurnsToTLSIsFoundAgain(t *testing.T) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, `{"tags":["a"]}`) })
+	s := httptest.NewServer(handler)
+	addr := s.Listener.Addr().String()
+	repo := impatient(Config{}).Repository(named(t, addr+"/app"), nil)
+	if _, err := repo.Tags(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Skipf("the port was taken: %v", err)
+	}
+	tls := httptest.NewUnstartedServer(handler)
+	tls.Listener.Close()
+	tls.Listener = l
+	tls.StartTLS()
+	t.Cleanup(tls.Close)
+	_, _ = repo.Tags(t.Context()) // may meet the old ways
+	if _, err := repo.Tags(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
