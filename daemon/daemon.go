@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -43,6 +44,8 @@ const warmShims = 2
 // ErrRunning says that another engine serves already what was asked for.
 var ErrRunning = errors.New("an engine is running already")
 
+var errEnded = errors.New("berthd was ended before it was ready")
+
 // daemon holds what lives as long as the process.
 type daemon struct {
 	set     *Settings
@@ -64,11 +67,15 @@ func Run(set *Settings) (err error) {
 		syscall.CloseOnExec(firstInherited + i) // shims must not keep our sockets
 	}
 	level := new(slog.LevelVar)
-	d := &daemon{set: set, level: level, log: newLog(set, level, os.Stderr), ready: newReadiness(set.ReadyFD)}
+	d := &daemon{set: set, level: level, ready: newReadiness(set.ReadyFD)}
+	d.log = newLog(set, level, d.logTo())
 	d.live.Store(set)
 	defer func() {
 		for _, f := range slices.Backward(d.cleanup) {
 			f()
+		}
+		if err == nil {
+			d.ready.tell(errEnded) // said only if readiness was not told before
 		}
 		d.ready.tell(err)
 	}()
@@ -78,11 +85,32 @@ func Run(set *Settings) (err error) {
 	err = d.run(ctx)
 	switch {
 	case errors.Is(err, ErrRunning):
+		d.ready.tell(nil) // whoever asked for an engine has one
 		return nil
 	case err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return nil
 	}
 	return err
+}
+
+// maxLog is the size at which the log of engines on demand is set aside.
+const maxLog = 10 << 20
+
+// logTo is where the engine's log goes: standard error, but for an engine on demand
+// <exec-root>/berthd.log, as nobody reads the standard error of a shim's child.
+func (d *daemon) logTo() io.Writer {
+	if !d.set.OnDemand {
+		return os.Stderr
+	}
+	path := filepath.Join(d.set.ExecRoot, "berthd.log")
+	if info, err := os.Stat(path); err == nil && info.Size() > maxLog {
+		_ = os.Rename(path, path+".1")
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return os.Stderr
+	}
+	return f
 }
 
 func (d *daemon) later(f func()) { d.cleanup = append(d.cleanup, f) }

@@ -30,7 +30,7 @@ func (r *readiness) tell(err error) {
 			return
 		}
 		text := "\n"
-		if err != nil && err != ErrRunning {
+		if err != nil {
 			line, _, _ := strings.Cut(err.Error(), "\n")
 			text = line + "\n"
 		}

@@ -58,6 +58,9 @@ func (s *starter) start(ctx context.Context) error {
 	if err := os.MkdirAll(s.execRoot, 0o711); err != nil {
 		return fail.New(fail.Unavailable, "start berthd: %w", err)
 	}
+	if err := ours(s.execRoot); err != nil {
+		return err
+	}
 	lock, err := lockFile(ctx, filepath.Join(s.execRoot, "berthd.start.lock"))
 	if err != nil {
 		return fail.New(fail.Unavailable, "start berthd: %w", err)
@@ -67,6 +70,20 @@ func (s *starter) start(ctx context.Context) error {
 		return conn.Close()
 	}
 	return s.launch(ctx, berthd)
+}
+
+// ours makes sure that nobody else made the directory for us: without XDG_RUNTIME_DIR it
+// is in /tmp, where everybody may.
+func ours(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return fail.New(fail.Unavailable, "start berthd: %w", err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || !ok || int(st.Uid) != os.Geteuid() {
+		return fail.New(fail.Forbidden, "start berthd: %s is not a directory of this user", dir)
+	}
+	return nil
 }
 
 func (s *starter) find() (string, error) {

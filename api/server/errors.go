@@ -20,7 +20,7 @@ var statuses = map[fail.Class]int{
 	fail.Forbidden:      http.StatusForbidden,
 	fail.Unavailable:    http.StatusServiceUnavailable,
 	fail.NotImplemented: http.StatusNotImplemented,
-	fail.Canceled:       499, // nginx's "client closed request": nobody reads it
+	fail.Canceled:       http.StatusServiceUnavailable, // a time limit of ours; of a client that left nobody reads it
 }
 
 func status(err error) int { return statuses[fail.Of(err)] }

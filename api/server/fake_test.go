@@ -191,11 +191,16 @@ func (f *fakeImages) Save(_ context.Context, _ []string, w io.Writer) error {
 	return err
 }
 func (f *fakeImages) Load(_ context.Context, r io.Reader, p images.Progress) ([]string, error) {
-	data, _ := io.ReadAll(r)
-	f.loaded = string(data)
+	first := make([]byte, 1)
+	_, _ = io.ReadFull(r, first)
 	if p != nil {
-		f.report(p)
+		f.report(p) // while the body is coming
 	}
+	rest, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	f.loaded = string(first) + string(rest)
 	return []string{"busybox:latest"}, f.err
 }
 func (f *fakeImages) Import(_ context.Context, _ io.Reader, o images.ImportOptions) (oci.Digest, error) {

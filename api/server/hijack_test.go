@@ -3,6 +3,7 @@ package server
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,7 @@ import (
 
 	"berth/engine"
 	"berth/fail"
+	"berth/images"
 )
 
 // serveUnix serves b on a real unix socket and returns its path.
@@ -213,6 +215,24 @@ func readMessage(t *testing.T, r io.Reader) string {
 		t.Fatal(err)
 	}
 	return string(p)
+}
+
+func TestProgressIsToldWhileTheBodyIsComing(t *testing.T) {
+	b := newBench(t)
+	b.img.steps = []images.Step{{ID: "0123", Status: "Loading layer", Current: 1, Total: 2}}
+	path := serveUnix(t, b)
+	c := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
+	body := strings.Repeat("x", 4<<20)
+	resp, err := c.Post("http://x/images/load?quiet=0", "application/x-tar", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.Contains(string(got), "Loaded image") || b.img.loaded != body {
+		t.Fatalf("%q %v, %d bytes came", got, err, len(b.img.loaded))
+	}
+	c.CloseIdleConnections()
 }
 
 func TestRelayPassesBothEnds(t *testing.T) {

@@ -118,6 +118,9 @@ func importImage(w *writer, r *request, platform *oci.Platform) error {
 		}
 		o.Ref = ref
 	}
+	if err := w.readWhileWriting(); err != nil {
+		return err
+	}
 	stream := &progressStream{w: w}
 	id, err := r.s.Images.Import(r.Context(), r.Body, o)
 	if err == nil {
@@ -203,6 +206,9 @@ func (s *Server) save(w *writer, r *request, names []string) error {
 func loadImages(w *writer, r *request) error {
 	if len(r.list("platform")) > 0 {
 		return fail.New(fail.NotImplemented, "loading a single platform of an image is not supported by this version of Berth")
+	}
+	if err := w.readWhileWriting(); err != nil {
+		return err
 	}
 	stream := &progressStream{w: w}
 	var report images.Progress

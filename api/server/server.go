@@ -11,6 +11,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -212,6 +213,16 @@ func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (w *writer) flush() error {
 	w.wrote = true
 	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// readWhileWriting lets progress be told while the body is still coming. Without it
+// net/http takes the beginning of an answer for the end of the request.
+func (w *writer) readWhileWriting() error {
+	err := http.NewResponseController(w.ResponseWriter).EnableFullDuplex()
+	if errors.Is(err, http.ErrNotSupported) {
+		return nil // HTTP/2, and recorders in tests, are so anyway
+	}
+	return err
 }
 
 // writeJSON answers with v.

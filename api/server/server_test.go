@@ -632,12 +632,13 @@ func stable(t *testing.T, body []byte) []byte {
 		}
 		if _, version := m["GoVersion"]; version {
 			blank := func(d map[string]any) {
-				for _, k := range []string{"GoVersion", "KernelVersion", "Arch", "GitCommit", "Version"} {
+				for _, k := range []string{"GoVersion", "KernelVersion", "Arch", "GitCommit", "Version", "BuildTime"} {
 					if _, ok := d[k]; ok {
 						d[k] = "…"
 					}
 				}
 			}
+			delete(m, "BuildTime") // it is there if the build knows it
 			blank(m)
 			for _, c := range m["Components"].([]any) {
 				blank(c.(map[string]any))

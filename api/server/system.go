@@ -4,7 +4,9 @@ import (
 	"io"
 	"net/http"
 	"runtime"
+	"runtime/debug"
 	"strings"
+	"sync"
 
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/system"
@@ -45,6 +47,7 @@ func getVersion(w *writer, r *request) error {
 		Os:            runtime.GOOS,
 		Arch:          runtime.GOARCH,
 		KernelVersion: kernel,
+		BuildTime:     buildTime(),
 	}
 	v.Components = []system.ComponentVersion{
 		{Name: "Engine", Version: berth.Version, Details: map[string]string{
@@ -56,12 +59,26 @@ func getVersion(w *writer, r *request) error {
 			"Arch":          runtime.GOARCH,
 			"KernelVersion": kernel,
 			"Experimental":  "false",
-			"BuildTime":     "",
+			"BuildTime":     buildTime(),
 		}},
 		{Name: "berth-shim", Version: berth.Version, Details: map[string]string{"GitCommit": berth.Commit}},
 	}
 	return writeJSON(w, http.StatusOK, v)
 }
+
+// buildTime is when the source revision was made, as far as the build recorded it.
+var buildTime = sync.OnceValue(func() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.time" {
+			return s.Value
+		}
+	}
+	return ""
+})
 
 // login checks credentials with their registry.
 func login(w *writer, r *request) error {
