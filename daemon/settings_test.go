@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -115,6 +116,38 @@ func TestAShimStartsTheSameEngineAgain(t *testing.T) {
 	}
 	if !reflect.DeepEqual(s, again) {
 		t.Errorf("%v:\n%+v\n%+v", args, s, again)
+	}
+}
+
+func TestAReloadTakesWhatCanChange(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "daemon.json")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(`{"labels":["a=1"]}`)
+	set, err := ParseSettings([]string{"--config-file", path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	d := &daemon{set: set, level: new(slog.LevelVar)}
+	d.log = newLog(set, d.level, &out)
+	d.live.Store(set)
+	write(`{"labels":["a=2"],"debug":true,"log-driver":"none"}`)
+	d.reload()
+	if d.live.Load().Labels[0] != "a=2" || d.level.Level() != slog.LevelDebug {
+		t.Errorf("%+v %v", d.live.Load(), d.level)
+	}
+	if !strings.Contains(out.String(), "directive=log-driver") || strings.Contains(out.String(), "directive=hosts") {
+		t.Errorf("log %s", out.String())
+	}
+	write(`{"labels":["wrong"]}`)
+	d.reload()
+	if d.live.Load().Labels[0] != "a=2" || !strings.Contains(out.String(), "was not reloaded") {
+		t.Errorf("a wrong file: %+v %s", d.live.Load(), out.String())
 	}
 }
 

@@ -223,7 +223,7 @@ func TestProgressIsToldWhileTheBodyIsComing(t *testing.T) {
 	path := serveUnix(t, b)
 	c := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
 	body := strings.Repeat("x", 4<<20)
-	resp, err := c.Post("http://x/images/load?quiet=0", "application/x-tar", strings.NewReader(body))
+	resp, err := c.Post("http://x/images/load?quiet=0", "application/x-tar", io.MultiReader(strings.NewReader(body))) // chunked, as docker load sends it
 	if err != nil {
 		t.Fatal(err)
 	}
