@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -153,11 +154,11 @@ func (b *builder) bindGroup(plan *mountPlan, host, at string) error {
 
 // inUserNamespace tells whether this process is in another user namespace than the
 // first one.
-func inUserNamespace() bool {
+var inUserNamespace = sync.OnceValue(func() bool {
 	text, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
 		return false
 	}
 	f := strings.Fields(string(text))
 	return len(f) != 3 || f[0] != "0" || f[1] != "0" || f[2] != "4294967295"
-}
+})

@@ -6,14 +6,13 @@ import (
 	"os"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
 	"berth/kernel/cgroup"
 	"berth/kernel/seccomp"
 	"berth/oci"
-
-	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // Container is a container made by this process, or found again by Load. In the first
@@ -31,7 +30,7 @@ type Container struct {
 	root         *os.File
 	group        *cgroup.Group
 	warnings     []string
-	unknownCalls []string
+	filter       func() (*seccomp.Program, error) // compiled once
 	destroyed    bool
 }
 
@@ -60,11 +59,16 @@ func (c *Container) openGroup() (err error) {
 	return err
 }
 
-func compileFilter(profile *specs.LinuxSeccomp) (*seccomp.Program, []string, error) {
+// compileFilter compiles the container's seccomp profile; nil if it has none. Names of
+// system calls that this kernel's architecture lacks are in every default profile and
+// are no reason for a warning.
+func (c *Container) compileFilter() (*seccomp.Program, error) {
+	profile := c.spec.Linux.Seccomp
 	if profile == nil {
-		return nil, nil, nil
+		return nil, nil
 	}
-	return seccomp.Compile(profile)
+	p, _, err := seccomp.Compile(profile)
+	return p, err
 }
 
 // Pids lists the container's processes as pids of the caller's namespace.
@@ -97,8 +101,10 @@ func (c *Container) end(ctx context.Context) error {
 	if c.handle() != nil {
 		c.Signal(unix.SIGKILL)
 	}
-	if c.group != nil {
-		// Processes that share the pid namespace of others do not die with init.
+	// Whoever is init of a pid namespace takes all of it along. Otherwise, and where the
+	// end of init cannot be waited for, the group is what the processes have in common.
+	alone := c.child != nil && c.flags&unix.CLONE_NEWPID != 0 && !c.joinedPids()
+	if c.group != nil && !alone {
 		errs = append(errs, c.group.Kill(ctx))
 	}
 	if c.child != nil {
@@ -106,7 +112,13 @@ func (c *Container) end(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	if c.group != nil {
-		if err := c.group.Remove(ctx); !fail.Is(err, fail.NotFound) {
+		err := c.group.Remove(ctx)
+		if fail.Is(err, fail.Conflict) { // a process on its way into the container
+			if err = c.group.Kill(ctx); err == nil {
+				err = c.group.Remove(ctx)
+			}
+		}
+		if !fail.Is(err, fail.NotFound) {
 			errs = append(errs, err)
 		}
 	}
@@ -115,6 +127,16 @@ func (c *Container) end(ctx context.Context) error {
 	}
 	c.Release()
 	return errors.Join(errs...)
+}
+
+// joinedPids tells that the container's processes live in a pid namespace of others.
+func (c *Container) joinedPids() bool {
+	for _, ns := range c.spec.Linux.Namespaces {
+		if ns.Type == specs.PIDNamespace && ns.Path != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // Destroy kills what is left of the container, removes its cgroup, runs the poststop

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -54,11 +55,10 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 	// The group, the filter and the root do not need each other.
 	group := make(chan error, 1)
 	go func() { group <- c.openGroup() }()
+	c.filter = sync.OnceValues(c.compileFilter)
 	compiled := make(chan error, 1)
-	var filter *seccomp.Program
 	go func() {
-		var err error
-		filter, c.unknownCalls, err = compileFilter(spec.Linux.Seccomp)
+		_, err := c.filter()
 		compiled <- err
 	}()
 	var at string
@@ -90,6 +90,7 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 			return nil, err
 		}
 	}
+	filter, _ := c.filter()
 	opt, err := b.compileInit(c, &cfg, at, filter)
 	if err != nil {
 		return nil, err

@@ -79,7 +79,7 @@ func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) 
 	if err != nil {
 		return opt, err
 	}
-	filter, _, err := compileFilter(c.spec.Linux.Seccomp)
+	filter, err := c.filter()
 	if err != nil {
 		return opt, err
 	}

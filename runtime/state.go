@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,6 +52,7 @@ func Load(s State) (*Container, error) {
 	if c.spec.Linux == nil {
 		return nil, fail.New(fail.Invalid, "the state of container %s has no Linux specification", s.ID)
 	}
+	c.filter = sync.OnceValues(c.compileFilter)
 	var err error
 	c.group, err = cgroup.Load(s.Cgroup)
 	if err != nil && !fail.Is(err, fail.NotFound) {
