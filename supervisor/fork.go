@@ -81,6 +81,9 @@ func watch(v *vigil) {
 	// The copy of the shim's memory would become private page by page as the shim
 	// writes to its own.
 	from := uintptr(0x1000)
+	if v.kept[1][0] > v.kept[2][0] { // the heap's place is random
+		v.kept[1], v.kept[2] = v.kept[2], v.kept[1]
+	}
 	if v.kept[0][1] < v.kept[1][0] && v.kept[1][1] < v.kept[2][0] {
 		for i := 0; i < len(v.kept); i++ {
 			syscall.RawSyscall(syscall.SYS_MUNMAP, from, v.kept[i][0]-from, 0)

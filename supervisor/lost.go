@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +45,10 @@ func lost(runDir, shimPid string) error {
 	durable.Failpoint("shim.lost.recorded")
 	clearRunDir(runDir)
 	if st.Started {
+		for _, e := range st.Env { // a guardian has none; wake looks for the program in PATH
+			name, value, _ := strings.Cut(e, "=")
+			_ = os.Setenv(name, value)
+		}
 		err = errors.Join(err, wake(st.WakeEngine, st.Env))
 	}
 	return err
