@@ -75,11 +75,6 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 		return nil, err
 	}
 	if cfg.Prepare != nil {
-		if err = cfg.Prepare(c.root); err != nil {
-			return nil, err
-		}
-	}
-	if cfg.Prepare != nil {
 		if c.root == nil {
 			return nil, fail.New(fail.Invalid, "a user cannot be resolved in a mount namespace that is joined")
 		}
