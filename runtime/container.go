@@ -20,18 +20,18 @@ import (
 // Wait.
 type Container struct {
 	Process
-	id           string
-	bundle       string
-	spec         *oci.Spec
-	created      time.Time
-	fifo         string
-	flags        uintptr // the kinds of namespaces it has of its own
-	respawns     bool
-	root         *os.File
-	group        *cgroup.Group
-	warnings     []string
-	filter       func() (*seccomp.Program, error) // compiled once
-	destroyed    bool
+	id        string
+	bundle    string
+	spec      *oci.Spec
+	created   time.Time
+	fifo      string
+	flags     uintptr // the kinds of namespaces it has of its own
+	respawns  bool
+	root      *os.File
+	group     *cgroup.Group
+	warnings  []string
+	filter    func() (*seccomp.Program, error) // compiled once
+	destroyed bool
 }
 
 // Warnings tells in what the container differs from its specification because this
@@ -71,21 +71,58 @@ func (c *Container) compileFilter() (*seccomp.Program, error) {
 	return p, err
 }
 
+// running gives the container's group, which is gone when the container is.
+func (c *Container) running() (*cgroup.Group, error) {
+	if c.group == nil {
+		return nil, fail.New(fail.Conflict, "container %s is not running", c.id)
+	}
+	return c.group, nil
+}
+
 // Pids lists the container's processes as pids of the caller's namespace.
-func (c *Container) Pids() ([]int, error) { return c.group.Pids() }
+func (c *Container) Pids() ([]int, error) {
+	if c.group == nil {
+		return nil, nil
+	}
+	return c.group.Pids()
+}
 
 // SignalAll sends sig to every process of the container.
-func (c *Container) SignalAll(sig unix.Signal) error { return c.group.Signal(int(sig)) }
+func (c *Container) SignalAll(sig unix.Signal) error {
+	if c.group == nil {
+		return fail.New(fail.NotFound, "container %s has no process", c.id)
+	}
+	return c.group.Signal(int(sig))
+}
 
 // Pause freezes the container, Resume lets it go on.
-func (c *Container) Pause(ctx context.Context) error  { return c.group.Freeze(ctx, true) }
-func (c *Container) Resume(ctx context.Context) error { return c.group.Freeze(ctx, false) }
+func (c *Container) Pause(ctx context.Context) error  { return c.freeze(ctx, true) }
+func (c *Container) Resume(ctx context.Context) error { return c.freeze(ctx, false) }
+
+func (c *Container) freeze(ctx context.Context, frozen bool) error {
+	g, err := c.running()
+	if err != nil {
+		return err
+	}
+	return g.Freeze(ctx, frozen)
+}
 
 // Update changes the limits of the container's cgroup.
-func (c *Container) Update(res *oci.LinuxResources) error { return c.group.Apply(res) }
+func (c *Container) Update(res *oci.LinuxResources) error {
+	g, err := c.running()
+	if err != nil {
+		return err
+	}
+	return g.Apply(res)
+}
 
 // OOMKills counts the container's processes that the kernel killed for memory.
-func (c *Container) OOMKills() (uint64, error) { return c.group.OOMKills() }
+func (c *Container) OOMKills() (uint64, error) {
+	if c.group == nil {
+		return 0, nil
+	}
+	return c.group.OOMKills()
+}
 
 // discard ends a container whose creation failed, without its hooks.
 func (c *Container) discard() error {
@@ -108,8 +145,7 @@ func (c *Container) end(ctx context.Context) error {
 		errs = append(errs, c.group.Kill(ctx))
 	}
 	if c.child != nil {
-		_, err := c.reap()
-		errs = append(errs, err)
+		errs = append(errs, c.reapWithin(ctx))
 	}
 	if c.group != nil {
 		err := c.group.Remove(ctx)
@@ -127,6 +163,22 @@ func (c *Container) end(ctx context.Context) error {
 	}
 	c.Release()
 	return errors.Join(errs...)
+}
+
+// reapWithin waits for the end of a process that was killed: one that hangs in the kernel
+// must not hang us.
+func (p *Process) reapWithin(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() {
+		_, err := p.reap()
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fail.New(fail.Unavailable, "process %d was killed and does not end: %w", p.pid, ctx.Err())
+	}
 }
 
 // joinedPids tells that the container's processes live in a pid namespace of others.

@@ -34,8 +34,9 @@ func (c *Container) Exec(ctx context.Context, cfg ExecConfig) (_ *Process, err e
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if c.handle() == nil {
-		return nil, fail.New(fail.Conflict, "container %s is not running", c.id)
+	notRunning := fail.New(fail.Conflict, "container %s is not running", c.id)
+	if !c.Alive() {
+		return nil, notRunning
 	}
 	if proc.Capabilities == nil {
 		with := *proc
@@ -65,6 +66,9 @@ func (c *Container) Exec(ctx context.Context, cfg ExecConfig) (_ *Process, err e
 	if err := p.enter(ctx, b, proc); err != nil {
 		p.kill()
 		p.Release()
+		if !c.Alive() && ctx.Err() == nil { // it ended meanwhile
+			return nil, notRunning
+		}
 		return nil, err
 	}
 	p.watch()

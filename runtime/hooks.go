@@ -5,12 +5,18 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"os"
 	"os/exec"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"berth/fail"
+	"berth/kernel/stage"
+	"berth/oci"
 )
 
 func (c *Container) hooks() specs.Hooks {
@@ -22,7 +28,7 @@ func (c *Container) hooks() specs.Hooks {
 
 func (c *Container) hasCreateHooks() bool {
 	h := c.hooks()
-	return len(h.Prestart)+len(h.CreateRuntime) > 0
+	return len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
 }
 
 // createHooks run when everything is mounted and the root is not entered yet.
@@ -31,7 +37,16 @@ func (c *Container) createHooks(ctx context.Context) error {
 	if err := c.runHooks(ctx, "prestart", h.Prestart, specs.StateCreating); err != nil {
 		return err
 	}
-	return c.runHooks(ctx, "createRuntime", h.CreateRuntime, specs.StateCreating)
+	if err := c.runHooks(ctx, "createRuntime", h.CreateRuntime, specs.StateCreating); err != nil {
+		return err
+	}
+	return c.runHooksInside(ctx, "createContainer", h.CreateContainer, specs.StateCreating, c.hostProgram)
+}
+
+// startHooks run in the container, confined like its process: their programs are the
+// image's.
+func (c *Container) startHooks(ctx context.Context) error {
+	return c.runHooksInside(ctx, "startContainer", c.hooks().StartContainer, specs.StateCreated, c.ownProgram)
 }
 
 func (c *Container) poststartHooks(ctx context.Context) error {
@@ -55,11 +70,7 @@ func (c *Container) runHooks(ctx context.Context, kind string, list []specs.Hook
 	if len(list) == 0 {
 		return nil
 	}
-	state := specs.State{Version: specs.Version, ID: c.id, Status: status, Pid: c.pid, Bundle: c.bundle, Annotations: c.spec.Annotations}
-	if status == specs.StateStopped {
-		state.Pid = 0
-	}
-	text, err := json.Marshal(state)
+	text, err := c.hookState(status)
 	if err != nil {
 		return err
 	}
@@ -71,15 +82,162 @@ func (c *Container) runHooks(ctx context.Context, kind string, list []specs.Hook
 	return nil
 }
 
-func runHook(ctx context.Context, h specs.Hook, state []byte) error {
-	if h.Timeout != nil {
-		if *h.Timeout <= 0 {
-			return fail.New(fail.Invalid, "the timeout %d is not positive", *h.Timeout)
-		}
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(*h.Timeout)*time.Second, fmt.Errorf("no end after %d s", *h.Timeout))
-		defer cancel()
+// hookState is what a hook reads.
+func (c *Container) hookState(status specs.ContainerState) ([]byte, error) {
+	state := specs.State{Version: specs.Version, ID: c.id, Status: status, Pid: c.pid, Bundle: c.bundle, Annotations: c.spec.Annotations}
+	if status == specs.StateStopped {
+		state.Pid = 0
 	}
+	return json.Marshal(state)
+}
+
+// runHooksInside runs programs in the container's namespaces; start makes the process.
+func (c *Container) runHooksInside(ctx context.Context, kind string, list []specs.Hook, status specs.ContainerState,
+	start func(context.Context, specs.Hook, [3]*os.File) (*Process, error)) error {
+	for _, h := range list {
+		text, err := c.hookState(status)
+		if err != nil {
+			return err
+		}
+		if err := runHookInside(ctx, h, text, start); err != nil {
+			return fail.New(fail.Internal, "%s hook %s: %w", kind, h.Path, err)
+		}
+	}
+	return nil
+}
+
+func runHookInside(ctx context.Context, h specs.Hook, state []byte, start func(context.Context, specs.Hook, [3]*os.File) (*Process, error)) error {
+	ctx, cancel, err := withTimeout(ctx, h)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	in, feed, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	output, out, err := os.Pipe()
+	if err != nil {
+		in.Close()
+		feed.Close()
+		return err
+	}
+	defer output.Close()
+	p, err := start(ctx, h, [3]*os.File{in, out, out})
+	in.Close()
+	out.Close()
+	if err != nil {
+		feed.Close()
+		return err
+	}
+	defer p.Release()
+	stop := context.AfterFunc(ctx, func() { p.Signal(unix.SIGKILL) })
+	defer stop()
+	fed := make(chan struct{})
+	go func() { // a hook need not read
+		defer close(fed)
+		feed.Write(state)
+		feed.Close()
+	}()
+	said := make(chan []byte, 1)
+	go func() {
+		text, _ := io.ReadAll(io.LimitReader(output, 4096))
+		io.Copy(io.Discard, output)
+		said <- text
+	}()
+	exit, err := p.Wait()
+	feed.SetDeadline(time.Now())
+	<-fed
+	// What the hook itself wrote is there by now; others may hold the pipe open.
+	output.SetReadDeadline(time.Now())
+	text := <-said
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return err
+	case exit.Code != 0 && len(text) > 0:
+		return fmt.Errorf("exit status %d: %s", exit.Code, bytes.TrimSpace(text))
+	case exit.Code != 0:
+		return fmt.Errorf("exit status %d", exit.Code)
+	}
+	return nil
+}
+
+// ownProgram starts a hook that is a program of the container.
+func (c *Container) ownProgram(ctx context.Context, h specs.Hook, stdio [3]*os.File) (*Process, error) {
+	proc := *c.spec.Process
+	proc.Args, proc.Env, proc.Cwd, proc.Terminal = hookArgs(h), h.Env, "/", false
+	proc.Args[0] = h.Path
+	return c.Exec(ctx, ExecConfig{Process: &proc, Stdio: stdio})
+}
+
+// hostProgram starts a hook that is a program of the host, as the container's mount
+// namespace still shows it before the root is entered. It is as privileged as we are.
+func (c *Container) hostProgram(ctx context.Context, h specs.Hook, stdio [3]*os.File) (*Process, error) {
+	b := newBuilder(c.spec, c.bundle)
+	defer b.release()
+	p := b.p
+	var conf confinement
+	conf.slave = -1
+	for i, f := range stdio {
+		conf.stdio[i] = p.File(f)
+	}
+	p.DefaultSignals()
+	p.About("join the container's namespaces", "")
+	p.Call(unix.SYS_SETNS, p.File(c.handle()), stage.Int(int(c.flags)))
+	if c.flags&unix.CLONE_NEWPID != 0 {
+		p.Respawn()
+	}
+	b.hide()
+	b.streams(&conf)
+	p.Exec([]string{h.Path}, hookArgs(h), h.Env)
+	p.Notify(atReady)
+	p.Await()
+	p.Execute()
+	child, err := stage.Start(p, stage.Options{FirstFree: firstFree(nil)})
+	if err != nil {
+		return nil, err
+	}
+	proc := new(Process)
+	if err := proc.adopt(child); err != nil {
+		return nil, err
+	}
+	if err := proc.enter(ctx, b, &oci.Process{Args: []string{h.Path}}); err != nil {
+		proc.kill()
+		proc.Release()
+		return nil, err
+	}
+	proc.watch()
+	return proc, nil
+}
+
+func hookArgs(h specs.Hook) []string {
+	if len(h.Args) == 0 {
+		return []string{h.Path}
+	}
+	return slices.Clone(h.Args)
+}
+
+// withTimeout bounds a hook's life.
+func withTimeout(ctx context.Context, h specs.Hook) (context.Context, context.CancelFunc, error) {
+	if h.Timeout == nil {
+		ctx, cancel := context.WithCancel(ctx)
+		return ctx, cancel, nil
+	}
+	if *h.Timeout <= 0 {
+		return nil, nil, fail.New(fail.Invalid, "the timeout %d is not positive", *h.Timeout)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(*h.Timeout)*time.Second, fmt.Errorf("no end after %d s", *h.Timeout))
+	return ctx, cancel, nil
+}
+
+func runHook(ctx context.Context, h specs.Hook, state []byte) error {
+	ctx, cancel, err := withTimeout(ctx, h)
+	if err != nil {
+		return err
+	}
+	defer cancel()
 	var output bytes.Buffer
 	cmd := exec.CommandContext(ctx, h.Path)
 	if len(h.Args) > 0 {
@@ -92,7 +250,7 @@ func runHook(ctx context.Context, h specs.Hook, state []byte) error {
 	cmd.Stdin = bytes.NewReader(state)
 	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.WaitDelay = time.Second // a grandchild may hold the pipes
-	err := cmd.Run()
+	err = cmd.Run()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -101,6 +259,3 @@ func runHook(ctx context.Context, h specs.Hook, state []byte) error {
 	}
 	return err
 }
-
-// startHooks is called before the process executes.
-func (c *Container) startHooks(context.Context) error { return nil }

@@ -122,6 +122,46 @@ func TestHooksRunInOrderWithTheState(t *testing.T) {
 	}
 }
 
+func TestHooksInTheContainersNamespaces(t *testing.T) {
+	needRoot(t)
+	bundle := t.TempDir()
+	os.Rename(layer(t), bundle+"/rootfs")
+	script := bundle + "/hook"
+	write(t, script, "#!/bin/sh\n{ cat; echo; hostname; test -d "+bundle+" && echo host; test -d "+bundle+"/rootfs/proc/1 && echo mounted; } > "+bundle+"/created\n", 0o755)
+	write(t, bundle+"/rootfs/started", "#!/bin/sh\n{ cat; echo; hostname; id -u; echo $A $1; } > /tmp/started\n", 0o755)
+	write(t, bundle+"/rootfs/bad", "#!/bin/sh\necho no good; exit 4\n", 0o755)
+	cfg := config(t, "sh", "-c", "cat /tmp/started")
+	cfg.Bundle, cfg.Root = bundle, oci.Rootfs{}
+	cfg.Spec.Root = &specs.Root{Path: "rootfs"}
+	cfg.Spec.Process.User.UID = 1000
+	cfg.Spec.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: script, Env: []string{"PATH=/bin:/usr/bin"}}},
+		StartContainer: []specs.Hook{{Path: "/started", Args: []string{"x", "one"}, Env: []string{"A=b", "PATH=/bin"}}}}
+	text, _ := output(t, cfg)
+	if state, rest, _ := strings.Cut(text, "\n"); !strings.Contains(state, `"status":"created"`) || rest != "box\n1000\nb one\n" {
+		t.Errorf("startContainer: %q", text)
+	}
+	created, _ := os.ReadFile(bundle + "/created")
+	if state, rest, _ := strings.Cut(string(created), "\n"); !strings.Contains(state, `"status":"creating"`) || rest != "box\nhost\nmounted\n" {
+		t.Errorf("createContainer: %q", created)
+	}
+	cfg.Spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bad", Env: []string{"PATH=/bin"}}}}
+	c := create(t, cfg)
+	if err := c.Start(context.Background()); err == nil || err.Error() != "startContainer hook /bad: exit status 4: no good" {
+		t.Errorf("a failing hook: %v", err)
+	}
+}
+
+func TestAContainerThatHasEndedTakesNoProcess(t *testing.T) {
+	c := running(t, config(t))
+	c.Signal(unix.SIGKILL)
+	if _, err := c.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Exec(context.Background(), ExecConfig{Process: &oci.Process{Args: []string{"true"}}}); !fail.Is(err, fail.Conflict) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestAnotherProcessStartsAndEndsTheContainer(t *testing.T) {
 	needRoot(t)
 	cfg := config(t, "sleep", "1000")

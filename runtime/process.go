@@ -42,6 +42,9 @@ type Exit struct {
 func (p *Process) adopt(child *stage.Child) error {
 	fd, err := unix.FcntlInt(uintptr(child.PidFD), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
+		unix.Kill(child.Pid, unix.SIGKILL)
+		unix.Wait4(child.Pid, nil, 0, nil)
+		child.Close()
 		return fail.New(fail.Internal, "process descriptor: %w", err)
 	}
 	p.set(child.Pid, fd)

@@ -38,8 +38,8 @@ func validate(cfg *Config) error {
 		{len(l.NetDevices) > 0, "linux.netDevices"},
 		{l.Personality != nil, "linux.personality"},
 		{l.MountLabel != "" && selinuxEnabled(), "linux.mountLabel"},
-		{s.Hooks != nil && len(s.Hooks.CreateContainer) > 0, "the createContainer hook"},
-		{s.Hooks != nil && len(s.Hooks.StartContainer) > 0, "the startContainer hook"},
+		// Such a root lies on "/", so there is no host to find the program in.
+		{s.Hooks != nil && len(s.Hooks.CreateContainer) > 0 && len(cfg.Root.Lower) > 0, "the createContainer hook of a container whose root has no directory on the host"},
 		{s.VM != nil, "vm"},
 		{s.Windows != nil, "windows"},
 		{s.Solaris != nil, "solaris"},
