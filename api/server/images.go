@@ -318,7 +318,7 @@ func imageAnswer(img images.Image, driver string, v version) (imageInspect, erro
 func containerConfig(c dockerspec.DockerOCIImageConfig) *container.Config {
 	out := &container.Config{
 		User: c.User, Env: c.Env, Cmd: c.Cmd, Entrypoint: c.Entrypoint, Volumes: c.Volumes, WorkingDir: c.WorkingDir,
-		Labels: c.Labels, StopSignal: c.StopSignal, ArgsEscaped: c.ArgsEscaped, Healthcheck: c.Healthcheck, OnBuild: c.OnBuild, Shell: c.Shell,
+		Labels: c.Labels, StopSignal: c.StopSignal, Healthcheck: c.Healthcheck, OnBuild: c.OnBuild, Shell: c.Shell,
 	}
 	out.ExposedPorts = exposedPorts(c.ExposedPorts)
 	return out
