@@ -49,12 +49,12 @@ type row struct {
 
 var rows = []row{
 	{name: "run --rm --network none true", work: []string{"run", "--rm", "--network", "none", "busybox", "true"}, spacedAsWell: true},
-	{name: "run -d --network none", work: []string{"run", "-d", "--name", "b", "--network", "none", "busybox", "sleep", "1000"}, after: []string{"rm", "-f", "b"}},
-	{name: "exec true", before: []string{"run", "-d", "--name", "b", "--network", "none", "busybox", "sleep", "1000"},
-		work: []string{"exec", "b", "true"}, after: []string{"rm", "-f", "b"}, oncePer: true, spacedAsWell: true},
-	{name: "stop -t 0", before: []string{"run", "-d", "--name", "b", "--network", "none", "busybox", "sleep", "1000"},
-		work: []string{"stop", "-t", "0", "b"}, after: []string{"rm", "-f", "b"}},
-	{name: "rm", before: []string{"create", "--name", "b", "--network", "none", "busybox", "true"}, work: []string{"rm", "b"}},
+	{name: "run -d --network none", work: []string{"run", "-d", "--name", "bench", "--network", "none", "busybox", "sleep", "1000"}, after: []string{"rm", "-f", "bench"}},
+	{name: "exec true", before: []string{"run", "-d", "--name", "bench", "--network", "none", "busybox", "sleep", "1000"},
+		work: []string{"exec", "bench", "true"}, after: []string{"rm", "-f", "bench"}, oncePer: true, spacedAsWell: true},
+	{name: "stop -t 0", before: []string{"run", "-d", "--name", "bench", "--network", "none", "busybox", "sleep", "1000"},
+		work: []string{"stop", "-t", "0", "bench"}, after: []string{"rm", "-f", "bench"}},
+	{name: "rm", before: []string{"create", "--name", "bench", "--network", "none", "busybox", "true"}, work: []string{"rm", "bench"}},
 	{name: "ps", work: []string{"ps"}},
 	{name: "version", work: []string{"version"}},
 }

@@ -175,11 +175,14 @@ func TestShimKilledAtEveryFailpoint(t *testing.T) {
 		t.Run(p, func(t *testing.T) {
 			e := testkit.StartEngine(t, testkit.EngineOptions{Env: []string{"BERTH_FAILPOINT=" + p}})
 			e.Busybox()
-			r := e.Berth("run", "--name", "x", "--network", "none", "busybox", "sh", "-c", "exit 3")
+			r := e.Berth("run", "--name", "mortal", "--network", "none", "busybox", "sh", "-c", "exit 3")
+			if e.Must("ps", "-aq") == "" {
+				t.Fatalf("the container is not known; run said %d %q", r.Code, r.Stderr)
+			}
 			testkit.Eventually(t, "the container is recorded as ended or never started", func() bool {
-				return regexp.MustCompile(`^(exited (3|137)|created|dead)`).MatchString(e.Must("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "x"))
+				return regexp.MustCompile(`^(exited (3|137)|created|dead)`).MatchString(e.Must("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "mortal"))
 			})
-			t.Logf("run said %d %q, state %s", r.Code, r.Stderr, e.Must("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}", "x"))
+			t.Logf("run said %d %q, state %s", r.Code, r.Stderr, e.Must("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}", "mortal"))
 		})
 	}
 }

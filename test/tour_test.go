@@ -85,6 +85,7 @@ func tour(t *testing.T, e *testkit.Engine, c client, hub string) {
 	})
 	t.Run("registry", func(t *testing.T) {
 		c.must(e, "tag", "alpine", hub+"/again:1")
+		expect("push", c.must(e, "push", hub+"/again:1"), `(?s)1: digest: sha256:[0-9a-f]{64} size: `)
 		expect("push of what is there", c.must(e, "push", hub+"/again:1"), `(?s)Layer already exists|Mounted from`)
 		c.must(e, "rmi", hub+"/again:1")
 		byHand(t, "http://"+hub, "library/alpine", "latest")
