@@ -34,7 +34,8 @@ func mountsOf(t testing.TB, pid int) map[string]string {
 }
 
 func TestOnlyTheContainersOwnMountsAreThere(t *testing.T) {
-	c := running(t, config(t))
+	cfg := config(t)
+	c := running(t, cfg)
 	var got []string
 	for at := range mountsOf(t, c.Pid()) {
 		if !strings.HasPrefix(at, "/sys/fs/cgroup/") && !strings.HasPrefix(at, "/proc/") && !strings.HasPrefix(at, "/sys/firmware") && !strings.HasPrefix(at, "/sys/devices") {
@@ -47,7 +48,7 @@ func TestOnlyTheContainersOwnMountsAreThere(t *testing.T) {
 		t.Errorf("mounts %v", got)
 	}
 	host, _ := os.ReadFile("/proc/self/mountinfo")
-	if strings.Contains(string(host), "overlay") {
+	if strings.Contains(string(host), cfg.Root.Upper) {
 		t.Errorf("the host has a mount of the container:\n%s", host)
 	}
 }
