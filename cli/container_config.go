@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -38,7 +39,7 @@ func (c *containerFlags) parse(flags *pflag.FlagSet) (*containerRequest, error) 
 		return nil, fmt.Errorf("invalid value: %d: valid memory swappiness range is 0-100", c.swappiness)
 	}
 	if c.mac != "" {
-		if _, err := opts.ValidateMACAddress(strings.TrimSpace(c.mac)); err != nil {
+		if _, err := net.ParseMAC(strings.TrimSpace(c.mac)); err != nil {
 			return nil, fmt.Errorf("%s is not a valid mac address", c.mac)
 		}
 	}

@@ -98,7 +98,7 @@ func (a *app) execAttached(ctx context.Context, engine *mobyclient.Client, id st
 	go func() { ended <- a.converse(ctx, c) }()
 	if options.TTY {
 		a.followSize(ctx, func(ctx context.Context, size mobyclient.ContainerResizeOptions) error {
-			_, err := engine.ExecResize(ctx, id, mobyclient.ExecResizeOptions{Height: size.Height, Width: size.Width})
+			_, err := engine.ExecResize(ctx, id, mobyclient.ExecResizeOptions(size))
 			return err
 		})
 	}

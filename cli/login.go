@@ -54,7 +54,7 @@ func (a *app) login(ctx context.Context, server string, o loginFlags, passwordGi
 	}
 	if o.passwordStdin {
 		if o.username == "" {
-			return errors.New("Must provide --username with --password-stdin")
+			return errors.New("--password-stdin needs --username")
 		}
 		password, err := io.ReadAll(a.In)
 		if err != nil {

@@ -53,7 +53,7 @@ func TestLoginStoresAndPullSendsAndLogoutForgets(t *testing.T) {
 func TestLoginRefusals(t *testing.T) {
 	e := newFakeEngine(t, map[string]http.HandlerFunc{"POST /auth": refuse(401, "unauthorized: bad password")})
 	for line, want := range map[string]string{
-		"login --password-stdin":                "Must provide --username with --password-stdin",
+		"login --password-stdin":                "--password-stdin needs --username",
 		"login -u a -p b --password-stdin":      "conflicting options: cannot specify both --password and --password-stdin",
 		"login -u a --password-stdin localhost": "password is empty",
 		"login -u a -p b localhost":             "Error response from daemon: unauthorized: bad password",

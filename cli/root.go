@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -300,14 +299,6 @@ func plural(word string, n int) string {
 // flagError is a value that a flag's own parser could not refuse; it exits as a bad flag does.
 func flagError(cmd *cobra.Command, err error) error {
 	return usageError{code: 125, command: cmd.CommandPath(), message: err.Error()}
-}
-
-// environmentOr returns the variable's value when the flag was not given.
-func environmentOr(value, variable string) string {
-	if value != "" {
-		return value
-	}
-	return os.Getenv(variable)
 }
 
 // shortID is the 12-character form of an object's id.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"berth/fail"
 )
@@ -36,7 +37,7 @@ type DB struct{ bolt *bbolt.DB }
 // OpenDB opens or creates the database at path and migrates it to our schema.
 func OpenDB(path string) (*DB, error) {
 	b, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fail.New(fail.Conflict, "%s is in use by another process", path)
 	}
 	if err != nil {

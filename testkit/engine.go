@@ -228,7 +228,8 @@ func (e *Engine) must(r Result, name string, args []string) string {
 // Run runs a program as a client of the engine, with stdin as its input.
 func (e *Engine) Run(stdin, program string, args ...string) Result {
 	e.t.Helper()
-	ctx, cancel := context.WithTimeout(e.t.Context(), 3*time.Minute)
+	// Not the test's context: the last clean-up runs clients too.
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = e.Env()

@@ -39,16 +39,6 @@ type dir struct {
 	pins    atomic.Int32 // files being made in it: keep it open
 }
 
-func (d *dir) path() string {
-	if d.parent == nil {
-		return ""
-	}
-	if p := d.parent.path(); p != "" {
-		return p + "/" + d.name
-	}
-	return d.name
-}
-
 // tree is the directories of a layer and which of them are open.
 type tree struct {
 	root   *dir
