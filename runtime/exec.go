@@ -18,6 +18,9 @@ type ExecConfig struct {
 	Process *oci.Process
 	Stdio   [3]*os.File // as in Config
 	Extra   []*os.File
+	// Leave says that the caller will exit and leave the process to whoever adopts it (runc's
+	// exec --detach): its end is not collected in the background, only by Wait.
+	Leave bool
 }
 
 // Exec starts a further process in the container's namespaces, cgroup and
@@ -71,7 +74,9 @@ func (c *Container) Exec(ctx context.Context, cfg ExecConfig) (_ *Process, err e
 		}
 		return nil, err
 	}
-	p.watch()
+	if !cfg.Leave {
+		p.watch()
+	}
 	return p, nil
 }
 

@@ -182,7 +182,8 @@ func preserved(n int) ([]*os.File, error) {
 	}
 	var files []*os.File
 	for fd := 3; fd < 3+n; fd++ {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+		// What this program has opened itself is closed on exec, what it was given is not.
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC != 0 {
 			return nil, fail.New(fail.Invalid, "cannot preserve descriptor %d: it is not open", fd)
 		}
 		files = append(files, os.NewFile(uintptr(fd), "fd "+strconv.Itoa(fd)))

@@ -92,7 +92,7 @@ func (a *app) exec(ctx context.Context, o *execution, id string, args []string) 
 	if err != nil {
 		return 0, err
 	}
-	p, err := c.Exec(ctx, runtime.ExecConfig{Process: proc, Extra: extra, Stdio: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}})
+	p, err := c.Exec(ctx, runtime.ExecConfig{Process: proc, Extra: extra, Leave: o.detach, Stdio: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}})
 	if err != nil {
 		if cl := fail.Of(err); cl == fail.NotFound || cl == fail.Forbidden {
 			err = fmt.Errorf("unable to start container process: %w", err)

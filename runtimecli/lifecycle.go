@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"time"
 
 	"github.com/moby/sys/signal"
 	"golang.org/x/sys/unix"
@@ -14,6 +15,11 @@ import (
 )
 
 const killSignal = unix.SIGKILL
+
+// patience bounds the wait for killed processes, as runc does. The first process of a pid
+// namespace ends after all others have been reaped, and those of exec are for their
+// parents to reap: a caller that forgets them must not hang here for ever.
+const patience = 10 * time.Second
 
 func killFlags(f *flag.FlagSet) action {
 	all := both(f.BoolVar, f, "all", "a", false, "signal all processes of the container")
@@ -62,6 +68,8 @@ func deleteFlags(f *flag.FlagSet) action {
 			c.Release()
 			return 1, fail.New(fail.Conflict, "cannot delete container %s that is not stopped: %s", id, status)
 		}
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
 		if err := c.Destroy(ctx); err != nil {
 			return 1, err
 		}
@@ -84,7 +92,9 @@ func (a *app) deleteRemains(id string, force bool) (int, error) {
 // destroy ends a container of this program and forgets it, whether or not the caller still
 // wants the command to go on.
 func (a *app) destroy(id string, c *runtime.Container) error {
-	return errors.Join(c.Destroy(context.Background()), os.RemoveAll(a.dir(id)))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return errors.Join(c.Destroy(ctx), os.RemoveAll(a.dir(id)))
 }
 
 func pause(ctx context.Context, a *app, args []string) (int, error) {
