@@ -14,8 +14,9 @@ import (
 const noAnswer = 30 * time.Second
 
 // wait is the end of a started container.
-func (s *shim) wait() {
+func (s *shim) wait(stopWatching func()) {
 	ended, err := s.container.Wait()
+	stopWatching()
 	record := ExitRecord{Code: ended.Code, StartedAt: s.file.StartedAt, ExitedAt: ended.At}
 	if err != nil {
 		record.Code, record.Reason, record.ExitedAt = 255, fmt.Sprintf("the end of the process is unknown: %v", err), time.Now()

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -68,7 +67,6 @@ func serve() error {
 	}
 	go guard.guard() // ends with release
 	defer guard.release()
-	slim()
 
 	w := newWire(unixConn)
 	defer w.close()
@@ -109,16 +107,11 @@ func serve() error {
 	return s.run()
 }
 
-// shimEnv keeps a shim small on a large machine: a P of the Go scheduler costs 10 KiB and
-// more. It is set before the program starts, and not passed on.
-var shimEnv = []string{"GOMAXPROCS=2", "GOGC=25"}
+// shimEnv keeps a shim small, on a large machine too: every P of the Go scheduler costs
+// memory and threads, and a shim hardly ever has two things to compute. It is set before the program starts, and not passed on.
+var shimEnv = []string{"GOMAXPROCS=1", "GOGC=100"}
 
 func isShimEnv(e string) bool { return slices.Contains(shimEnv, e) }
-
-// slim gives back what the start of the program took.
-func slim() {
-	debug.FreeOSMemory()
-}
 
 // wake starts the engine by command, detached from us in every way.
 func wake(command []string, env []string) error {

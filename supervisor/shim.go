@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -49,7 +50,8 @@ type shim struct {
 	tookExit chan struct{} // closed when an engine has dealt with the exit
 	alone    chan struct{} // gets a value when the last engine has left
 	execWork sync.WaitGroup
-	ownPids  bool // the container has a pid namespace of its own
+	calm     *time.Timer // runs settle
+	ownPids  bool        // the container has a pid namespace of its own
 
 	mu        sync.Mutex // guards all below
 	phase     phase
@@ -64,7 +66,7 @@ type shim struct {
 
 func newShim(cfg *Config, guard *guardian) *shim {
 	return &shim{cfg: cfg, guard: guard, over: make(chan struct{}), tookExit: make(chan struct{}),
-		alone: make(chan struct{}, 1), peers: map[*peer]struct{}{}, execs: map[string]*execution{}}
+		alone: make(chan struct{}, 1), calm: time.AfterFunc(settleAfter, settle), peers: map[*peer]struct{}{}, execs: map[string]*execution{}}
 }
 
 // create makes the container. After an error nothing of it is left.
@@ -86,7 +88,9 @@ func (s *shim) create(ctx context.Context, attach []AttachOptions, files []int) 
 	s.file = runState{Version: ProtocolVersion, ID: cfg.ID, Dir: cfg.Dir, ShimPid: os.Getpid(),
 		Volatile: cfg.Volatile, WakeEngine: cfg.WakeEngine}
 	if linux := cfg.Spec.Linux; linux != nil {
-		s.file.Cgroup = linux.CgroupsPath
+		if s.file.Cgroup = linux.CgroupsPath; s.file.Cgroup == "" {
+			s.file.Cgroup = "/berth/" + cfg.ID // as the runtime has it
+		}
 		for _, ns := range linux.Namespaces {
 			s.ownPids = s.ownPids || ns.Type == specs.PIDNamespace && ns.Path == ""
 		}
@@ -301,14 +305,29 @@ func (s *shim) hide() {
 	clearRunDir(s.cfg.RunDir)
 }
 
-// settleAfter is when a started container's shim gives back the memory of its making: late
-// enough not to take a short-lived one's time.
+// settleAfter is how long nothing is to be done before a shim gives memory back: late
+// enough not to take a short-lived container's time.
 const settleAfter = time.Second
+
+// largeHeap is what a shim's heap may hold unasked. The collector's own tables take some
+// 400 KiB from its first run on, so a small heap is better left alone.
+const largeHeap = 1536 << 10
+
+// settle collects what the making of a container or of exec'd processes left, if it is
+// much. From then on garbage is collected early: a shim idles, and lives long.
+func settle() {
+	var m goruntime.MemStats
+	goruntime.ReadMemStats(&m)
+	if m.HeapInuse < largeHeap {
+		return
+	}
+	debug.SetGCPercent(50)
+	debug.FreeOSMemory()
+}
 
 // run waits for the end.
 func (s *shim) run() error {
-	calm := time.AfterFunc(settleAfter, debug.FreeOSMemory)
-	defer calm.Stop()
+	defer s.calm.Stop()
 	<-s.over
 	s.mu.Lock()
 	var peers []*peer
@@ -348,7 +367,11 @@ func (s *shim) start(ctx context.Context, _ *request) (answer, error) {
 		fmt.Fprintln(os.Stderr, "berth-shim:", err) // a lost shim's record will lack the start time
 	}
 	durable.Failpoint("shim.start.done")
-	return answer{body: startReply{Pid: pid, At: at}, after: func() { go s.wait() }}, nil // wait ends with the container
+	return answer{body: startReply{Pid: pid, At: at}, after: func() {
+		watching, stop := context.WithCancel(context.Background())
+		go s.wait(stop)         // ends with the container
+		go s.watchOOM(watching) // ends with wait
+	}}, nil
 }
 
 // alive returns the container if it is made and not at its end.

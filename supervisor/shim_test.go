@@ -466,11 +466,15 @@ func TestPauseHoldsAndResumeLetsGo(t *testing.T) {
 
 func TestAnOutOfMemoryKillIsRecorded(t *testing.T) {
 	s := newStage(t, 0)
-	cfg := s.config("sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M; echo $?; exit 5")
+	cfg := s.config("sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M; echo $?; sleep 0.2; exit 5")
 	limit := int64(16 << 20)
 	cfg.Spec.Linux.Resources = memoryLimit(limit)
-	r := s.exit(s.start(cfg))
-	if !r.OOMKilled {
+	shim := s.start(cfg)
+	if e := <-shim.Events(); e.Kind != EventOOM {
+		t.Errorf("event %+v", e)
+	}
+	r := s.exit(shim)
+	if !r.OOMKilled || r.Code != 5 {
 		t.Errorf("%+v, log %q", r, s.logged(cfg))
 	}
 }

@@ -1,0 +1,51 @@
+package supervisor
+
+import (
+	"context"
+	"time"
+)
+
+// oomCounted is how long the kernel may take, on cgroup v1, from announcing that memory
+// is out to counting the process that it killed.
+const oomCounted = time.Second
+
+// watchOOM tells of processes that the kernel kills for memory, until ctx ends.
+func (s *shim) watchOOM(ctx context.Context) {
+	events, err := s.container.Group().WatchOOM(ctx)
+	if err != nil {
+		return // State and the exit record still tell
+	}
+	var known uint64
+	for range events {
+		killed := s.countOOM(ctx, known)
+		if killed == known {
+			continue
+		}
+		known = killed
+		s.mu.Lock()
+		s.oom = true
+		if s.phase == isRunning {
+			s.tellLocked(Event{Kind: EventOOM})
+		}
+		s.mu.Unlock()
+	}
+}
+
+// countOOM waits until the kernel has counted more than known kills, or does not.
+func (s *shim) countOOM(ctx context.Context, known uint64) uint64 {
+	ctx, cancel := context.WithTimeout(ctx, oomCounted)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		n, err := s.container.OOMKills()
+		if err != nil || n > known {
+			return max(n, known)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return known
+		}
+	}
+}
