@@ -107,7 +107,7 @@ func features(_ context.Context, a *app, _ []string) (int, error) {
 	return 0, a.print(featspec.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
-		Hooks:         []string{"prestart", "createRuntime", "poststart", "poststop"},
+		Hooks:         []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
 		Linux: &featspec.Linux{
 			Namespaces:   probe.Namespaces,
 			Capabilities: kernel.KnownCapabilities().Names(),
