@@ -311,7 +311,7 @@ const settleAfter = time.Second
 
 // largeHeap is what a shim's heap may hold unasked. The collector's own tables take some
 // 400 KiB from its first run on, so a small heap is better left alone.
-const largeHeap = 1536 << 10
+const largeHeap = 3 << 20
 
 // settle collects what the making of a container or of exec'd processes left, if it is
 // much. From then on garbage is collected early: a shim idles, and lives long.
