@@ -115,9 +115,13 @@ func (c *Container) openGate(ctx context.Context) error {
 	defer f.Close()
 	stop := context.AfterFunc(ctx, func() { f.Close() })
 	defer stop()
-	ended := make(chan struct{})
-	defer close(ended)
+	ended, done := make(chan struct{}), make(chan struct{})
+	defer func() { // the watcher must not outlive the caller's hold of the process
+		close(ended)
+		<-done
+	}()
 	go func() { // a process that died waiting never writes
+		defer close(done)
 		if c.waitEnd(ended) {
 			f.Close()
 		}
