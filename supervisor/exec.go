@@ -112,7 +112,6 @@ func (s *shim) waitExec(e *execution) {
 	e.process.Release()
 	e.streams.end()
 	s.execWork.Done()
-	s.calm.Reset(settleAfter)
 	time.AfterFunc(execKept, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()

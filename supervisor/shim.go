@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -305,25 +304,13 @@ func (s *shim) hide() {
 	clearRunDir(s.cfg.RunDir)
 }
 
-// settleAfter is how long nothing is to be done before a shim gives memory back: late
-// enough not to take a short-lived container's time.
+// settleAfter is how long after its making a container counts as a long-lived one.
 const settleAfter = time.Second
 
-// largeHeap is what a shim's heap may hold unasked. The collector's own tables take some
-// 400 KiB from its first run on, so a small heap is better left alone.
-const largeHeap = 3 << 20
-
-// settle collects what the making of a container or of exec'd processes left, if it is
-// much. From then on garbage is collected early: a shim idles, and lives long.
-func settle() {
-	var m goruntime.MemStats
-	goruntime.ReadMemStats(&m)
-	if m.HeapInuse < largeHeap {
-		return
-	}
-	debug.SetGCPercent(50)
-	debug.FreeOSMemory()
-}
+// settle bounds the garbage of a long life, e.g. of health checks, to a heap of 2 MiB. It
+// collects nothing by itself: the collector's own tables take some 400 KiB from its first
+// run on, and most shims never need one.
+func settle() { debug.SetGCPercent(50) }
 
 // run waits for the end.
 func (s *shim) run() error {
