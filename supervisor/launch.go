@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
+	"berth/kernel"
 )
 
 // LauncherConfig configures the engine's side.
@@ -148,7 +149,13 @@ func (l *Launcher) spawn() (*spare, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := os.StartProcess(l.cfg.ShimPath, []string{"berth-shim"}, &os.ProcAttr{
+	program, err := kernel.ProtectedProgram(l.cfg.ShimPath)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("start a shim: %w", err)
+	}
+	defer program.Close()
+	p, err := os.StartProcess(kernel.ExecPath(program), []string{"berth-shim"}, &os.ProcAttr{
 		Dir:   "/",
 		Env:   append(os.Environ(), shimEnv...),
 		Files: []*os.File{l.null, l.null, l.null, theirs},

@@ -24,6 +24,7 @@ const controlFD = 3
 // told on descriptor 3; with --lost RUNDIR PID it clears up after the shim PID that was
 // killed. The result is the exit status.
 func Main(args []string) int {
+	nameProcess()
 	if len(args) == 3 && args[0] == "--lost" {
 		return report(lost(args[1], args[2]))
 	}
@@ -32,6 +33,9 @@ func Main(args []string) int {
 	}
 	return report(serve())
 }
+
+// nameProcess is for ps(1): the kernel knows us by the descriptor we were executed by.
+func nameProcess() { _ = os.WriteFile("/proc/self/comm", []byte("berth-shim"), 0) }
 
 func report(err error) int {
 	if err == nil {

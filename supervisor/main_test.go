@@ -261,11 +261,11 @@ func checkLeaks(t *testing.T, before inventory) {
 
 // children lists the processes whose program is this test's: shims, guardians.
 func children() (pids []int) {
-	self, _ := os.Readlink("/proc/self/exe")
+	self, _ := os.Stat("/proc/self/exe")
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {
 		pid, _ := strconv.Atoi(filepath.Base(p))
-		if exe, _ := os.Readlink(p + "/exe"); exe == self && pid != os.Getpid() {
+		if exe, err := os.Stat(p + "/exe"); err == nil && os.SameFile(exe, self) && pid != os.Getpid() {
 			pids = append(pids, pid)
 		}
 	}

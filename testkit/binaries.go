@@ -39,7 +39,9 @@ func NeedTool(t testing.TB, name string) string {
 	return path
 }
 
-var programs = []string{"berth", "berthd", "berth-shim", "berth-runtime"}
+const shimProgram = "berth-shim"
+
+var programs = []string{"berth", "berthd", shimProgram, "berth-runtime"}
 
 var build = sync.OnceValues(func() (string, error) {
 	if dir := os.Getenv("BERTH_TEST_BIN"); dir != "" {

@@ -67,8 +67,11 @@ func (e *Engine) leaksNow(before stock) (left []string) {
 }
 
 // processes lists the processes whose program is one of this engine's binaries (or the
-// one named), and those that live in its cgroups.
+// one named), and those that live in its cgroups. The link /proc/PID/exe of a shim or a
+// guardian names no path, as they are executed from a detached mount, so they are known by
+// the file itself, which is this engine's own copy.
 func (e *Engine) processes(name string) (pids []int) {
+	shim, shimErr := os.Stat(filepath.Join(e.Bin, shimProgram))
 	all, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range all {
 		exe, err := os.Readlink(p + "/exe")
@@ -77,6 +80,9 @@ func (e *Engine) processes(name string) (pids []int) {
 		}
 		cgroup, _ := os.ReadFile(p + "/cgroup")
 		ours := strings.HasPrefix(exe, e.Bin+"/"+name)
+		if info, err := os.Stat(p + "/exe"); err == nil && shimErr == nil && strings.HasPrefix(shimProgram, name) {
+			ours = ours || os.SameFile(info, shim)
+		}
 		if name == "" && strings.Contains(string(cgroup), e.CgroupParent+"/") {
 			ours = true
 		}
@@ -97,4 +103,4 @@ func isZombie(proc string) bool {
 }
 
 // Shims lists the engine's shims (with their guardians).
-func (e *Engine) Shims() []int { return e.processes("berth-shim") }
+func (e *Engine) Shims() []int { return e.processes(shimProgram) }
