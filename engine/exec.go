@@ -209,8 +209,8 @@ func (x *Execs) failed(e *execInstance, c Container, a *supervisor.Attachment, c
 		code, class = 127, fail.Invalid
 	case fail.Forbidden:
 		code, class = 126, fail.Invalid
-	case fail.Invalid:
-		code, class = 126, fail.Invalid
+	case fail.Invalid, fail.Conflict:
+		code, class = 126, fail.Of(cause)
 	}
 	x.settle(e, code)
 	err := fail.New(class, "exec failed: unable to start container process: %w", cause)

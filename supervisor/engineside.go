@@ -26,16 +26,14 @@ type Shim struct {
 	events chan Event
 	closed chan struct{} // by Close
 
-	mu        sync.Mutex // guards all below
-	next      uint64
-	calls     map[uint64]chan reply
-	queue     []Event
-	queued    int           // events that came, ever
-	delivered int           // events that were received from the channel, ever
-	news      chan struct{} // closed and replaced when queue, delivered or ended change
-	ended     bool          // nothing comes any more
-	exited    bool          // the exit event was delivered
-	closing   bool
+	mu      sync.Mutex // guards all below
+	next    uint64
+	calls   map[uint64]chan reply
+	queue   []Event
+	news    chan struct{} // closed and replaced when queue or ended change
+	ended   bool          // nothing comes any more
+	exited  bool          // the exit event was delivered
+	closing bool
 }
 
 type reply struct {
@@ -97,7 +95,6 @@ func (s *Shim) read() {
 			if json.Unmarshal(f.Body, &e) == nil {
 				s.mu.Lock()
 				s.queue = append(s.queue, e)
-				s.queued++
 				s.announce()
 				s.mu.Unlock()
 			}
@@ -168,7 +165,6 @@ func (s *Shim) pump() {
 			return
 		}
 		s.mu.Lock()
-		s.delivered++
 		s.exited = s.exited || e.Kind == EventExit
 		s.announce()
 		s.mu.Unlock()
@@ -323,26 +319,11 @@ func (s *Shim) Attach(ctx context.Context, a Attachment) error {
 	return nil
 }
 
-// State asks the shim. Events that happened before are delivered before it returns.
+// State asks the shim. It shows what events that are still on their way will tell.
 func (s *Shim) State(ctx context.Context) (State, error) {
 	var st State
-	if err := s.call(ctx, opState, nil, nil, &st); err != nil {
-		return st, err
-	}
-	s.mu.Lock()
-	seen := s.queued
-	for s.delivered < seen && !s.closing {
-		news := s.news
-		s.mu.Unlock()
-		select {
-		case <-news:
-		case <-ctx.Done():
-			return st, ctx.Err()
-		}
-		s.mu.Lock()
-	}
-	s.mu.Unlock()
-	return st, nil
+	err := s.call(ctx, opState, nil, nil, &st)
+	return st, err
 }
 
 // Pids lists the container's processes.

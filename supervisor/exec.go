@@ -30,8 +30,8 @@ func (s *shim) exec(ctx context.Context, r *request) (a answer, err error) {
 		return a, fail.New(fail.Invalid, "an exec needs an id and a process")
 	}
 	c, err := s.alive()
-	if err != nil {
-		return a, err
+	if err != nil { // not found would say that the program is
+		return a, fail.Mark(fail.Conflict, err)
 	}
 	s.mu.Lock()
 	_, taken := s.execs[req.ID]
