@@ -51,6 +51,7 @@ type app struct {
 	engineOnce sync.Once
 	engineConn *mobyclient.Client
 	engineErr  error
+	met        chan struct{} // closed when meetEngine is done; nil: it was not called
 
 	configOnce sync.Once
 	configFile *configfile.ConfigFile
@@ -93,6 +94,13 @@ func run(args []string, streams Streams, connect func(client.Options) (*mobyclie
 
 // engine returns the connection to the engine, made on first use.
 func (a *app) engine() (*mobyclient.Client, error) {
+	if a.met != nil {
+		<-a.met
+	}
+	return a.dialEngine()
+}
+
+func (a *app) dialEngine() (*mobyclient.Client, error) {
 	a.engineOnce.Do(func() {
 		o := a.engineOptions
 		if o.UserAgent == "" {
@@ -101,6 +109,19 @@ func (a *app) engine() (*mobyclient.Client, error) {
 		a.engineConn, a.engineErr = a.connect(o)
 	})
 	return a.engineConn, a.engineErr
+}
+
+// meetEngine begins to connect and to agree on a version while the command still reads its
+// flags and files; engine waits for it. What fails here fails again, and is told, at the
+// first request.
+func (a *app) meetEngine(ctx context.Context) {
+	a.met = make(chan struct{})
+	go func() {
+		defer close(a.met)
+		if engine, err := a.dialEngine(); err == nil {
+			_, _ = engine.Ping(ctx, mobyclient.PingOptions{NegotiateAPIVersion: true})
+		}
+	}()
 }
 
 // config returns config.json, read on first use. An unreadable file is reported once and

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	mobyclient "github.com/moby/moby/client"
@@ -15,17 +16,24 @@ type signalForwarder struct {
 	received chan os.Signal
 	stop     chan struct{}
 	done     chan struct{}
+	all      sync.WaitGroup
 }
 
 // catchSignals begins to collect signals in place of being cancelled by them; forward says
 // where they go. Those that arrive between the two wait, so a Ctrl-C is never lost.
 func (a *app) catchSignals() *signalForwarder {
-	a.stopCancelOnSignal()
 	f := &signalForwarder{received: make(chan os.Signal, 128), stop: make(chan struct{}), done: make(chan struct{})}
-	signal.Notify(f.received)
+	signal.Notify(f.received, usualSignals...)
+	a.stopCancelOnSignal()
 	a.forwardingSignals.Store(true)
+	// Every signal costs two thread switches, all of them together up to 2 ms: those that
+	// hardly ever come are caught while the engine works.
+	f.all.Go(func() { signal.Notify(f.received) }) // close waits for it
 	return f
 }
+
+// usualSignals are those that people, shells and service managers send.
+var usualSignals = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}
 
 func (a *app) forwarding() bool { return a.forwardingSignals.Load() }
 
@@ -48,9 +56,13 @@ func (f *signalForwarder) forward(ctx context.Context, engine *mobyclient.Client
 	}()
 }
 
-// close stops forwarding. It must follow forward.
+// close stops forwarding. It must follow forward. That signals have their default actions
+// again is not waited for: mostly the process ends first.
 func (f *signalForwarder) close() {
-	signal.Stop(f.received)
+	go func() {
+		f.all.Wait()
+		signal.Stop(f.received)
+	}()
 	close(f.stop)
 	<-f.done
 }
