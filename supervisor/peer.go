@@ -167,6 +167,7 @@ func (p *peer) handle(ctx context.Context, f frame, files []int) {
 	var err error
 	switch op := ops[f.Op]; {
 	case f.Op == opState:
+		p.s.startSettled(ctx)
 		// Under the shim's lock, so that no event overtakes it.
 		p.s.mu.Lock()
 		_ = p.send(frame{ID: f.ID}, p.s.state(), nil)

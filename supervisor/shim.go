@@ -46,6 +46,7 @@ type shim struct {
 	streams  *streams
 	crash    *os.File
 	over     chan struct{} // closed when the shim may end
+	begun    chan struct{} // closed when it is known whether the start succeeded
 	tookExit chan struct{} // closed when an engine has dealt with the exit
 	alone    chan struct{} // gets a value when the last engine has left
 	execWork sync.WaitGroup
@@ -64,7 +65,7 @@ type shim struct {
 }
 
 func newShim(cfg *Config, guard *guardian) *shim {
-	return &shim{cfg: cfg, guard: guard, over: make(chan struct{}), tookExit: make(chan struct{}),
+	return &shim{cfg: cfg, guard: guard, over: make(chan struct{}), begun: make(chan struct{}), tookExit: make(chan struct{}),
 		alone: make(chan struct{}, 1), calm: time.AfterFunc(settleAfter, settle), peers: map[*peer]struct{}{}, execs: map[string]*execution{}}
 }
 
@@ -337,6 +338,7 @@ func (s *shim) start(ctx context.Context, _ *request) (answer, error) {
 	}
 	s.phase = starting
 	s.mu.Unlock()
+	defer close(s.begun)
 	durable.Failpoint("shim.start.begun")
 	if err := s.container.Start(ctx); err != nil {
 		s.teardown()
@@ -436,9 +438,33 @@ func (s *shim) freeze(ctx context.Context, on bool) error {
 	return nil
 }
 
-func (s *shim) destroy(context.Context, *request) (answer, error) {
+// startSettled waits for the outcome of a start that is under way.
+func (s *shim) startSettled(ctx context.Context) {
 	s.mu.Lock()
-	if s.phase != isCreated {
+	settled := s.phase != starting
+	s.mu.Unlock()
+	if settled {
+		return
+	}
+	select {
+	case <-s.begun:
+	case <-ctx.Done():
+	}
+}
+
+func (s *shim) destroy(ctx context.Context, _ *request) (answer, error) {
+	s.mu.Lock()
+	switch {
+	case s.phase == isCreated:
+	case s.phase >= ending && !s.file.Started: // somebody was faster
+		s.mu.Unlock()
+		select {
+		case <-s.over:
+		case <-ctx.Done():
+			return answer{}, ctx.Err()
+		}
+		return answer{}, fail.New(fail.NotFound, "container %s is gone", s.cfg.ID)
+	default:
 		s.mu.Unlock()
 		return answer{}, fail.New(fail.Conflict, "container %s has been started: signal it instead", s.cfg.ID)
 	}
@@ -450,7 +476,10 @@ func (s *shim) destroy(context.Context, *request) (answer, error) {
 
 // state is a snapshot. The caller holds mu.
 func (s *shim) state() State {
-	st := State{Version: ProtocolVersion, ID: s.cfg.ID, ShimPid: os.Getpid(), Running: s.phase == isRunning && s.exit == nil,
+	// A container that has ended runs until its exit is recorded: an engine that came
+	// in between would take it for one that was never started.
+	running := s.exit == nil && (s.phase == isRunning || s.phase >= ending && s.file.Started)
+	st := State{Version: ProtocolVersion, ID: s.cfg.ID, ShimPid: os.Getpid(), Running: running,
 		Paused: s.paused, StartedAt: s.file.StartedAt, OOMKilled: s.oom, Exit: s.exit}
 	if st.Running {
 		st.Pid = s.file.Pid
