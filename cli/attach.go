@@ -62,8 +62,9 @@ func (a *app) attach(ctx context.Context, name string, o attachFlags) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// By id from here on, and registered before attaching: a rename or a quick end changes nothing.
-	exited := a.waitAnyExit(ctx, engine, c.ID)
-	ended, err := a.attachForRun(ctx, engine, c.ID, &config, a.detachKeys(o.detachKeys))
+	attached := make(chan struct{})
+	exited := a.waitCondition(ctx, engine, c.ID, "", attached)
+	streams, err := a.attachForRun(ctx, engine, c.ID, &config, a.detachKeys(o.detachKeys))
 	if err != nil {
 		return err
 	}
@@ -71,20 +72,12 @@ func (a *app) attach(ctx context.Context, name string, o attachFlags) error {
 		a.redraw(ctx, engine, c.ID)
 		a.followSize(ctx, a.resizeContainer(engine, c.ID))
 	}
-	if err := <-ended; err != nil {
-		if errors.Is(err, errDetached) {
-			return err
-		}
-		if errors.Is(err, context.Canceled) {
-			return err
-		}
+	err = streams.wait()
+	close(attached)
+	if errors.Is(err, errDetached) || errors.Is(err, context.Canceled) {
+		return err
 	}
 	return <-exited
-}
-
-// waitAnyExit is waitExit for a container that runs already.
-func (a *app) waitAnyExit(ctx context.Context, engine *mobyclient.Client, id string) <-chan error {
-	return a.waitCondition(ctx, engine, id, "")
 }
 
 // redraw makes a full-screen program paint itself for the newcomer: it is told a size that is

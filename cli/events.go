@@ -47,22 +47,34 @@ func (a *app) events(ctx context.Context, format string, o mobyclient.EventsList
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream := engine.Events(ctx, o)
-	for {
-		select {
-		case event := <-stream.Messages:
-			if err := show(a.Out, event); err != nil {
+	// An engine that ends and comes back has forgotten what was before: only the news of the new
+	// one follow.
+	return persist(ctx, nil, func(ctx context.Context) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		stream := engine.Events(ctx, o)
+		for {
+			select {
+			case event := <-stream.Messages:
+				if err := show(a.Out, event); err != nil {
+					return err
+				}
+				if event.TimeNano != 0 {
+					o.Since = unixTime(event.TimeNano + 1)
+				}
+			case err := <-stream.Err:
+				if errors.Is(err, io.EOF) {
+					return nil
+				}
 				return err
 			}
-		case err := <-stream.Err:
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
 		}
-	}
+	})
+}
+
+// unixTime is a moment as the API's since and until take it: seconds and nanoseconds.
+func unixTime(nanoseconds int64) string {
+	return fmt.Sprintf("%d.%09d", nanoseconds/1e9, nanoseconds%1e9)
 }
 
 func eventPrinter(format string) (func(io.Writer, events.Message) error, error) {

@@ -6,8 +6,11 @@ import (
 	"fmt"
 
 	"github.com/docker/cli/opts"
+	"github.com/moby/moby/api/types/container"
 	mobyclient "github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"berth/api/client"
 )
 
 type execFlags struct {
@@ -23,6 +26,7 @@ func newExec(a *app) *cobra.Command {
 		Short: "Execute a command in a running container",
 		Args:  minArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			a.meetEngine(cmd.Context())
 			env, err := opts.ReadKVEnvStrings(o.envFile.GetSlice(), o.env.GetSlice())
 			if err != nil {
 				return flagError(cmd, err)
@@ -85,11 +89,15 @@ func (a *app) exec(ctx context.Context, name string, command, env []string, o ex
 func (a *app) execAttached(ctx context.Context, engine *mobyclient.Client, id string, options mobyclient.ExecCreateOptions) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	connection, err := engine.ExecAttach(ctx, id, mobyclient.ExecAttachOptions{TTY: options.TTY, ConsoleSize: options.ConsoleSize})
+	start := container.ExecStartRequest{Tty: options.TTY}
+	if size := options.ConsoleSize; size.Height != 0 || size.Width != 0 {
+		start.ConsoleSize = &[2]uint{size.Height, size.Width}
+	}
+	connection, err := client.Upgrade(ctx, engine, "/exec/"+id+"/start", nil, start)
 	if err != nil {
 		return execError(err)
 	}
-	c := conversation{tty: options.TTY, detachKeys: options.DetachKeys, connection: connection.HijackedResponse}
+	c := conversation{tty: options.TTY, detachKeys: options.DetachKeys, connection: connection}
 	if options.AttachStdin {
 		c.stdin = a.In
 	}
@@ -108,15 +116,21 @@ func (a *app) execAttached(ctx context.Context, engine *mobyclient.Client, id st
 		}
 		return err
 	}
-	result, err := engine.ExecInspect(ctx, id, mobyclient.ExecInspectOptions{})
-	if err != nil {
-		// The engine is gone and with it the exit code: 255 says that it is unknown.
-		if mobyclient.IsErrConnectionFailed(err) {
-			return statusError{255, explain(err)}
-		}
+	var code *int
+	err = persist(ctx, nil, func(ctx context.Context) (err error) {
+		code, err = client.ExecExitCode(ctx, engine, id)
 		return err
+	})
+	switch {
+	case err != nil && engineGone(err):
+		// The engine is gone and with it the exit code: 255 says that it is unknown.
+		return statusError{255, explain(err)}
+	case err != nil:
+		return err
+	case code == nil:
+		return statusError{255, "the engine ended before the command had begun, or lost sight of it"}
 	}
-	return exitStatus(result.ExitCode)
+	return exitStatus(*code)
 }
 
 // execError exits 126 or 127 when the engine's words blame the command, else 1.

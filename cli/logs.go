@@ -39,12 +39,21 @@ func (a *app) logs(ctx context.Context, name string, o mobyclient.ContainerLogsO
 		return err
 	}
 	c := found.Container
+	tty := c.Config != nil && c.Config.Tty
+	if o.Follow && !tty {
+		f := logFollower{out: a.Out, err: a.Err, timestamps: o.Timestamps}
+		err := f.follow(ctx, engine, c.ID, o)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return err
+	}
 	body, err := engine.ContainerLogs(ctx, c.ID, o)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	if c.Config != nil && c.Config.Tty {
+	if tty {
 		_, err = io.Copy(a.Out, body)
 	} else {
 		_, err = stdcopy.StdCopy(a.Out, a.Err, body)

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
 	mobyclient "github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"berth/api/client"
 )
 
 // Exit codes of `run` and `exec` for what is not the container's own (Docker's and the
@@ -49,6 +52,7 @@ func newRun(a *app) *cobra.Command {
 }
 
 func (a *app) runCommand(cmd *cobra.Command, c *containerFlags, o *runFlags, args []string) error {
+	a.meetEngine(cmd.Context())
 	request, err := a.containerRequest(cmd, c, &o.createFlags, args)
 	if err != nil {
 		return err
@@ -74,7 +78,7 @@ func (a *app) runCommand(cmd *cobra.Command, c *containerFlags, o *runFlags, arg
 }
 
 // runContainer starts a created container and, unless detached, stays with it. The order is
-// what makes a container that lives for a millisecond observable: attach, wait, then start.
+// what makes a container that lives for a millisecond observable: attach and wait, then start.
 func (a *app) runContainer(ctx context.Context, id string, request *containerRequest, o *runFlags) error {
 	engine, err := a.engine()
 	if err != nil {
@@ -91,19 +95,21 @@ func (a *app) runContainer(ctx context.Context, id string, request *containerReq
 	defer cancel()
 
 	attached := config.AttachStdin || config.AttachStdout || config.AttachStderr
-	var conversationEnded chan error
+	var streams *talk
+	var streaming chan struct{} // nil when nothing is attached
 	if attached {
-		conversationEnded, err = a.attachForRun(ctx, engine, id, config, a.detachKeys(o.detachKeys))
+		streams, err = a.attachForRun(ctx, engine, id, config, a.detachKeys(o.detachKeys))
 		if err != nil {
 			return runError(err)
 		}
+		streaming = streams.over
 	}
-	exited := a.waitExit(ctx, engine, id, request.host.AutoRemove)
+	exited := a.waitExit(ctx, engine, id, request.host.AutoRemove, streaming)
 
 	if _, err := engine.ContainerStart(ctx, id, mobyclient.ContainerStartOptions{}); err != nil {
 		cancel()
 		if attached {
-			<-conversationEnded
+			<-streams.over
 		}
 		return startError(err)
 	}
@@ -115,7 +121,7 @@ func (a *app) runContainer(ctx context.Context, id string, request *containerReq
 		fmt.Fprintln(a.Out, id)
 	}
 	if attached {
-		if err := <-conversationEnded; errors.Is(err, errDetached) {
+		if err := streams.wait(); errors.Is(err, errDetached) {
 			return nil
 		}
 	}
@@ -125,27 +131,43 @@ func (a *app) runContainer(ctx context.Context, id string, request *containerReq
 	return <-exited
 }
 
-// attachForRun attaches to the container that is about to start. The channel yields once, when
-// the conversation is over.
-func (a *app) attachForRun(ctx context.Context, engine *mobyclient.Client, id string, config *container.Config, detachKeys string) (chan error, error) {
-	connection, err := engine.ContainerAttach(ctx, id, mobyclient.ContainerAttachOptions{
-		Stream:     true,
-		Stdin:      config.AttachStdin,
-		Stdout:     config.AttachStdout,
-		Stderr:     config.AttachStderr,
-		DetachKeys: detachKeys,
-	})
+// talk is a conversation under way: over is closed when it has ended, err then says how.
+type talk struct {
+	over chan struct{}
+	err  error
+}
+
+func (t *talk) wait() error {
+	<-t.over
+	return t.err
+}
+
+// attachForRun attaches to the container that is about to start.
+func (a *app) attachForRun(ctx context.Context, engine *mobyclient.Client, id string, config *container.Config, detachKeys string) (*talk, error) {
+	query := url.Values{"stream": {"1"}}
+	for name, asked := range map[string]bool{"stdin": config.AttachStdin, "stdout": config.AttachStdout, "stderr": config.AttachStderr} {
+		if asked {
+			query.Set(name, "1")
+		}
+	}
+	if detachKeys != "" {
+		query.Set("detachKeys", detachKeys)
+	}
+	connection, err := client.Upgrade(ctx, engine, "/containers/"+url.PathEscape(id)+"/attach", query, nil)
 	if err != nil {
 		return nil, err
 	}
-	c := conversation{tty: config.Tty, detachKeys: detachKeys, connection: connection.HijackedResponse}
+	c := conversation{tty: config.Tty, detachKeys: detachKeys, connection: connection}
 	if config.AttachStdin {
 		c.stdin = a.In
 	}
 	c.stdout, c.stderr = a.outputs(config.AttachStdout, config.AttachStderr, config.Tty)
-	ended := make(chan error, 1)
-	go func() { ended <- a.converse(ctx, c) }()
-	return ended, nil
+	t := &talk{over: make(chan struct{})}
+	go func() {
+		t.err = a.converse(ctx, c)
+		close(t.over)
+	}()
+	return t, nil
 }
 
 // outputs chooses the streams; a pty has one output only.
@@ -161,36 +183,54 @@ func (a *app) outputs(stdout, stderr, tty bool) (out, err io.Writer) {
 
 // waitExit registers for the container's end before it starts; the channel yields the
 // command's result: nil for exit code 0, else a statusError with it.
-func (a *app) waitExit(ctx context.Context, engine *mobyclient.Client, id string, autoRemove bool) <-chan error {
+func (a *app) waitExit(ctx context.Context, engine *mobyclient.Client, id string, autoRemove bool, streams <-chan struct{}) <-chan error {
 	condition := container.WaitConditionNextExit
 	if autoRemove {
 		condition = container.WaitConditionRemoved
 	}
-	return a.waitCondition(ctx, engine, id, condition)
+	return a.waitCondition(ctx, engine, id, condition, streams)
 }
 
-func (a *app) waitCondition(ctx context.Context, engine *mobyclient.Client, id string, condition container.WaitCondition) <-chan error {
+// waitCondition registers before it returns. An engine that ends in between is asked again:
+// as long as streams is open the container lives on without it.
+func (a *app) waitCondition(ctx context.Context, engine *mobyclient.Client, id string, condition container.WaitCondition, streams <-chan struct{}) <-chan error {
 	wait := engine.ContainerWait(ctx, id, mobyclient.ContainerWaitOptions{Condition: condition})
+	if condition == container.WaitConditionNextExit {
+		condition = container.WaitConditionNotRunning // the exit may be over when we ask again
+	}
 	result := make(chan error, 1)
 	go func() {
-		select {
-		case answer := <-wait.Result:
-			if answer.Error != nil {
-				result <- statusError{exitEngineError, "Error waiting for container: " + answer.Error.Message}
-				return
+		var answer container.WaitResponse
+		err := persist(ctx, streams, func(ctx context.Context) (err error) {
+			answer, err = awaitResult(ctx, wait)
+			if engineGone(err) && ctx.Err() == nil {
+				wait = engine.ContainerWait(ctx, id, mobyclient.ContainerWaitOptions{Condition: condition})
 			}
-			result <- exitStatus(int(answer.StatusCode))
-		case err := <-wait.Error:
-			if ctx.Err() != nil {
-				result <- context.Cause(ctx)
-				return
-			}
-			result <- statusError{exitEngineError, "Error waiting for container: " + explain(err)}
-		case <-ctx.Done():
+			return err
+		})
+		switch {
+		case ctx.Err() != nil:
 			result <- context.Cause(ctx)
+		case err != nil:
+			result <- statusError{exitEngineError, "Error waiting for container: " + explain(err)}
+		case answer.Error != nil:
+			result <- statusError{exitEngineError, "Error waiting for container: " + answer.Error.Message}
+		default:
+			result <- exitStatus(int(answer.StatusCode))
 		}
 	}()
 	return result
+}
+
+func awaitResult(ctx context.Context, wait mobyclient.ContainerWaitResult) (container.WaitResponse, error) {
+	select {
+	case answer := <-wait.Result:
+		return answer, nil
+	case err := <-wait.Error:
+		return container.WaitResponse{}, err
+	case <-ctx.Done():
+		return container.WaitResponse{}, context.Cause(ctx)
+	}
 }
 
 // exitStatus is the result of a command that ran: silent, whatever the code.

@@ -75,20 +75,20 @@ func (a *app) startAttached(ctx context.Context, name string, o startFlags) erro
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended, err := a.attachForRun(ctx, engine, c.ID, &config, a.detachKeys(o.detachKeys))
+	streams, err := a.attachForRun(ctx, engine, c.ID, &config, a.detachKeys(o.detachKeys))
 	if err != nil {
 		return err
 	}
-	exited := a.waitExit(ctx, engine, c.ID, c.HostConfig != nil && c.HostConfig.AutoRemove)
+	exited := a.waitExit(ctx, engine, c.ID, c.HostConfig != nil && c.HostConfig.AutoRemove, streams.over)
 	if _, err := engine.ContainerStart(ctx, c.ID, o.options()); err != nil {
 		cancel()
-		<-ended
+		<-streams.over
 		return err
 	}
 	if config.Tty {
 		a.followSize(ctx, a.resizeContainer(engine, c.ID))
 	}
-	if err := <-ended; errors.Is(err, errDetached) {
+	if err := streams.wait(); errors.Is(err, errDetached) {
 		return nil
 	}
 	return <-exited

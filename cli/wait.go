@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"github.com/moby/moby/api/types/container"
 	mobyclient "github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 )
@@ -27,17 +29,23 @@ func (a *app) wait(ctx context.Context, names []string) error {
 	}
 	failed := false
 	for _, name := range names {
-		wait := engine.ContainerWait(ctx, name, mobyclient.ContainerWaitOptions{})
-		select {
-		case answer := <-wait.Result:
-			fmt.Fprintln(a.Out, answer.StatusCode)
-		case err := <-wait.Error:
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
+		var answer container.WaitResponse
+		err := persist(ctx, nil, func(ctx context.Context) (err error) {
+			answer, err = awaitResult(ctx, engine.ContainerWait(ctx, name, mobyclient.ContainerWaitOptions{}))
+			return err
+		})
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil && answer.Error != nil:
+			err = errors.New(answer.Error.Message)
+		}
+		if err != nil {
 			fmt.Fprintln(a.Err, explain(err))
 			failed = true
+			continue
 		}
+		fmt.Fprintln(a.Out, answer.StatusCode)
 	}
 	if failed {
 		return statusError{code: 1}

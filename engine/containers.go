@@ -58,10 +58,16 @@ func (c *Containers) Kill(ctx context.Context, ref, signal string) error {
 	return c.with(ref, func(i *instance) error { return c.life.kill(ctx, i, signal) })
 }
 
-// Wait registers at once and delivers when the condition is met.
+// Wait registers at once and delivers when the condition is met. For WaitRemoved a full id
+// may name a container that has been removed lately.
 func (c *Containers) Wait(ctx context.Context, ref string, cond WaitCondition) (<-chan WaitResult, error) {
 	i, err := c.idx.find(ref)
 	if err != nil {
+		if code, known := c.idx.farewell(ref); known && cond == WaitRemoved {
+			result := make(chan WaitResult, 1)
+			result <- WaitResult{ExitCode: code}
+			return result, nil
+		}
 		return nil, err
 	}
 	return i.wait(ctx, cond)

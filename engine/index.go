@@ -14,10 +14,18 @@ type index struct {
 	ids   map[string]*instance
 	names map[string]string // name → id, also of containers that are being created
 	byAge []*instance       // oldest first
+
+	// What removed containers ended with, for clients whose wait for the removal was cut off by
+	// the end of the engine and who ask the next one again.
+	farewells map[string]int // id → exit code
+	departed  []string       // ids in farewells, oldest first
 }
 
+// farewellMemory bounds how many removed containers are remembered.
+const farewellMemory = 1024
+
 func newIndex() *index {
-	return &index{ids: map[string]*instance{}, names: map[string]string{}}
+	return &index{ids: map[string]*instance{}, names: map[string]string{}, farewells: map[string]int{}}
 }
 
 // reserve takes a name for id before the container exists.
@@ -63,6 +71,20 @@ func (x *index) remove(i *instance) {
 		delete(x.names, name)
 	}
 	x.byAge = slices.DeleteFunc(slices.Clone(x.byAge), func(o *instance) bool { return o == i })
+	if len(x.departed) == farewellMemory {
+		delete(x.farewells, x.departed[0])
+		x.departed = slices.Delete(x.departed, 0, 1)
+	}
+	x.departed = append(x.departed, i.id)
+	x.farewells[i.id] = i.now().State.ExitCode
+}
+
+// farewell is the exit code of a removed container, by its full id.
+func (x *index) farewell(id string) (code int, known bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	code, known = x.farewells[id]
+	return code, known
 }
 
 // all lists the containers, oldest first. The slice must not be changed.

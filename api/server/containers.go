@@ -209,6 +209,9 @@ func waitContainer(w *writer, r *request) error {
 	}
 	select {
 	case res := <-result:
+		if fail.Is(res.Err, fail.Unavailable) {
+			return res.Err // the engine ends: a cut answer, so that the client asks the next engine
+		}
 		out := container.WaitResponse{StatusCode: int64(res.ExitCode)}
 		if res.Err != nil {
 			out.Error = &container.WaitExitError{Message: res.Err.Error()}
