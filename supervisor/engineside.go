@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -25,15 +24,18 @@ type Shim struct {
 	runDir string
 	events chan Event
 	closed chan struct{} // by Close
+	over   chan struct{} // closed when the connection has ended and a lost shim is cleared up after
 
 	mu      sync.Mutex // guards all below
 	next    uint64
 	calls   map[uint64]chan reply
 	queue   []Event
 	news    chan struct{} // closed and replaced when queue or ended change
+	pid     int           // the shim's, 0 while it is unknown
 	ended   bool          // nothing comes any more
 	exited  bool          // the exit event was delivered
 	closing bool
+	failed  error // what a lost shim left could not be cleared up
 }
 
 type reply struct {
@@ -41,9 +43,10 @@ type reply struct {
 	files []int
 }
 
-// newShim makes the engine's end of a connection whose shim is known to work in runDir.
-func connect(w *wire) *Shim {
-	s := &Shim{w: w, events: make(chan Event), closed: make(chan struct{}),
+// connect makes the engine's end of a connection whose shim, the process pid if that is
+// known and not 0, works in runDir.
+func connect(w *wire, runDir string, pid int) *Shim {
+	s := &Shim{w: w, runDir: runDir, pid: pid, over: make(chan struct{}), events: make(chan Event), closed: make(chan struct{}),
 		calls: map[uint64]chan reply{}, news: make(chan struct{})}
 	go s.read() // ends with the connection
 	go s.pump() // ends with the exit event, the connection, or Close
@@ -51,7 +54,8 @@ func connect(w *wire) *Shim {
 }
 
 // Reattach connects to the shim that serves runDir, after the engine was restarted.
-// If none lives there the error is class NotFound.
+// If none lives there the error is class NotFound; then its container is dead too, and if
+// it had started, an exit record is there.
 func Reattach(ctx context.Context, runDir string) (*Shim, error) {
 	dir, err := os.Open(runDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -63,18 +67,23 @@ func Reattach(ctx context.Context, runDir string) (*Shim, error) {
 	defer dir.Close()
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", socketAddr(dir).Name)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+		if _, err := clearUp(ctx, runDir, 0, func() {}); err != nil {
+			return nil, fail.New(fail.Internal, "clear up after the shim of %s: %w", runDir, err)
+		}
 		return nil, fail.New(fail.NotFound, "no shim lives in %s", runDir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to the shim of %s: %w", runDir, err)
 	}
-	s := connect(newWire(conn.(*net.UnixConn)))
-	s.runDir = runDir
+	s := connect(newWire(conn.(*net.UnixConn)), runDir, 0)
 	var hello helloReply
 	if err := s.call(ctx, opHello, nil, nil, &hello); err != nil {
 		s.Close()
 		return nil, err
 	}
+	s.mu.Lock()
+	s.pid = hello.ShimPid
+	s.mu.Unlock()
 	if hello.Version > ProtocolVersion {
 		s.Close()
 		return nil, fail.New(fail.Unavailable, "the shim of container %s is of a newer Berth (protocol %d, this one knows %d)", hello.ID, hello.Version, ProtocolVersion)
@@ -117,15 +126,16 @@ func (s *Shim) read() {
 		expected = expected || e.Kind == EventExit
 	}
 	expected = expected || s.exited
+	s.mu.Unlock()
+	if !expected {
+		s.takeOver()
+	}
+	close(s.over)
+	s.mu.Lock()
 	for id, c := range s.calls {
 		close(c)
 		delete(s.calls, id)
 	}
-	s.mu.Unlock()
-	if !expected {
-		s.awaitAftermath()
-	}
-	s.mu.Lock()
 	s.ended = true
 	s.announce()
 	s.mu.Unlock()
@@ -174,30 +184,32 @@ func (s *Shim) pump() {
 	}
 }
 
-// aftermath bounds the wait for what the guardian of a killed shim does.
+// aftermath bounds how long a connection that has ended waits for what is done then.
 const aftermath = 10 * time.Second
 
-// awaitAftermath waits, when a shim was lost, until its guardian has removed shim.sock:
+// takeOver clears up when a shim was lost, together with its guardian, or instead of it:
 // then the container is dead and the exit record there.
-func (s *Shim) awaitAftermath() {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return
+func (s *Shim) takeOver() {
+	ctx, cancel := context.WithTimeout(context.Background(), aftermath)
+	defer cancel()
+	s.mu.Lock()
+	pid := s.pid
+	s.mu.Unlock()
+	if _, err := clearUp(ctx, s.runDir, pid, func() {}); err != nil {
+		s.mu.Lock()
+		s.failed = err
+		s.mu.Unlock()
 	}
-	in := os.NewFile(uintptr(fd), "inotify")
-	defer in.Close()
-	if _, err := unix.InotifyAddWatch(fd, s.runDir, unix.IN_DELETE|unix.IN_DELETE_SELF); err != nil {
-		return // it is all gone
+}
+
+// gone is the error of a call that gets no answer any more.
+func (s *Shim) gone() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return fmt.Errorf("%w; clear up after it: %w", ErrGone, s.failed)
 	}
-	_ = in.SetReadDeadline(time.Now().Add(aftermath))
-	for buf := make([]byte, 4096); ; {
-		if _, err := os.Lstat(filepath.Join(s.runDir, socketName)); err != nil {
-			return
-		}
-		if _, err := in.Read(buf); err != nil {
-			return
-		}
-	}
+	return ErrGone
 }
 
 // call asks the shim and decodes the answer's body into out (nil: there is none).
@@ -231,12 +243,22 @@ func (s *Shim) ask(ctx context.Context, op string, in any, files []int) (reply, 
 		s.mu.Lock()
 		delete(s.calls, id)
 		s.mu.Unlock()
-		return reply{}, err
+		if !errors.Is(err, ErrGone) {
+			return reply{}, err
+		}
+		select {
+		case <-s.over:
+			return reply{}, s.gone()
+		case <-s.closed:
+			return reply{}, err
+		case <-ctx.Done():
+			return reply{}, ctx.Err()
+		}
 	}
 	select {
 	case r, ok := <-c:
 		if !ok {
-			return reply{}, errGone
+			return reply{}, s.gone()
 		}
 		if err := r.frame.Error.err(); err != nil {
 			closeFiles(r.files)

@@ -227,8 +227,7 @@ func (l *Launcher) Create(ctx context.Context, cfg Config, attach []Attachment) 
 	if err != nil {
 		return giveUp(err)
 	}
-	s := connect(newWire(shim.conn))
-	s.runDir = cfg.RunDir
+	s := connect(newWire(shim.conn), cfg.RunDir, shim.pid)
 	sent := files
 	files = nil
 	err = s.call(ctx, opCreate, req, sent, nil)

@@ -18,32 +18,16 @@ import (
 	"berth/kernel/cgroup"
 )
 
-// lost clears up after a shim that was killed: its container is killed, for nobody is
-// left who could supervise it, and the exit is recorded.
+// lost is what a guardian does after its shim was killed: the container is killed, for
+// nobody is left who could supervise it, and the exit is recorded.
 func lost(runDir, shimPid string) error {
-	var st runState
-	err := durable.ReadJSON(filepath.Join(runDir, stateName), &st)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it had come to its end
-	}
+	pid, err := strconv.Atoi(shimPid)
 	if err != nil {
-		return err
-	}
-	if strconv.Itoa(st.ShimPid) != shimPid {
-		return nil // the container has another shim by now
+		return fail.New(fail.Invalid, "%q is no process id", shimPid)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	err = errors.Join(killPid(st), killGroup(ctx, st.Cgroup))
-	if st.Started {
-		// An exit record that is there already is the shim's own, written just before.
-		if _, e := ReadExit(st.Dir); fail.Is(e, fail.NotFound) {
-			now := time.Now()
-			err = errors.Join(err, writeExit(st.Dir, ExitRecord{Code: killed, Reason: reasonLost, StartedAt: st.StartedAt, ExitedAt: now}, st.Volatile))
-		}
-	}
-	durable.Failpoint("shim.lost.recorded")
-	clearRunDir(runDir)
+	st, err := clearUp(ctx, runDir, pid, func() { durable.Failpoint("shim.lost.recorded") })
 	if st.Started {
 		for _, e := range st.Env { // a guardian has none; wake looks for the program in PATH
 			name, value, _ := strings.Cut(e, "=")
@@ -54,24 +38,110 @@ func lost(runDir, shimPid string) error {
 	return err
 }
 
-// killPid kills the container's init, unless its pid is another process's by now.
-func killPid(st runState) error {
-	if st.Pid == 0 {
-		return nil
+// clearUp ends what the shim of runDir left when it was killed: the container, its cgroup,
+// the run directory; one that had started gets an exit record. shimPid is the shim's, 0 for
+// whichever it was. The result is what the shim had noted, or nothing if that is not there.
+//
+// A guardian does it at once, and so does an engine, because guardian and shim may have
+// been killed together. A lock on the run directory keeps them apart, and who comes second
+// finds nothing to do.
+func clearUp(ctx context.Context, runDir string, shimPid int, recorded func()) (st runState, err error) {
+	unlock, err := lockDir(ctx, runDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return runState{}, nil
 	}
-	fd, err := unix.PidfdOpen(st.Pid, 0)
 	if err != nil {
-		return nil // it has ended
+		return runState{}, err
 	}
-	f := os.NewFile(uintptr(fd), "init")
-	defer f.Close()
-	if birth(st.Pid) != st.PidBirth {
+	defer unlock()
+	err = durable.ReadJSON(filepath.Join(runDir, stateName), &st)
+	if errors.Is(err, fs.ErrNotExist) {
+		return runState{}, nil // it had come to its end
+	}
+	if err != nil {
+		return runState{}, err
+	}
+	if shimPid != 0 && st.ShimPid != shimPid {
+		return runState{}, nil // the container has another shim by now
+	}
+	if err := awaitEnd(ctx, st.ShimPid, st.ShimBirth, false); err != nil {
+		return runState{}, fmt.Errorf("the shim (process %d) does not answer and does not end: %w", st.ShimPid, err)
+	}
+	err = errors.Join(awaitEnd(ctx, st.Pid, st.PidBirth, true), killGroup(ctx, st.Cgroup))
+	if st.Started {
+		// An exit record that is there already is the shim's own, written just before.
+		if _, e := ReadExit(st.Dir); fail.Is(e, fail.NotFound) {
+			now := time.Now()
+			err = errors.Join(err, writeExit(st.Dir, ExitRecord{Code: killed, Reason: reasonLost, StartedAt: st.StartedAt, ExitedAt: now}, st.Volatile))
+		}
+	}
+	recorded()
+	clearRunDir(runDir)
+	return st, err
+}
+
+// lockDir locks a directory until unlock is called or this process ends.
+func lockDir(ctx context.Context, path string) (unlock func(), err error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	locked := make(chan error, 1)
+	go func() { // ends when the other one has finished, which is bound to a minute
+		for {
+			err := unix.Flock(int(dir.Fd()), unix.LOCK_EX)
+			if err != unix.EINTR {
+				locked <- os.NewSyscallError("flock", err)
+				return
+			}
+		}
+	}()
+	select {
+	case err = <-locked:
+		if err != nil {
+			dir.Close()
+			return nil, err
+		}
+		return func() { dir.Close() }, nil
+	case <-ctx.Done():
+		go func() { // likewise
+			<-locked
+			dir.Close()
+		}()
+		return nil, fmt.Errorf("lock %s: %w", path, ctx.Err())
+	}
+}
+
+// awaitEnd waits until the process pid, born at birthTime, has ended, and kills it before
+// if asked to. If the pid is nobody's, or another process's by now, it has.
+func awaitEnd(ctx context.Context, pid int, birthTime uint64, kill bool) error {
+	if pid == 0 {
 		return nil
 	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
-		return fmt.Errorf("kill process %d: %w", st.Pid, err)
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil
 	}
-	return nil
+	f := os.NewFile(uintptr(fd), "process")
+	defer f.Close()
+	if birth(pid) != birthTime {
+		return nil
+	}
+	if kill {
+		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+			return fmt.Errorf("kill process %d: %w", pid, err)
+		}
+	}
+	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	raw, err := f.SyscallConn()
+	if err == nil {
+		err = raw.Read(func(fd uintptr) bool { return ready(int(fd), unix.POLLIN) })
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("process %d does not end: %w", pid, ctx.Err())
+	}
+	return err
 }
 
 // killGroup kills every process of the cgroup, and removes it.

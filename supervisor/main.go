@@ -89,9 +89,7 @@ func serve() error {
 	f.Body = nil
 	if err != nil {
 		closeFiles(files)
-		_ = w.send(frame{ID: f.ID, Error: toWire(err)}, nil, nil)
-		w.drained()
-		return err
+		return answered(w, f.ID, err)
 	}
 	cfg, attach := req.Config, req.Attach
 	req = createRequest{}
@@ -103,12 +101,20 @@ func serve() error {
 	p.gone = cancel
 	go p.serve() // ends with the connection
 	if err := s.create(ctx, attach, files); err != nil {
-		_ = w.send(frame{ID: f.ID, Error: toWire(err)}, nil, nil)
-		w.drained()
-		return err
+		return answered(w, f.ID, err)
 	}
 	s.created(p, f.ID)
 	return s.run()
+}
+
+// answered reports a creation that failed to the launcher. Only what nobody can be told is
+// a failure of ours.
+func answered(w *wire, id uint64, err error) error {
+	if w.send(frame{ID: id, Error: toWire(err)}, nil, nil) != nil {
+		return err
+	}
+	w.drained()
+	return nil
 }
 
 // shimEnv keeps a shim small, on a large machine too: every P of the Go scheduler costs

@@ -180,7 +180,7 @@ func (p *peer) handle(ctx context.Context, f frame, files []int) {
 		a, err = op(p.s, ctx, r)
 	}
 	closeFiles(r.files)
-	if e := p.send(frame{ID: f.ID, Error: toWire(err)}, a.body, a.files); e != nil && !errors.Is(e, errGone) {
+	if e := p.send(frame{ID: f.ID, Error: toWire(err)}, a.body, a.files); e != nil && !errors.Is(e, ErrGone) {
 		_ = p.send(frame{ID: f.ID, Error: toWire(e)}, nil, nil)
 	}
 	if a.after != nil {

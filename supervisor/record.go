@@ -66,8 +66,9 @@ type runState struct {
 	ID         string    `json:"id"`
 	Dir        string    `json:"dir"`
 	ShimPid    int       `json:"shimPid"`
+	ShimBirth  uint64    `json:"shimBirth"`
 	Pid        int       `json:"pid,omitempty"`      // once the container is made
-	PidBirth   uint64    `json:"pidBirth,omitempty"` // its start time as in /proc/<pid>/stat
+	PidBirth   uint64    `json:"pidBirth,omitempty"` // its start time as in proc_pid_stat(5)
 	Cgroup     string    `json:"cgroup,omitempty"`
 	Started    bool      `json:"started,omitempty"`
 	StartedAt  time.Time `json:"startedAt,omitzero"`

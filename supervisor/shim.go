@@ -86,7 +86,7 @@ func (s *shim) create(ctx context.Context, attach []AttachOptions, files []int) 
 	}
 	s.watchCrash()
 	s.file = runState{Version: ProtocolVersion, ID: cfg.ID, Dir: cfg.Dir, ShimPid: os.Getpid(),
-		Volatile: cfg.Volatile, WakeEngine: cfg.WakeEngine}
+		ShimBirth: birth(os.Getpid()), Volatile: cfg.Volatile, WakeEngine: cfg.WakeEngine}
 	if linux := cfg.Spec.Linux; linux != nil {
 		if s.file.Cgroup = linux.CgroupsPath; s.file.Cgroup == "" {
 			s.file.Cgroup = "/berth/" + cfg.ID // as the runtime has it

@@ -324,33 +324,84 @@ func TestAShimWithoutAnEngineRecordsTheExitAndWakesOne(t *testing.T) {
 	}
 }
 
+// kill ends a shim as the OOM killer does, and with guardian its guardian, in the order
+// that gives that no time.
+func (s *stage) kill(shim int, guardian bool) {
+	s.t.Helper()
+	if err := unix.Kill(shim, unix.SIGSTOP); err != nil {
+		s.t.Fatal(err)
+	}
+	for _, pid := range children() {
+		if guardian && strings.Contains(status(pid), fmt.Sprintf("PPid:\t%d\n", shim)) {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	if err := unix.Kill(shim, unix.SIGKILL); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 func TestAKilledShimTakesItsContainerAlong(t *testing.T) {
-	s := newStage(t, 0)
-	cfg := s.config("sleep", "1000")
-	woken := filepath.Join(s.dir, "woken")
-	cfg.WakeEngine = []string{"busybox", "touch", woken}
-	shim := s.start(cfg)
-	st, err := shim.State(s.ctx())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Kill(st.ShimPid, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	for e := range shim.Events() {
-		t.Errorf("event %+v", e)
-	}
-	shim.Close()
-	r, err := ReadExit(cfg.Dir)
-	if err != nil || r.Code != 137 || r.Reason != "supervisor lost" || !r.StartedAt.Equal(st.StartedAt) {
-		t.Errorf("%+v, %v", r, err)
-	}
-	if alive(st.Pid) {
-		t.Error("the container is alive")
-	}
-	eventually(t, "the engine is woken", func() bool { _, err := os.Stat(woken); return err == nil })
-	if _, err := os.Stat(cfg.RunDir); !os.IsNotExist(err) {
-		t.Errorf("the run directory is left (%v)", err)
+	for _, test := range []struct {
+		name             string
+		engine, guardian bool // which of them is there
+	}{
+		{"with an engine", true, true},
+		{"without an engine", false, true},
+		{"with its guardian, the engine being there", true, false},
+		{"with its guardian, an engine coming later", false, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newStage(t, 0)
+			cfg := s.config("sh", "-c", "sleep 1000 & sleep 1001")
+			woken := filepath.Join(s.dir, "woken")
+			cfg.WakeEngine = []string{"busybox", "touch", woken}
+			shim := s.start(cfg)
+			st, err := shim.State(s.ctx())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !test.engine {
+				shim.Close()
+			}
+			s.kill(st.ShimPid, !test.guardian)
+			switch {
+			case test.engine:
+				for e := range shim.Events() {
+					t.Errorf("event %+v", e)
+				}
+				if err := shim.Signal(s.ctx(), "", unix.SIGTERM, false); !fail.Is(err, fail.NotFound) {
+					t.Errorf("a signal to a shim that is gone: %v", err)
+				}
+				shim.Close()
+			case test.guardian:
+				eventually(t, "an engine is woken", func() bool { _, err := os.Stat(woken); return err == nil })
+			default:
+				if !alive(st.Pid) {
+					t.Error("somebody else has killed the container")
+				}
+				if _, err := Reattach(s.ctx(), cfg.RunDir); !fail.Is(err, fail.NotFound) {
+					t.Errorf("reattach: %v", err)
+				}
+			}
+			r, err := ReadExit(cfg.Dir)
+			if err != nil || r.Code != 137 || r.Reason != "supervisor lost" || !r.StartedAt.Equal(st.StartedAt) {
+				t.Errorf("%+v, %v", r, err)
+			}
+			if alive(st.Pid) {
+				t.Error("the container is alive")
+			}
+			groups, _ := filepath.Glob("/sys/fs/cgroup/*/berth-test/" + cfg.ID)
+			if one := "/sys/fs/cgroup/berth-test/" + cfg.ID; unix.Access(one, unix.F_OK) == nil {
+				groups = append(groups, one)
+			}
+			if len(groups) > 0 {
+				t.Errorf("cgroups are left: %v", groups)
+			}
+			if _, err := os.Stat(cfg.RunDir); !os.IsNotExist(err) {
+				t.Errorf("the run directory is left (%v)", err)
+			}
+		})
 	}
 }
 

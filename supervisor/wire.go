@@ -60,8 +60,9 @@ func (e *wireError) err() error {
 	return fail.Mark(class, errors.New(e.Text))
 }
 
-// errGone is what is left to say about a connection that has ended.
-var errGone = fail.New(fail.NotFound, "the supervisor is gone")
+// ErrGone is what is left to say about a connection that has ended. An engine gets it only
+// after the container of a shim that was killed is cleared up.
+var ErrGone = fail.New(fail.NotFound, "the supervisor is gone")
 
 // maxFrame bounds what a broken peer can make us allocate; a large create is 100 KiB.
 const maxFrame = 16 << 20
@@ -107,7 +108,7 @@ func (w *wire) send(f frame, body any, files []int) error {
 	defer w.mu.Unlock()
 	if w.closed {
 		closeFiles(files)
-		return errGone
+		return ErrGone
 	}
 	w.out = append(w.out, parcel{data, files})
 	if !w.writing {
