@@ -177,6 +177,12 @@ func (l *lifecycle) steps(ctx context.Context, i *instance, c Container) (err er
 	}
 	begun = true
 	pid, at, err := s.Start(ctx)
+	if errors.Is(err, supervisor.ErrGone) {
+		// It may have been killed after the container had started, and before it could say so.
+		if rec, recErr := supervisor.ReadExit(i.dir); recErr == nil {
+			return l.nowRunning(i, r, 0, rec.StartedAt)
+		}
+	}
 	if err != nil {
 		return startFailed(err)
 	}
@@ -306,10 +312,12 @@ func (f *startFailure) Unwrap() error { return f.err }
 // exist, 126 for one that may not be executed; both are the request's fault.
 func startFailed(err error) error {
 	wrapped := fmt.Errorf("failed to create task for container: failed to start container process: %w", err)
-	switch fail.Of(err) {
-	case fail.NotFound:
+	switch class := fail.Of(err); {
+	case errors.Is(err, supervisor.ErrGone):
+		return &startFailure{128, fail.Mark(fail.Internal, wrapped)}
+	case class == fail.NotFound:
 		return &startFailure{127, fail.Mark(fail.Invalid, wrapped)}
-	case fail.Forbidden:
+	case class == fail.Forbidden:
 		return &startFailure{126, fail.Mark(fail.Invalid, wrapped)}
 	default:
 		return &startFailure{128, asInternal(wrapped)}

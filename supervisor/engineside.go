@@ -321,6 +321,9 @@ func (s *Shim) Exec(ctx context.Context, e Exec, a *Attachment) (pid int, err er
 	var r execReply
 	if err := s.call(ctx, opExec, req, files, &r); err != nil {
 		give.undo()
+		if errors.Is(err, ErrGone) { // not found would say that the program is
+			err = fail.Mark(fail.Conflict, err)
+		}
 		return 0, err
 	}
 	give.done()
