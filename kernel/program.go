@@ -41,8 +41,11 @@ func ProtectedProgram(path string) (*os.File, error) {
 	return f, nil
 }
 
-// ExecPath is a name by which this process and its children can execute f.
-func ExecPath(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
+// ExecPath is a name by which this process, or one it starts, can execute f. It is not one
+// of /proc/self, because os.StartProcess moves descriptors about in the child.
+func ExecPath(f *os.File) string {
+	return "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(f.Fd()))
+}
 
 const sealed = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 
