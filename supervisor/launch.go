@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -87,6 +88,10 @@ func (l *Launcher) wanted() {
 	}
 }
 
+// refillPause keeps the start of the next shim out of the way of the container that the
+// last one is just starting.
+const refillPause = 8 * time.Millisecond
+
 // keepWarm starts shims until enough wait.
 func (l *Launcher) keepWarm() {
 	for {
@@ -97,10 +102,18 @@ func (l *Launcher) keepWarm() {
 		}
 		for {
 			l.mu.Lock()
-			enough := l.closed || len(l.warm) >= l.cfg.Warm
+			left := len(l.warm)
+			enough := l.closed || left >= l.cfg.Warm
 			l.mu.Unlock()
 			if enough {
 				break
+			}
+			if left > 0 {
+				select {
+				case <-time.After(refillPause):
+				case <-l.end:
+					return
+				}
 			}
 			s, err := l.spawn()
 			if err != nil {

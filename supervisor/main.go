@@ -72,6 +72,7 @@ func serve() error {
 	go guard.guard() // ends with release
 	defer guard.release()
 
+	rehearse(unixConn)
 	w := newWire(unixConn)
 	defer w.close()
 	f, files, err := w.receive()
