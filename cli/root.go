@@ -121,7 +121,7 @@ func newRoot(a *app, args []string) *cobra.Command {
 			if len(args) == 0 {
 				return nil
 			}
-			return usageError{code: 1, command: "berth", message: "unknown command: berth " + args[0]}
+			return unknownCommand("berth", args[0])
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if show, _ := cmd.Flags().GetBool("version"); show {
@@ -160,6 +160,17 @@ func newRoot(a *app, args []string) *cobra.Command {
 	}
 	root.SetHelpCommandGroupID(groupCommands)
 	return root
+}
+
+// laterCommands are Docker's whose part of the engine does not exist yet. Nobody shall take
+// them for mistyped.
+const laterCommands = " builder commit context cp diff export manifest network search stats update volume "
+
+func unknownCommand(parent, name string) error {
+	if strings.Contains(laterCommands, " "+name+" ") && (parent == "berth" || parent == "berth container") {
+		return statusError{1, fmt.Sprintf("berth: '%s %s' is not part of this release yet", parent, name)}
+	}
+	return usageError{code: 1, command: parent, message: fmt.Sprintf("unknown command: %s %s", parent, name)}
 }
 
 func addGlobalFlags(a *app, flags *pflag.FlagSet) {
@@ -224,7 +235,7 @@ func newGroup(a *app, name, short string, children []entry) *cobra.Command {
 			if len(args) == 0 {
 				return nil
 			}
-			return usageError{code: 1, command: cmd.CommandPath(), message: fmt.Sprintf("unknown command: %s %s", cmd.CommandPath(), args[0])}
+			return unknownCommand(cmd.CommandPath(), args[0])
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

@@ -1,0 +1,176 @@
+package test
+
+import (
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"berth/testkit"
+)
+
+// What a flag of run becomes. Either the engine's record of the container shows it, or the
+// command is refused with one line; nothing is parsed and ignored.
+var runFlags = []struct {
+	args  string
+	shown string // in inspect's JSON without its spaces; a regular expression
+	why   string // in the refusal
+}{
+	{"--add-host a:1.2.3.4", `"ExtraHosts":\["a:1.2.3.4"\]`, ``},
+	{"--annotation a=b", `"Annotations":{"a":"b"}`, ``},
+	{"--attach stdout", `"AttachStdin":false,"AttachStdout":true,"AttachStderr":false`, ``},
+	{"--blkio-weight 300", `"BlkioWeight":300`, ``},
+	{"--blkio-weight-device /dev/null:300", `"BlkioWeightDevice":\[{"Path":"/dev/null","Weight":300}\]`, ``},
+	{"--cap-add SYS_TIME", `"CapAdd":\["CAP_SYS_TIME"\]`, ``},
+	{"--cap-drop CHOWN", `"CapDrop":\["CAP_CHOWN"\]`, ``},
+	{"--cgroup-parent /elsewhere", `"CgroupParent":"/elsewhere"`, ``},
+	{"--cgroupns host", `"CgroupnsMode":"host"`, ``},
+	{"--cidfile DIR/cid", `"ContainerIDFile":".*/cid"`, ``},
+	{"--cpu-period 50000", `"CpuPeriod":50000`, ``},
+	{"--cpu-quota 20000", `"CpuQuota":20000`, ``},
+	{"--cpu-rt-period 1000000", `"CpuRealtimePeriod":1000000`, ``},
+	{"--cpu-rt-runtime 1000", `"CpuRealtimeRuntime":1000`, ``},
+	{"--cpu-shares 512", `"CpuShares":512`, ``},
+	{"--cpus 0.5", `"NanoCpus":500000000`, ``},
+	{"--cpuset-cpus 0", `"CpusetCpus":"0"`, ``},
+	{"--cpuset-mems 0", `"CpusetMems":"0"`, ``},
+	{"--cpu-count 1", ``, `Windows only`},
+	{"--cpu-percent 1", ``, `Windows only`},
+	{"--device /dev/null:/dev/foo", `"PathInContainer":"/dev/foo"`, ``},
+	{"--device-cgroup-rule c_1:3_rwm", `"DeviceCgroupRules":\["c1:3rwm"\]`, ``},
+	{"--device-read-bps /dev/null:1mb", `"BlkioDeviceReadBps":\[{"Path":"/dev/null","Rate":1048576}\]`, ``},
+	{"--device-read-iops /dev/null:100", `"BlkioDeviceReadIOps":\[{"Path":"/dev/null","Rate":100}\]`, ``},
+	{"--device-write-bps /dev/null:1mb", `"BlkioDeviceWriteBps":\[{"Path":"/dev/null","Rate":1048576}\]`, ``},
+	{"--device-write-iops /dev/null:100", `"BlkioDeviceWriteIOps":\[{"Path":"/dev/null","Rate":100}\]`, ``},
+	{"--dns 1.1.1.1", `"Dns":\["1.1.1.1"\]`, ``},
+	{"--dns-option ndots:2", `"DnsOptions":\["ndots:2"\]`, ``},
+	{"--dns-search example.org", `"DnsSearch":\["example.org"\]`, ``},
+	{"--domainname example.org", `"Domainname":"example.org"`, ``},
+	{"--entrypoint /bin/sh", `"Entrypoint":\["/bin/sh"\]`, ``},
+	{"--env A=B", `"Env":\["A=B"`, ``},
+	{"--env-file DIR/lines", `"Env":\["l=1"`, ``},
+	{"--expose 80", `"ExposedPorts":{"80/tcp":{}}`, ``},
+	{"--gpus all", ``, `--gpus`},
+	{"--group-add 50", `"GroupAdd":\["50"\]`, ``},
+	{"--health-cmd true", ``, `health checks are not built yet`},
+	{"--health-interval 1s", ``, `health checks are not built yet`},
+	{"--health-retries 3", ``, `health checks are not built yet`},
+	{"--health-start-interval 1s", ``, `health checks are not built yet`},
+	{"--health-start-period 1s", ``, `health checks are not built yet`},
+	{"--health-timeout 1s", ``, `health checks are not built yet`},
+	{"--hostname h", `"Hostname":"h"`, ``},
+	{"--init", ``, `--init is not built yet`},
+	{"--interactive", `"OpenStdin":true`, ``},
+	{"--io-maxbandwidth 1m", ``, `Windows only`},
+	{"--io-maxiops 1", ``, `Windows only`},
+	{"--ip 1.2.3.4", ``, `no network driver`},
+	{"--ip6 ::5", ``, `no network driver`},
+	{"--ipc shareable", `"IpcMode":"shareable"`, ``},
+	{"--isolation hyperv", ``, `invalid isolation`},
+	{"--label a=b", `"Labels":{"a":"b"}`, ``},
+	{"--label-file DIR/lines", `"Labels":{"l":"1"}`, ``},
+	{"--link other", ``, `no network driver`},
+	{"--link-local-ip 169.254.1.1", ``, `no network driver`},
+	{"--log-driver none", `"LogConfig":{"Type":"none",`, ``},
+	{"--log-driver syslog", ``, `no log driver named 'syslog'`},
+	{"--log-opt max-size=1m", `"max-size":"1m"`, ``},
+	{"--log-opt foo=bar", ``, `unknown log opt 'foo'`},
+	{"--mac-address 02:42:ac:11:00:02", ``, `no network driver`},
+	{"--memory 64m", `"Memory":67108864,`, ``},
+	{"--memory-reservation 32m", `"MemoryReservation":33554432`, ``},
+	{"--memory 64m --memory-swap 128m", `"MemorySwap":134217728`, ``},
+	{"--memory-swappiness 10", `"MemorySwappiness":10`, ``},
+	{"--mount type=bind,src=/tmp,dst=/x,readonly", `"Destination":"/x","Mode":"","RW":false,"Propagation":"rprivate"`, ``},
+	{"--mount type=volume,src=v,dst=/x", ``, `volumes are not built yet`},
+	{"--name named", `"Name":"/named"`, ``},
+	{"--network host", `"NetworkMode":"host"`, ``},
+	{"--network bridge", ``, `no network driver`},
+	{"--network-alias foo", ``, `user-defined networks`},
+	{"--no-healthcheck", `"Healthcheck":{"Test":\["NONE"\]}`, ``},
+	{"--oom-kill-disable --memory 64m", `"OomKillDisable":true`, ``},
+	{"--oom-score-adj 100", `"OomScoreAdj":100`, ``},
+	{"--pid host", `"PidMode":"host"`, ``},
+	{"--pids-limit 100", `"PidsLimit":100`, ``},
+	{"--platform linux/arm64", ``, `does not match the specified platform`},
+	{"--privileged", `"Privileged":true`, ``},
+	{"--publish 8080:80", ``, `no network driver`},
+	{"--publish-all", ``, `no network driver`},
+	{"--pull sometimes", ``, `invalid pull option`},
+	{"--read-only", `"ReadonlyRootfs":true`, ``},
+	{"--restart on-failure:3", `"RestartPolicy":{"Name":"on-failure","MaximumRetryCount":3}`, ``},
+	{"--rm", `"AutoRemove":true`, ``},
+	{"--runtime runc", `"Runtime":"runc"`, ``},
+	{"--runtime nosuch", ``, `unknown or invalid runtime name: nosuch`},
+	{"--security-opt no-new-privileges", `"SecurityOpt":\["no-new-privileges"\]`, ``},
+	{"--security-opt foo=bar", ``, `invalid --security-opt`},
+	{"--shm-size 8m", `"ShmSize":8388608`, ``},
+	{"--stop-signal INT", `"StopSignal":"INT"`, ``},
+	{"--stop-timeout 5", `"StopTimeout":5`, ``},
+	{"--storage-opt size=1G", ``, `--storage-opt is not built yet`},
+	{"--sysctl net.core.somaxconn=100", `"Sysctls":{"net.core.somaxconn":"100"}`, ``},
+	{"--tmpfs /t:size=1m", `"Tmpfs":{"/t":"size=1m"}`, ``},
+	{"--tty", `"Tty":true`, ``},
+	{"--ulimit nofile=100:200", `{"Name":"nofile","Hard":200,"Soft":100}`, ``},
+	{"--user app", `"User":"app"`, ``},
+	{"--userns host", `"UsernsMode":"host"`, ``},
+	{"--uts host", `"UTSMode":"host"`, ``},
+	{"--volume /tmp:/x:ro", `"Binds":\["/tmp:/x:ro"\]`, ``},
+	{"--volume named:/x", ``, `volumes are not built yet`},
+	{"--volume-driver local", ``, `volumes are not built yet`},
+	{"--volumes-from other", ``, `--volumes-from is not built yet`},
+	{"--workdir /tmp", `"WorkingDir":"/tmp"`, ``},
+	{"--kernel-memory 10m", ``, `no longer has this limit`},
+}
+
+// These are the client's own; other tests see what they do.
+const clientsFlags = " --detach --detach-keys --sig-proxy --quiet --help "
+
+func TestNoFlagOfRunIsIgnored(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	write(t, filepath.Join(e.Dir, "lines"), "l=1\n")
+	inTable := map[string]bool{}
+	for _, f := range runFlags {
+		t.Run(f.args, func(t *testing.T) {
+			var args []string
+			for _, a := range strings.Fields(f.args) {
+				if strings.HasPrefix(a, "--") {
+					inTable[a] = true
+				}
+				a = strings.ReplaceAll(a, "DIR", e.Dir)
+				if strings.HasPrefix(a, "c_") {
+					a = strings.ReplaceAll(a, "_", " ")
+				}
+				args = append(args, a)
+			}
+			r := e.Berth(append(append([]string{"create"}, args...), "busybox", "true")...)
+			if f.why != "" {
+				said := strings.Split(strings.TrimSpace(r.Stderr), "\n")
+				if len(said) == 2 && strings.HasPrefix(said[1], "See 'berth create") {
+					said = said[:1]
+				}
+				if r.Code == 0 || len(said) != 1 || !regexp.MustCompile(f.why).MatchString(said[0]) {
+					t.Errorf("exit %d, %q (want one line like %s)", r.Code, r.Stderr, f.why)
+				}
+				return
+			}
+			if r.Code != 0 {
+				t.Fatalf("exit %d, %s", r.Code, r.Stderr)
+			}
+			id := strings.TrimSpace(r.Stdout)
+			json := strings.Join(strings.Fields(e.Must("inspect", "-f", "{{json .}}", id)), "")
+			if !regexp.MustCompile(f.shown).MatchString(json) {
+				t.Errorf("inspect does not show %s: %s", f.shown, json)
+			}
+			e.Must("rm", id)
+		})
+	}
+	for _, flag := range regexp.MustCompile(`(?m)^ +(?:-\w, )?(--[a-z0-9-]+)`).FindAllStringSubmatch(e.Must("run", "--help"), -1) {
+		if !inTable[flag[1]] && !strings.Contains(clientsFlags, " "+flag[1]+" ") {
+			t.Errorf("%s is a flag of run, and not in the table", flag[1])
+		}
+	}
+	if left := e.Must("ps", "-aq"); left != "" {
+		t.Errorf("refused flags left containers: %s", left)
+	}
+}
