@@ -210,7 +210,7 @@ func TestEngineKilledAtRandomMoments(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	for i := range crashes(t) {
-		after := time.Duration(random.Int64N(int64(250 * time.Millisecond)))
+		after := time.Duration(random.Int64N(int64(150 * time.Millisecond)))
 		pid := e.Pid()
 		timer := time.AfterFunc(after, func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
 		name := fmt.Sprintf("life%d", i)
