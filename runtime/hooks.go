@@ -28,12 +28,14 @@ func (c *Container) hooks() specs.Hooks {
 
 func (c *Container) hasCreateHooks() bool {
 	h := c.hooks()
+	//lint:ignore SA1019 deprecated hooks are still in bundles
 	return len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
 }
 
 // createHooks run when everything is mounted and the root is not entered yet.
 func (c *Container) createHooks(ctx context.Context) error {
 	h := c.hooks()
+	//lint:ignore SA1019 deprecated hooks are still in bundles
 	if err := c.runHooks(ctx, "prestart", h.Prestart, specs.StateCreating); err != nil {
 		return err
 	}

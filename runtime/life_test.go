@@ -88,6 +88,7 @@ func TestHooksRunInOrderWithTheState(t *testing.T) {
 	cfg := config(t, "true")
 	cfg.Bundle = dir
 	cfg.Spec.Annotations = map[string]string{"a": "b"}
+	//lint:ignore SA1019 deprecated hooks are still in bundles
 	cfg.Spec.Hooks = &specs.Hooks{Prestart: hook("prestart"), CreateRuntime: hook("createRuntime"), Poststart: hook("poststart"), Poststop: hook("poststop")}
 	c := create(t, cfg)
 	if err := c.Start(context.Background()); err != nil {

@@ -296,15 +296,3 @@ func (b *builder) copyMode(from, to stage.Slot) {
 	p.Call(unix.SYS_FCHMOD, dir.Arg(), mode.Arg())
 	b.close(dir)
 }
-
-// deferrable tells whether the mount at i can come after all others: no later one lies
-// below it.
-func deferrable(plans []*mountPlan, i int) bool {
-	at := plans[i].Destination
-	for _, later := range plans[i+1:] {
-		if later.Destination == at || strings.HasPrefix(later.Destination, strings.TrimSuffix(at, "/")+"/") {
-			return false
-		}
-	}
-	return true
-}

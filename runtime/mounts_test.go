@@ -28,7 +28,7 @@ func mountsOf(t testing.TB, pid int) map[string]string {
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
 		_, right, _ := strings.Cut(line, " - ")
-		m[f[4]] = f[5] + " " + strings.Join(f[6:len(f)], " ") + " " + strings.TrimSpace(right)
+		m[f[4]] = f[5] + " " + strings.Join(f[6:], " ") + " " + strings.TrimSpace(right)
 	}
 	return m
 }

@@ -44,7 +44,6 @@ type shim struct {
 	binding  *net.UnixListener
 	log      *logs.Writer
 	streams  *streams
-	crash    *os.File
 	over     chan struct{} // closed when the shim may end
 	begun    chan struct{} // closed when it is known whether the start succeeded
 	tookExit chan struct{} // closed when an engine has dealt with the exit
