@@ -47,6 +47,9 @@ func (a *app) events(ctx context.Context, format string, o mobyclient.EventsList
 	if err != nil {
 		return err
 	}
+	if err := present(ctx, engine); err != nil {
+		return err
+	}
 	// An engine that ends and comes back has forgotten what was before: only the news of the new
 	// one follow.
 	return persist(ctx, nil, func(ctx context.Context) error {

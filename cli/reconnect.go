@@ -48,6 +48,13 @@ func persist(ctx context.Context, busy <-chan struct{}, ask func(context.Context
 	}
 }
 
+// present asks whether there is an engine at all, for commands whose first request would
+// otherwise wait for its return.
+func present(ctx context.Context, engine *mobyclient.Client) error {
+	_, err := engine.Ping(ctx, mobyclient.PingOptions{NegotiateAPIVersion: true})
+	return err
+}
+
 func isOpen(c <-chan struct{}) bool {
 	if c == nil {
 		return false

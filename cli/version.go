@@ -94,7 +94,7 @@ func (a *app) version(ctx context.Context, format string) error {
 		}
 		fmt.Fprintln(a.Out, line)
 	default:
-		if err := a.printOne(format, report); err != nil {
+		if err := a.printOne(format, report); err != nil && connectErr == nil {
 			return err
 		}
 	}

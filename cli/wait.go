@@ -27,6 +27,9 @@ func (a *app) wait(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
+	if err := present(ctx, engine); err != nil {
+		return err
+	}
 	failed := false
 	for _, name := range names {
 		var answer container.WaitResponse

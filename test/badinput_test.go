@@ -117,6 +117,11 @@ func TestBadInputOfCommands(t *testing.T) {
 		{"container cp x:/y .", 1, `'berth container cp' is not part of this release yet`},
 		{"--context nosuch ps", 1, `context "nosuch" does not exist`},
 		{"-H tcp://127.0.0.1:1 ps", 1, `Cannot connect to the engine at tcp://127.0.0.1:1`},
+		{"-H tcp://127.0.0.1:1 events", 1, `Cannot connect to the engine at tcp://127.0.0.1:1`},
+		{"-H tcp://127.0.0.1:1 wait x", 1, `Cannot connect to the engine at tcp://127.0.0.1:1`},
+		{"-H tcp://127.0.0.1:1 version -f {{.Server.Version}}", 1, `Cannot connect to the engine at tcp://127.0.0.1:1`},
+		{"-H tcp://127.0.0.1:1 run busybox", 125, `Cannot connect to the engine at tcp://127.0.0.1:1`},
+		{"-H tcp://127.0.0.1:1 exec x true", 1, `Cannot connect to the engine at tcp://127.0.0.1:1`},
 		{"-H unix:///no/such.sock ps", 1, `Cannot connect to the engine at unix:///no/such.sock`},
 		{"-H gopher://x ps", 1, `invalid host "gopher://x"`},
 	} {
