@@ -103,11 +103,12 @@ func (l *lifecycle) byHand(i *instance, cancelPolicy bool) error {
 // signal sends sig to the container's init. One that is paused is resumed afterwards,
 // for it can neither handle a signal nor die of one.
 func (l *lifecycle) signal(ctx context.Context, i *instance, r *run, sig unix.Signal) error {
+	c := i.now()
+	// Told first: the death that it may bring is told by another goroutine.
+	l.ann.tell(c, "kill", "signal", decimal(int(sig)))
 	if err := r.shim.Signal(ctx, "", sig, false); err != nil && !fail.Is(err, fail.NotFound) {
 		return err
 	}
-	c := i.now()
-	l.ann.tell(c, "kill", "signal", decimal(int(sig)))
 	if c.State.Status != paused {
 		return nil
 	}
