@@ -51,6 +51,9 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 	}
 	c.flags = b.ns.create | b.ns.joins()
 	b.userns = b.ns.own(unix.CLONE_NEWUSER)
+	if b.joinsMounts() {
+		b.warnUnmounted()
+	}
 
 	// The group, the filter and the root do not need each other.
 	group := make(chan error, 1)
@@ -116,6 +119,19 @@ func newBuilder(spec *oci.Spec, bundle string) *builder {
 // joinsMounts tells that the container lives in a mount namespace made by someone else,
 // whose root and mounts it takes as they are.
 func (b *builder) joinsMounts() bool { return b.ns.joins()&unix.CLONE_NEWNS != 0 }
+
+// warnUnmounted tells which wishes a container has for nothing in such a namespace.
+func (b *builder) warnUnmounted() {
+	l := b.spec.Linux
+	for _, wish := range []struct {
+		n    int
+		what string
+	}{{len(b.spec.Mounts), "mounts"}, {len(l.MaskedPaths), "maskedPaths"}, {len(l.ReadonlyPaths), "readonlyPaths"}, {len(l.Devices), "devices"}} {
+		if wish.n > 0 {
+			b.warnings = append(b.warnings, wish.what+" are ignored: the container joins a mount namespace, whose mounts it takes as they are")
+		}
+	}
+}
 
 // compileInit compiles the life of the container's first process.
 func (b *builder) compileInit(c *Container, cfg *Config, at string, filter *seccomp.Program) (stage.Options, error) {

@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
+	"berth/kernel"
 	"berth/version"
 )
 
@@ -38,6 +39,7 @@ type app struct {
 	stdout, stderr io.Writer
 	log            string
 	logJSON        bool
+	protect        func() error // called before this program is exposed to a container
 }
 
 // action is what a command does once its flags are parsed. It returns the exit status.
@@ -50,24 +52,25 @@ type command struct {
 	about       string
 	min, max    int
 	literal     bool // flags end at the first argument: the rest belongs to another program
+	exposed     bool // processes in a container can see this program, see protect
 	flags       func(f *flag.FlagSet) action
 }
 
 var commands = []command{
-	{"create", "[options] ID", "create a container from a bundle", 1, 1, false, createFlags},
-	{"start", "ID", "let a created container's process execute", 1, 1, false, plain(start)},
-	{"run", "[options] ID", "create and start a container, and wait for it", 1, 1, false, runFlags},
-	{"state", "ID", "print a container's state", 1, 1, false, plain(state)},
-	{"kill", "[options] ID [SIGNAL]", "send a signal (default SIGTERM) to a container", 1, 2, false, killFlags},
-	{"delete", "[options] ID", "remove what is held of a container", 1, 1, false, deleteFlags},
-	{"exec", "[options] ID COMMAND [ARG...]", "execute a further process in a container", 1, -1, true, execFlags},
-	{"ps", "[options] ID", "list a container's processes", 1, 1, false, psFlags},
-	{"list", "[options]", "list containers", 0, 0, false, listFlags},
-	{"pause", "ID", "freeze a container", 1, 1, false, plain(pause)},
-	{"resume", "ID", "let a paused container go on", 1, 1, false, plain(resume)},
-	{"update", "[options] ID", "change a container's limits", 1, 1, false, updateFlags},
-	{"spec", "[options]", "write a configuration to start from", 0, 0, false, specFlags},
-	{"features", "", "print what this runtime can do, as JSON", 0, 0, false, plain(features)},
+	{"create", "[options] ID", "create a container from a bundle", 1, 1, false, true, createFlags},
+	{"start", "ID", "let a created container's process execute", 1, 1, false, false, plain(start)},
+	{"run", "[options] ID", "create and start a container, and wait for it", 1, 1, false, true, runFlags},
+	{"state", "ID", "print a container's state", 1, 1, false, false, plain(state)},
+	{"kill", "[options] ID [SIGNAL]", "send a signal (default SIGTERM) to a container", 1, 2, false, false, killFlags},
+	{"delete", "[options] ID", "remove what is held of a container", 1, 1, false, false, deleteFlags},
+	{"exec", "[options] ID COMMAND [ARG...]", "execute a further process in a container", 1, -1, true, true, execFlags},
+	{"ps", "[options] ID", "list a container's processes", 1, 1, false, false, psFlags},
+	{"list", "[options]", "list containers", 0, 0, false, false, listFlags},
+	{"pause", "ID", "freeze a container", 1, 1, false, false, plain(pause)},
+	{"resume", "ID", "let a paused container go on", 1, 1, false, false, plain(resume)},
+	{"update", "[options] ID", "change a container's limits", 1, 1, false, false, updateFlags},
+	{"spec", "[options]", "write a configuration to start from", 0, 0, false, false, specFlags},
+	{"features", "", "print what this runtime can do, as JSON", 0, 0, false, false, plain(features)},
 }
 
 func plain(do action) func(*flag.FlagSet) action {
@@ -76,7 +79,11 @@ func plain(do action) func(*flag.FlagSet) action {
 
 // Main runs one command and returns the program's exit status.
 func Main(args []string, stdout, stderr io.Writer) int {
-	a := &app{stdout: stdout, stderr: stderr}
+	a := &app{stdout: stdout, stderr: stderr, protect: protect}
+	return a.execute(args)
+}
+
+func (a *app) execute(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	status, err := a.main(ctx, args)
@@ -151,7 +158,27 @@ func (a *app) run(ctx context.Context, c *command, args []string) (int, error) {
 			return 1, err
 		}
 	}
+	if c.exposed {
+		if err := a.protect(); err != nil {
+			return 1, err
+		}
+	}
 	return do(ctx, a, rest)
+}
+
+// protect starts this program again, from where no container can change it.
+func protect() error {
+	if kernel.IsProtected() {
+		// The kernel knows us by the descriptor we were executed by; this is for ps(1).
+		_ = os.WriteFile("/proc/self/comm", []byte(program), 0)
+		return nil
+	}
+	f, err := kernel.ProtectedProgram("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return fmt.Errorf("start %s again from a protected place: %w", program, unix.Exec(kernel.ExecPath(f), os.Args, os.Environ()))
 }
 
 func newFlags(name string) *flag.FlagSet {

@@ -27,7 +27,8 @@ func TestMain(m *testing.M) {
 // inside runs a command within this process: enough for those that make no container.
 func inside(args ...string) (status int, stdout, stderr string) {
 	var out, errs bytes.Buffer
-	status = Main(args, &out, &errs)
+	a := &app{stdout: &out, stderr: &errs, protect: func() error { return nil }}
+	status = a.execute(args)
 	return status, out.String(), errs.String()
 }
 
