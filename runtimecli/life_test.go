@@ -455,3 +455,49 @@ func TestDescriptorsArePreserved(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 }
+
+func TestContainersCannotReachTheRuntimesProgram(t *testing.T) {
+	h := newHost(t, "sleep", "1000")
+	h.must("create", "--bundle", h.bundle, "--pid-file", filepath.Join(h.dir, "pid"), h.id)
+	// Until start the process is a copy of the one that made it.
+	exe := "/proc/" + strconv.Itoa(h.pid(filepath.Join(h.dir, "pid"))) + "/exe"
+	ours, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if theirs, err := f.Stat(); err != nil || !os.SameFile(ours, theirs) {
+		t.Fatalf("the process does not execute this program: %v", err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil || st.Flags&unix.ST_RDONLY == 0 {
+		t.Errorf("the program's mount is writable (%v)", err)
+	}
+	if err := unix.MountSetattr(unix.AT_FDCWD, exe, 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}); err == nil {
+		t.Error("the program's mount can be made writable")
+	}
+}
+
+func TestAJoinedMountNamespaceTakesNoMounts(t *testing.T) {
+	h := newHost(t, "sleep", "1000")
+	h.must("run", "--detach", "--bundle", h.bundle, "--pid-file", filepath.Join(h.dir, "pid"), h.id)
+	first := h.pid(filepath.Join(h.dir, "pid"))
+	h.configure(func(s *oci.Spec) {
+		s.Process.Args = []string{"true"}
+		s.Hostname = ""
+		for i, ns := range s.Linux.Namespaces {
+			file := map[string]string{"mount": "mnt", "pid": "pid", "network": "net", "ipc": "ipc", "uts": "uts"}[string(ns.Type)]
+			if file != "" {
+				s.Linux.Namespaces[i].Path = "/proc/" + strconv.Itoa(first) + "/ns/" + file
+			}
+		}
+	})
+	status, _, errs := h.run("run", "--bundle", h.bundle, h.id+"second")
+	if status != 0 || !strings.Contains(errs, "mounts are ignored") {
+		t.Errorf("status %d: %s", status, errs)
+	}
+}
