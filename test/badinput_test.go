@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -157,10 +158,6 @@ func TestBadInputGetsDockersStatus(t *testing.T) {
 	for other[0] != id[0] || other == id {
 		other = e.Must("create", "--network", "none", "busybox")
 	}
-	socket := strings.TrimPrefix(e.Host, "unix://")
-	web := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}}
 	for _, tt := range []struct {
 		method, path, body string
 		status             int
@@ -195,26 +192,40 @@ func TestBadInputGetsDockersStatus(t *testing.T) {
 		{"GET", "/nosuch", "", 404, "page not found"},
 	} {
 		t.Run(tt.method+" "+tt.path, func(t *testing.T) {
-			req, err := http.NewRequestWithContext(t.Context(), tt.method, "http://engine"+strings.NewReplacer("{", "%7B", "}", "%7D", `"`, "%22").Replace(tt.path), strings.NewReader(tt.body))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if tt.body != "" {
-				req.Header.Set("Content-Type", "application/json")
-			}
-			resp, err := web.Do(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer resp.Body.Close()
-			data, _ := io.ReadAll(resp.Body)
-			var answer struct{ Message string }
-			err = json.Unmarshal(data, &answer)
-			if resp.StatusCode != tt.status || !strings.Contains(answer.Message, tt.want) || tt.status >= 400 && (err != nil || answer.Message == "" || strings.Contains(answer.Message, "\n")) {
-				t.Errorf("status %d (want %d), message %q (want %q), body %s", resp.StatusCode, tt.status, answer.Message, tt.want, data)
+			status, message, body := ask(t, e, tt.method, strings.NewReplacer("{", "%7B", "}", "%7D", `"`, "%22").Replace(tt.path), tt.body)
+			if status != tt.status || !strings.Contains(message, tt.want) || tt.status >= 400 && (message == "" || strings.Contains(message, "\n")) {
+				t.Errorf("status %d (want %d), message %q (want %q), body %s", status, tt.status, message, tt.want, body)
 			}
 		})
 	}
+}
+
+// ask puts one request to the API.
+func ask(t *testing.T, e *testkit.Engine, method, path, body string) (status int, message, answer string) {
+	t.Helper()
+	socket := strings.TrimPrefix(e.Host, "unix://")
+	web := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}}
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://engine"+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := web.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said struct{ Message string }
+	_ = json.Unmarshal(data, &said) // an answer without a message has none
+	return resp.StatusCode, said.Message, string(data)
 }
 
 // blob is content with its name.
@@ -361,23 +372,32 @@ func TestBadInputOfRegistries(t *testing.T) {
 	for _, tt := range []struct {
 		ref, want string
 		run       bool // pulls on the way
+		status    int  // 200: the failure comes after the head, in the stream
 	}{
-		{down + "/any", `connection refused`, true},
-		{f.addr + "/locked", `(?i)unauthorized|authentication required|no basic auth`, false},
-		{f.addr + "/forbidden", `denied`, false},
-		{f.addr + "/missing:9", `not found|manifest unknown`, true},
-		{f.addr + "/missing@" + zeros, `not found|manifest unknown`, false},
-		{f.addr + "/broken", `500|the disk is on fire`, false},
-		{f.addr + "/proxy", `502`, false},
-		{f.addr + "/garbage", `manifest`, false},
-		{f.addr + "/swapped@" + f.manifest.digest, `digest`, false},
-		{f.addr + "/corrupt", f.layer.digest + `|digest|checksum`, true},
-		{f.addr + "/truncated", `unexpected EOF|truncated|short|ended`, false},
-		{f.addr + "/nolayer", `blob unknown|not found`, false},
+		{down + "/any:1", `connection refused`, true, 503},
+		{f.addr + "/locked", `(?i)unauthorized|authentication required|no basic auth`, false, 401},
+		{f.addr + "/forbidden", `denied`, false, 404},
+		{f.addr + "/missing:9", `not found|manifest unknown`, true, 404},
+		{f.addr + "/missing@" + zeros, `not found|manifest unknown`, false, 404},
+		{f.addr + "/broken", `500|the disk is on fire`, false, 503},
+		{f.addr + "/proxy", `502`, false, 503},
+		{f.addr + "/garbage", `manifest`, false, 200},
+		{f.addr + "/swapped@" + f.manifest.digest, `digest`, false, 200},
+		{f.addr + "/corrupt", f.layer.digest + `|digest|checksum`, true, 200},
+		{f.addr + "/truncated", `unexpected EOF|truncated|short|ended`, false, 200},
+		{f.addr + "/nolayer", `blob unknown|not found`, false, 200},
 	} {
 		t.Run(strings.TrimPrefix(tt.ref, f.addr+"/"), func(t *testing.T) {
 			r := e.Berth("pull", tt.ref)
 			refused(t, r, 1, tt.want)
+			query := url.Values{"fromImage": {tt.ref}}
+			if !strings.ContainsAny(strings.TrimPrefix(tt.ref, f.addr), ":@") {
+				query.Set("tag", "latest") // no tag at all asks for every one of them
+			}
+			status, message, body := ask(t, e, "POST", "/images/create?"+query.Encode(), "")
+			if status != tt.status || (status == 200) == (message != "") || status == 200 && !strings.Contains(body, `"errorDetail":{"message":"`) {
+				t.Errorf("status %d (want %d): %s", status, tt.status, body)
+			}
 			if tt.run {
 				refused(t, e.Berth("run", "--rm", "--network", "none", tt.ref), 125, tt.want)
 			}
