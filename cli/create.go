@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/docker/cli/opts"
+	"github.com/moby/moby/api/types/container"
 	mobyclient "github.com/moby/moby/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
@@ -65,6 +67,7 @@ func newCreate(a *app) *cobra.Command {
 		Short: "Create a new container",
 		Args:  minArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			a.meetEngine(cmd.Context())
 			request, err := a.containerRequest(cmd, c, &o, args)
 			if err != nil {
 				return err
@@ -136,6 +139,8 @@ func (a *app) addProxyEnvironment(c *containerFlags) error {
 // createContainer creates the container, pulling its image as o.pull says, and returns its id.
 // Progress and the engine's warnings go to the error stream.
 func (a *app) createContainer(ctx context.Context, request *containerRequest, o *createFlags) (string, error) {
+	// encoding/json learns the request's many types while the engine answers meetEngine.
+	_, _ = json.Marshal(container.CreateRequest{Config: request.config, HostConfig: request.host, NetworkingConfig: request.network})
 	engine, err := a.engine()
 	if err != nil {
 		return "", err

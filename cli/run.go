@@ -95,16 +95,19 @@ func (a *app) runContainer(ctx context.Context, id string, request *containerReq
 	defer cancel()
 
 	attached := config.AttachStdin || config.AttachStdout || config.AttachStderr
-	var streams *talk
+	streams := &talk{over: make(chan struct{})}
 	var streaming chan struct{} // nil when nothing is attached
 	if attached {
-		streams, err = a.attachForRun(ctx, engine, id, config, a.detachKeys(o.detachKeys))
-		if err != nil {
-			return runError(err)
-		}
 		streaming = streams.over
 	}
-	exited := a.waitExit(ctx, engine, id, request.host.AutoRemove, streaming)
+	waiting := make(chan (<-chan error), 1)
+	go func() { waiting <- a.waitExit(ctx, engine, id, request.host.AutoRemove, streaming) }()
+	if attached {
+		if err := a.beginTalk(ctx, engine, id, config, a.detachKeys(o.detachKeys), streams); err != nil {
+			return runError(err)
+		}
+	}
+	exited := <-waiting
 
 	if _, err := engine.ContainerStart(ctx, id, mobyclient.ContainerStartOptions{}); err != nil {
 		cancel()
@@ -144,6 +147,13 @@ func (t *talk) wait() error {
 
 // attachForRun attaches to the container that is about to start.
 func (a *app) attachForRun(ctx context.Context, engine *mobyclient.Client, id string, config *container.Config, detachKeys string) (*talk, error) {
+	t := &talk{over: make(chan struct{})}
+	return t, a.beginTalk(ctx, engine, id, config, detachKeys, t)
+}
+
+// beginTalk is attachForRun for a caller who has promised t to others already. After an
+// error t is never over.
+func (a *app) beginTalk(ctx context.Context, engine *mobyclient.Client, id string, config *container.Config, detachKeys string, t *talk) error {
 	query := url.Values{"stream": {"1"}}
 	for name, asked := range map[string]bool{"stdin": config.AttachStdin, "stdout": config.AttachStdout, "stderr": config.AttachStderr} {
 		if asked {
@@ -155,19 +165,18 @@ func (a *app) attachForRun(ctx context.Context, engine *mobyclient.Client, id st
 	}
 	connection, err := client.Upgrade(ctx, engine, "/containers/"+url.PathEscape(id)+"/attach", query, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c := conversation{tty: config.Tty, detachKeys: detachKeys, connection: connection}
 	if config.AttachStdin {
 		c.stdin = a.In
 	}
 	c.stdout, c.stderr = a.outputs(config.AttachStdout, config.AttachStderr, config.Tty)
-	t := &talk{over: make(chan struct{})}
 	go func() {
 		t.err = a.converse(ctx, c)
 		close(t.over)
 	}()
-	return t, nil
+	return nil
 }
 
 // outputs chooses the streams; a pty has one output only.

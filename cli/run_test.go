@@ -102,6 +102,9 @@ func TestRunAttachesAndWaitsBeforeItStarts(t *testing.T) {
 	for _, asked := range e.asked("POST") {
 		order = append(order, filepath.Base(asked.Path))
 	}
+	if len(order) == 4 {
+		slices.Sort(order[1:3]) // these two go side by side
+	}
 	if want := []string{"create", "attach", "wait", "start"}; !slices.Equal(order, want) {
 		t.Errorf("asked %v, want %v", order, want)
 	}
