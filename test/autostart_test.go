@@ -22,6 +22,8 @@ mount -t tmpfs lib /var/lib
 mkdir -p /var/lib/berth
 mount --bind /mnt /var/lib/berth
 unset DOCKER_HOST
+engine() { sed 's/.*pid \([0-9]*\).*/\1/' /run/berth/berthd.lock; }
+engines() { ls -l /proc/[0-9]*/exe 2>/dev/null | grep -c "` + e.Bin + `/berthd"; }
 ` + script
 	if err := os.WriteFile(file, []byte(text), 0o700); err != nil {
 		t.Fatal(err)
@@ -35,19 +37,19 @@ func TestManyClientsStartOneEngine(t *testing.T) {
 for i in 1 2 3 4 5 6; do berth version --format '{{.Server.Version}}' & done; wait
 berth import `+testkit.BusyboxTar(t)+` busybox >/dev/null
 berth run --rm busybox echo ran
-pidof berthd | wc -w
+engines
 id=$(berth run -d --name stays busybox sleep 1000)
-kill -9 $(pidof berthd)
+kill -9 $(engine)
 berth inspect -f '{{.State.Status}} after' stays
 # With the engine dead, a --rm container that ends is removed.
 berth run -d --rm --name goes busybox sh -c 'while [ ! -e /tmp/end ]; do sleep 0.05; done' >/dev/null
 pid=$(berth inspect -f '{{.State.Pid}}' goes)
-kill -9 $(pidof berthd)
+kill -9 $(engine)
 touch /proc/$pid/root/tmp/end
 n=0; while [ -e /var/lib/berth/containers/$(ls /var/lib/berth/containers | grep -v $id || echo none) ]; do n=$((n+1)); [ $n -lt 400 ] || { echo "never removed"; exit 1; }; sleep 0.05; done
 berth ps -a --format '{{.Names}}'
 berth rm -f stays
-kill $(pidof berthd); while pidof berthd >/dev/null; do sleep 0.05; done
+kill $(engine); while engines >/dev/null; do sleep 0.05; done
 `)
 	want := []string{"0.1.0", "ran", "1", "running after", "stays"}
 	if r.Code != 0 {
