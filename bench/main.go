@@ -127,7 +127,15 @@ func measure(n, crowd int, only string) error {
 	return nil
 }
 
+// burst is how many runs of one peer follow one another when runs are back to back: each
+// then starts in what the run before it has left, and not in what another engine has.
+const burst = 5
+
+// settle lets an engine finish what it does after its answer, before the other's turn.
+const settle = 300 * time.Millisecond
+
 // measure runs the row n times on every peer, in turn, after one run that does not count.
+// A pause makes every start a cold one; without it the runs come in bursts.
 func (r row) measure(peers []*peer, n int, pause time.Duration) error {
 	times := make([][]time.Duration, len(peers))
 	prepare := func(p *peer, args []string) error {
@@ -143,24 +151,25 @@ func (r row) measure(peers []*peer, n int, pause time.Duration) error {
 			}
 		}
 	}
-	for i := range n + 1 {
+	turn, wait := burst, settle
+	if pause > 0 {
+		turn, wait = 1, pause
+	}
+	for done := 0; done < n; done += turn {
 		for j, p := range peers {
-			if !r.oncePer {
-				if err := prepare(p, r.before); err != nil {
+			time.Sleep(wait)
+			for i := range turn + 1 {
+				if i == 0 && (turn == 1 && done > 0) {
+					continue // warmed up already
+				}
+				took, err := r.once(p, prepare)
+				if err != nil {
 					return err
 				}
-			}
-			time.Sleep(pause) // the pause is what is being measured: a cold start
-			start := time.Now()
-			if err := p.run(r.work...); err != nil {
-				return err
-			}
-			if took := time.Since(start); i > 0 {
-				times[j] = append(times[j], took)
-			}
-			if !r.oncePer {
-				if err := prepare(p, r.after); err != nil {
-					return err
+				if i > 0 {
+					times[j] = append(times[j], took)
+				} else {
+					time.Sleep(pause)
 				}
 			}
 		}
@@ -186,6 +195,24 @@ func (r row) measure(peers []*peer, n int, pause time.Duration) error {
 	}
 	fmt.Println()
 	return nil
+}
+
+// once prepares, measures and clears up one run.
+func (r row) once(p *peer, prepare func(*peer, []string) error) (took time.Duration, err error) {
+	if !r.oncePer {
+		if err := prepare(p, r.before); err != nil {
+			return 0, err
+		}
+	}
+	start := time.Now()
+	if err := p.run(r.work...); err != nil {
+		return 0, err
+	}
+	took = time.Since(start)
+	if !r.oncePer {
+		err = prepare(p, r.after)
+	}
+	return took, err
 }
 
 func median(sorted []time.Duration) time.Duration { return sorted[len(sorted)/2] }
