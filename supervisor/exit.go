@@ -57,6 +57,10 @@ func (s *shim) wait(stopWatching func()) {
 	durable.Failpoint("shim.exit.hidden")
 
 	s.mu.Lock()
+	if record.OOMKilled && !s.oom {
+		s.oom = true
+		s.tellLocked(Event{Kind: EventOOM})
+	}
 	s.exit = &record
 	s.tellLocked(Event{Kind: EventExit, Exit: &record})
 	connected := len(s.peers) > 0

@@ -15,19 +15,28 @@ func (s *shim) watchOOM(ctx context.Context) {
 	if err != nil {
 		return // State and the exit record still tell
 	}
-	var known uint64
+	// The container was quicker than the watch?
+	known, err := s.container.OOMKills()
+	if err == nil && known > 0 {
+		s.outOfMemory()
+	}
 	for range events {
 		killed := s.countOOM(ctx, known)
 		if killed == known {
 			continue
 		}
 		known = killed
-		s.mu.Lock()
+		s.outOfMemory()
+	}
+}
+
+// outOfMemory notes and tells a kill. After the container's end its exit tells.
+func (s *shim) outOfMemory() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase == isRunning {
 		s.oom = true
-		if s.phase == isRunning {
-			s.tellLocked(Event{Kind: EventOOM})
-		}
-		s.mu.Unlock()
+		s.tellLocked(Event{Kind: EventOOM})
 	}
 }
 
