@@ -68,6 +68,9 @@ func (c *Container) compileFilter() (*seccomp.Program, error) {
 		return nil, nil
 	}
 	p, _, err := seccomp.Compile(profile)
+	if err == nil && p.Notify {
+		return nil, fail.New(fail.NotImplemented, "seccomp action %s is not supported yet", "SCMP_ACT_NOTIFY")
+	}
 	return p, err
 }
 

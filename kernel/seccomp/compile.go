@@ -120,6 +120,9 @@ func translate(profile *specs.LinuxSeccomp, archs []arch) (*ruleSet, []string, e
 		set.calls = slices.Grow(set.calls, len(s.Names))
 		for _, name := range s.Names {
 			call := lookup(name)
+			if lenient(fallback) && !lenient(action) && !Known(name) {
+				return nil, nil, fail.New(fail.Invalid, "unknown system call %q in the seccomp profile: %s would have no effect on it, and all else is let through", name, s.Action)
+			}
 			if call < 0 || !slices.ContainsFunc(archs, func(a arch) bool { return a.numbers[call] != absent }) {
 				unknown = append(unknown, name)
 				continue
@@ -128,6 +131,11 @@ func translate(profile *specs.LinuxSeccomp, archs []arch) (*ruleSet, []string, e
 		}
 	}
 	return set, unknown, nil
+}
+
+// lenient reports whether an action lets the call happen.
+func lenient(action uint32) bool {
+	return action == unix.SECCOMP_RET_ALLOW || action == unix.SECCOMP_RET_LOG
 }
 
 // conditions checks a rule's arguments and arranges them into alternatives.
@@ -201,7 +209,7 @@ func (set *ruleSet) spansOf(a *arch) []span {
 		spans = append(spans, s, span{start: s.start + 1, action: set.fallback})
 		i = j
 	}
-	if set.fallback != unix.SECCOMP_RET_ALLOW && set.fallback != unix.SECCOMP_RET_LOG && last >= 0 {
+	if !lenient(set.fallback) && last >= 0 {
 		spans = a.unheardOf(spans, uint32(last), lastPrivate)
 	}
 	return merge(spans)

@@ -294,7 +294,9 @@ func TestBadProfilesAreRefused(t *testing.T) {
 	}{
 		"no default action":      {&specs.LinuxSeccomp{}, fail.Invalid},
 		"an unknown action":      {rule(specs.LinuxSyscall{Names: read, Action: "SCMP_ACT_SMILE"}), fail.Invalid},
-		"notification":           {rule(specs.LinuxSyscall{Names: read, Action: specs.ActNotify}), fail.NotImplemented},
+		"an agent nobody names":  {rule(specs.LinuxSyscall{Names: read, Action: specs.ActNotify}), fail.Invalid},
+		"an agent for all calls": {&specs.LinuxSeccomp{DefaultAction: specs.ActNotify, ListenerPath: "/run/agent"}, fail.Invalid},
+		"a call no Linux has":    {rule(specs.LinuxSyscall{Names: []string{"mkdirr"}, Action: specs.ActErrno}), fail.Invalid},
 		"an errno for a kill":    {rule(specs.LinuxSyscall{Names: read, Action: specs.ActKill, ErrnoRet: ptr(uint(1))}), fail.Invalid},
 		"an errno out of range":  {rule(specs.LinuxSyscall{Names: read, Action: specs.ActErrno, ErrnoRet: ptr(uint(4096))}), fail.Invalid},
 		"a rule without names":   {rule(specs.LinuxSyscall{Action: specs.ActErrno}), fail.Invalid},
@@ -333,9 +335,49 @@ func TestFlagsAreTranslated(t *testing.T) {
 		{[]specs.LinuxSeccompFlag{specs.LinuxSeccompFlagWaitKillableRecv}, 0},
 	} {
 		p, _, err := Compile(&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: c.flags})
-		if err != nil || p.Flags != c.want {
+		if err != nil || p.Flags != c.want || p.Notify {
 			t.Errorf("%v: got %v, %v", c.flags, p, err)
 		}
+	}
+}
+
+func TestAnAgentMakesAListenerAndTheFlagsFitIt(t *testing.T) {
+	for _, c := range []struct {
+		flags []specs.LinuxSeccompFlag
+		want  uint
+	}{
+		{nil, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW},
+		{[]specs.LinuxSeccompFlag{specs.LinuxSeccompFlagWaitKillableRecv}, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV},
+		{[]specs.LinuxSeccompFlag{"SECCOMP_FILTER_FLAG_TSYNC"}, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH},
+	} {
+		p, _, err := Compile(&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: c.flags, ListenerPath: "/run/agent",
+			Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir"}, Action: specs.ActNotify}}})
+		if err != nil || !p.Notify || p.Flags != c.want {
+			t.Errorf("%v: got %+v, %v", c.flags, p, err)
+			continue
+		}
+		i := lookup("mkdir")
+		for _, a := range allArchs[:1] {
+			if n, ok := a.number(i); ok {
+				if got, err := run(p.Filter, call{number: n, audit: a.audit}); runtime.GOARCH == a.native && (err != nil || got != unix.SECCOMP_RET_USER_NOTIF) {
+					t.Errorf("mkdir on %s: %#x, %v", a.name, got, err)
+				}
+			}
+		}
+	}
+}
+
+func TestForeignCallsAreInOrderAndNoneIsOurs(t *testing.T) {
+	if !slices.IsSorted(foreignCalls[:]) {
+		t.Error("not in order")
+	}
+	for _, name := range foreignCalls {
+		if lookup(name) >= 0 || !Known(name) {
+			t.Error(name)
+		}
+	}
+	if Known("mkdirr") || !Known("mkdir") {
+		t.Error("mkdirr is known or mkdir is not")
 	}
 }
 
@@ -364,7 +406,7 @@ func TestNumbersAreTheKernels(t *testing.T) {
 func FuzzCompile(f *testing.F) {
 	f.Add([]byte{0, 3, 1, 1, 10, 0, 2, 1, 4, 5, 0})
 	f.Add([]byte("some profile with several rules and conditions in it, of every kind"))
-	actions := []specs.LinuxSeccompAction{specs.ActAllow, specs.ActErrno, specs.ActKill, specs.ActTrap, specs.ActLog, specs.ActKillProcess, specs.ActTrace}
+	actions := []specs.LinuxSeccompAction{specs.ActAllow, specs.ActErrno, specs.ActKill, specs.ActTrap, specs.ActLog, specs.ActKillProcess, specs.ActTrace, specs.ActNotify}
 	ops := []specs.LinuxSeccompOperator{specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpEqualTo, specs.OpGreaterEqual, specs.OpGreaterThan, specs.OpMaskedEqual}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		next := func() uint64 {
@@ -376,10 +418,10 @@ func FuzzCompile(f *testing.F) {
 			return uint64(b)
 		}
 		wide := func() uint64 { return next() | next()<<32 }
-		p := &specs.LinuxSeccomp{DefaultAction: actions[next()%7]}
+		p := &specs.LinuxSeccomp{DefaultAction: actions[next()%8]}
 		archs := [][]arch{allArchs, allArchs[:1], allArchs[2:], allArchs[3:], allArchs[:3]}[next()%5]
 		for len(in) > 0 && len(p.Syscalls) < 100 {
-			s := specs.LinuxSyscall{Action: actions[next()%7]}
+			s := specs.LinuxSyscall{Action: actions[next()%8]}
 			for range next()%5 + 1 {
 				s.Names = append(s.Names, nameAt(int((next()|next()<<8)%uint64(len(nameEnds)))))
 			}

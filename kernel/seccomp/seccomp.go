@@ -18,6 +18,11 @@ import (
 type Program struct {
 	Filter []unix.SockFilter
 	Flags  uint
+	// Notify says that the filter hands calls to an agent, SCMP_ACT_NOTIFY: Flags holds
+	// SECCOMP_FILTER_FLAG_NEW_LISTENER, and what seccomp(2) returns is the descriptor that
+	// the agent at the profile's listenerPath must get (seccomp_unotify(2)). A call that is
+	// handed over blocks until then.
+	Notify bool
 }
 
 // maxInstructions is BPF_MAXINSNS of linux/bpf_common.h.
@@ -38,10 +43,23 @@ const maxInstructions = 4096
 //   - Unless the default action lets calls pass, calls newer than every call that the
 //     profile names fail with ENOSYS: C libraries fall back on that, and not on EPERM.
 //   - Without a list of flags, SECCOMP_FILTER_FLAG_SPEC_ALLOW is set.
+//   - SCMP_ACT_NOTIFY needs a listenerPath, and cannot be the default action: the agent
+//     would have to answer for calls of the process that hands it the descriptor.
 //
-// A profile that is wrong is class Invalid, SCMP_ACT_NOTIFY is class NotImplemented.
+// One thing is stricter than there: a name that no architecture of Linux knows, in a rule that
+// shall take something from an otherwise lenient profile, is an error. Skipping it
+// would let through what somebody meant to forbid.
+//
+// A profile that is wrong is class Invalid.
 func Compile(profile *specs.LinuxSeccomp) (p *Program, unknown []string, err error) {
-	flags, err := flagsOf(profile.Flags)
+	notify := notifies(profile)
+	if notify && profile.DefaultAction == specs.ActNotify {
+		return nil, nil, fail.New(fail.Invalid, "seccomp action %s cannot be the default action", specs.ActNotify)
+	}
+	if notify && profile.ListenerPath == "" {
+		return nil, nil, fail.New(fail.Invalid, "seccomp action %s needs a listenerPath", specs.ActNotify)
+	}
+	flags, err := flagsOf(profile.Flags, notify)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -53,7 +71,13 @@ func Compile(profile *specs.LinuxSeccomp) (p *Program, unknown []string, err err
 	if err != nil {
 		return nil, nil, err
 	}
-	return &Program{Filter: filter, Flags: flags}, unknown, nil
+	return &Program{Filter: filter, Flags: flags, Notify: notify}, unknown, nil
+}
+
+// notifies reports whether the profile hands any call to an agent.
+func notifies(profile *specs.LinuxSeccomp) bool {
+	return profile.DefaultAction == specs.ActNotify ||
+		slices.ContainsFunc(profile.Syscalls, func(s specs.LinuxSyscall) bool { return s.Action == specs.ActNotify })
 }
 
 // arch is one system call interface of the kernel.
@@ -135,6 +159,21 @@ func lookup(name string) int {
 	return -1
 }
 
+// Known reports whether Linux has a system call of that name on any architecture, also on
+// those that Berth does not run on.
+func Known(name string) bool {
+	_, elsewhere := slices.BinarySearch(foreignCalls[:], name)
+	return elsewhere || lookup(name) >= 0
+}
+
+// foreignCalls are the calls that only other architectures have, in ascending order.
+var foreignCalls = [...]string{
+	"cachectl", "execv", "getdomainname", "getpagesize", "kern_features", "memory_ordering", "multiplexer", "perfctr",
+	"riscv_flush_icache", "riscv_hwprobe", "rtas", "s390_guarded_storage", "s390_pci_mmio_read", "s390_pci_mmio_write",
+	"s390_runtime_instr", "s390_sthyi", "sched_get_affinity", "sched_set_affinity", "spu_create", "spu_run", "subpage_prot",
+	"swapcontext", "switch_endian", "sync_file_range2", "sys_debug_setcontext", "syscall", "sysmips", "timerfd", "utrap_install",
+}
+
 func nameAt(i int) string {
 	start := uint16(0)
 	if i > 0 {
@@ -145,20 +184,30 @@ func nameAt(i int) string {
 
 // flagsOf translates the flags. SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV speaks of
 // notifications, and the kernel refuses it where there are none.
-func flagsOf(list []specs.LinuxSeccompFlag) (uint, error) {
-	if list == nil {
-		return unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, nil
-	}
+func flagsOf(list []specs.LinuxSeccompFlag, notify bool) (uint, error) {
 	var flags uint
+	if notify {
+		flags |= unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
+	}
+	if list == nil {
+		return flags | unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, nil
+	}
 	for _, f := range list {
 		switch f {
 		case "SECCOMP_FILTER_FLAG_TSYNC":
 			flags |= unix.SECCOMP_FILTER_FLAG_TSYNC
+			if notify {
+				// Both want the call's return value; this one lets the listener have it.
+				flags |= unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH
+			}
 		case specs.LinuxSeccompFlagLog:
 			flags |= unix.SECCOMP_FILTER_FLAG_LOG
 		case specs.LinuxSeccompFlagSpecAllow:
 			flags |= unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW
 		case specs.LinuxSeccompFlagWaitKillableRecv:
+			if notify {
+				flags |= unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+			}
 		default:
 			return 0, fail.New(fail.Invalid, "invalid seccomp flag %q", f)
 		}
@@ -194,7 +243,7 @@ func actionOf(a specs.LinuxSeccompAction, errno *uint) (uint32, error) {
 	case specs.ActLog:
 		return unix.SECCOMP_RET_LOG, nil
 	case specs.ActNotify:
-		return 0, fail.New(fail.NotImplemented, "seccomp action %s is not supported yet", a)
+		return unix.SECCOMP_RET_USER_NOTIF, nil
 	}
 	return 0, fail.New(fail.Invalid, "invalid seccomp action %q", a)
 }
