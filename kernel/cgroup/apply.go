@@ -1,6 +1,8 @@
 package cgroup
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -72,7 +74,8 @@ func (g *Group) Apply(r *specs.LinuxResources) error {
 
 // applyUnified writes the specification's free map of v2 files and values.
 func (g *Group) applyUnified(files map[string]string) error {
-	for file, value := range files {
+	for _, file := range slices.Sorted(maps.Keys(files)) {
+		value := files[file]
 		if !g.v2() {
 			return fail.New(fail.Invalid, "cannot set %s: this host does not use cgroup v2", file)
 		}

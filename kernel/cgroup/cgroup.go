@@ -110,8 +110,15 @@ func load(hs []hierarchy, name string) (*Group, error) {
 	return g, nil
 }
 
-// clean gives name the form "/a/b". The root itself is nobody's container.
+// clean gives name the form "/a/b". The root itself is nobody's container. A path in
+// systemd's form is not for this package.
 func clean(name string) (string, error) {
+	if asksSystemd(name) {
+		if !exists("/run/systemd/system") { // sd_booted(3)
+			return "", fail.New(fail.Invalid, "control group path %q asks systemd for a scope, and no systemd runs here: use a path like /berth/name", name)
+		}
+		return "", fail.New(fail.NotImplemented, "control group path %q asks systemd for a scope, which is not built yet: use a path like /berth/name", name)
+	}
 	if strings.ContainsAny(name, "\x00\n") || slices.Contains(strings.Split(name, "/"), "..") {
 		return "", fail.New(fail.Invalid, "invalid control group path %q", name)
 	}
@@ -120,6 +127,13 @@ func clean(name string) (string, error) {
 		return "", fail.New(fail.Invalid, "the root control group cannot be a container's")
 	}
 	return name, nil
+}
+
+// asksSystemd recognises "slice:prefix:name", by which runtimes are told to have systemd make
+// the group, as the scope prefix-name.scope in the slice.
+func asksSystemd(name string) bool {
+	parts := strings.Split(name, ":")
+	return len(parts) == 3 && !strings.Contains(name, "/") && (parts[0] == "" || strings.HasSuffix(parts[0], ".slice")) && parts[2] != ""
 }
 
 // chosen drops the v2 side of a hybrid host unless it is needed.

@@ -23,6 +23,9 @@ func cpuAsked(r *specs.LinuxResources) bool {
 
 func cpuV1(dir string, r *specs.LinuxResources) error {
 	c := r.CPU
+	if err := busy(dir, c); err != nil {
+		return err
+	}
 	if positive(c.Shares) {
 		if err := set("cpu shares", dir+"/cpu.shares", strconv.FormatUint(*c.Shares, 10)); err != nil {
 			return err
@@ -94,8 +97,17 @@ func quotaV1(dir string, c *specs.LinuxCPU) error {
 	return nil
 }
 
+// An idle group has no weight that could be set: one that shall not be idle any more loses
+// that first (busy), one that shall become so, last (idle).
+func busy(dir string, c *specs.LinuxCPU) error {
+	if c.Idle == nil || *c.Idle != 0 {
+		return nil
+	}
+	return set("cpu idle", dir+"/cpu.idle", "0")
+}
+
 func idle(dir string, c *specs.LinuxCPU) error {
-	if c.Idle == nil {
+	if c.Idle == nil || *c.Idle == 0 {
 		return nil
 	}
 	return set("cpu idle", dir+"/cpu.idle", strconv.FormatInt(*c.Idle, 10))
@@ -105,6 +117,9 @@ func cpuV2(dir string, r *specs.LinuxResources) error {
 	c := r.CPU
 	if given(c.RealtimeRuntime) || positive(c.RealtimePeriod) {
 		return fail.New(fail.Invalid, "cannot set realtime scheduling: cgroup v2 does not have it")
+	}
+	if err := busy(dir, c); err != nil {
+		return err
 	}
 	if positive(c.Shares) {
 		if *c.Shares > maxShares {

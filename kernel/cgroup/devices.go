@@ -252,11 +252,19 @@ func readDevices(dir string) (devicePolicy, error) {
 	if err != nil {
 		return devicePolicy{}, err
 	}
+	p, err := parseDevices(text)
+	if err != nil {
+		return p, fmt.Errorf("parse %s/devices.list: %w", dir, err)
+	}
+	return p, nil
+}
+
+func parseDevices(text string) (devicePolicy, error) {
 	var p devicePolicy
 	for line := range strings.Lines(text) {
 		fields := strings.FieldsFunc(line, func(r rune) bool { return r == ' ' || r == ':' || r == '\n' })
-		if len(fields) != 4 || len(fields[0]) != 1 {
-			return p, fmt.Errorf("parse %s/devices.list: unexpected line %q", dir, line)
+		if len(fields) != 4 || len(fields[0]) != 1 || !strings.Contains("abc", fields[0]) {
+			return p, fmt.Errorf("unexpected line %q", line)
 		}
 		if fields[0] == "a" {
 			return devicePolicy{allow: true}, nil
@@ -267,8 +275,9 @@ func readDevices(dir string) (devicePolicy, error) {
 			if fields[i+1] == "*" {
 				continue
 			}
+			var err error
 			if *to, err = strconv.ParseInt(fields[i+1], 10, 64); err != nil {
-				return p, fmt.Errorf("parse %s/devices.list: %w", dir, err)
+				return p, err
 			}
 		}
 		for _, c := range fields[3] {

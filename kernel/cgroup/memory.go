@@ -15,6 +15,9 @@ func given(n *int64) bool { return n != nil && *n != 0 }
 
 func isTrue(b *bool) bool { return b != nil && *b }
 
+// memoryAsked: LinuxMemory.Kernel is not looked at. The specification calls it deprecated, Linux
+// has not honoured it since 5.16, and runc ignores it too. That of TCP buffers is honoured where the kernel
+// still has it.
 func memoryAsked(r *specs.LinuxResources) bool {
 	m := r.Memory
 	return m != nil && (given(m.Limit) || given(m.Reservation) || given(m.Swap) || given(m.KernelTCP) ||
