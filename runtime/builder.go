@@ -23,9 +23,13 @@ type builder struct {
 	proc      stage.Slot // the host's /proc, if openProc was called
 	groupPath string
 	labels    []label
-	ownable   map[stage.Arg]bool // streams that are handed to the user
-	afterDev  []string           // read-only when the device files are there
-	warnings  []string
+	rootFile  *os.File // the container's root as the parent has it; nil if it has none yet
+	scheduling
+	idNamespaces []idNamespace
+	copySource   *os.File           // see copyUp
+	ownable      map[stage.Arg]bool // streams that are handed to the user
+	afterDev     []string           // read-only when the device files are there
+	warnings     []string
 	// Memory that calls write to.
 	statfs, statx, path scratch
 }

@@ -94,6 +94,9 @@ func (b *builder) confine(c *confinement, await func()) error {
 	p.Call(unix.SYS_FCNTL, dir.Arg(), stage.Int(unix.F_DUPFD_CLOEXEC), stage.Int(firstFree(c.extra))).Into(dir)
 	b.streams(c)
 
+	if err := b.setPolicies(); err != nil {
+		return err
+	}
 	for _, l := range lim {
 		p.About("set the limit", l.name)
 		p.Call(unix.SYS_PRLIMIT64, stage.Int(0), stage.Int(l.resource), stage.Pin(p, l.value), stage.Int(0))

@@ -23,8 +23,17 @@ import (
 
 // The points that a child tells it has reached.
 const (
-	atHooks = iota + 1 // everything is mounted, the root is not entered yet
-	atReady            // only execve is left
+	atHooks   = iota + 1 // everything is mounted, the root is not entered yet
+	atReady              // only execve is left
+	atOffsets            // the new time namespace waits for its clocks
+)
+
+// The descriptors that a child sends.
+const (
+	sentConsole = iota + 1
+	sentCopySource
+	sentCopyTarget
+	sentCopyTargetWithMode
 )
 
 // Create builds the container up to the point of executing its process, and runs
@@ -46,9 +55,7 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 	if b.labels, err = labelsOf(spec.Process); err != nil {
 		return nil, err
 	}
-	if b.ns, err = planNamespaces(spec.Linux.Namespaces); err != nil {
-		return nil, err
-	}
+	b.ns = planNamespaces(spec.Linux.Namespaces)
 	c.flags = b.ns.create | b.ns.joins()
 	b.userns = b.ns.own(unix.CLONE_NEWUSER)
 	if b.joinsMounts() {
@@ -144,6 +151,13 @@ func (b *builder) compileInit(c *Container, cfg *Config, at string, filter *secc
 	if err != nil {
 		return opt, err
 	}
+	if b.scheduling, err = schedulingOf(spec.Process); err != nil {
+		return opt, err
+	}
+	if err := b.checkJoinedMaps(); err != nil {
+		return opt, err
+	}
+	b.rootFile = c.root
 	plans, err := b.planMounts(spec.Mounts)
 	if err != nil {
 		return opt, err
@@ -204,10 +218,9 @@ func (b *builder) compileInit(c *Container, cfg *Config, at string, filter *secc
 		p.Await()
 	}
 	if !b.joinsMounts() {
-		if err := b.finishRoot(); err != nil {
-			return opt, err
-		}
+		b.finishRoot()
 		b.enterRoot(cfg.NoPivot)
+		b.propagateRoot()
 	}
 
 	sets, dropped := capabilities(spec.Process.Capabilities, b.userns)
@@ -248,9 +261,7 @@ func (b *builder) fileSystems(cfg *Config, plans []*mountPlan, at string) (slave
 			b.bindConsole(slave)
 		}
 	}
-	if err := b.sysctls(spec.Linux.Sysctl); err != nil {
-		return -1, err
-	}
+	b.sysctls(spec.Linux.Sysctl)
 	b.readonly(spec.Linux.ReadonlyPaths)
 	b.masks(spec.Linux.MaskedPaths)
 	for _, dev := range b.afterDev {
@@ -433,9 +444,27 @@ func (c *Container) setUp(ctx context.Context, b *builder) error {
 			if err := c.settle(b); err != nil {
 				return err
 			}
-		case m.Kind == stage.File:
+		case m.Kind == stage.File && m.Value == sentConsole:
 			c.console = m.File
 			if err := setSize(c.console, c.spec.Process.ConsoleSize); err != nil {
+				return err
+			}
+		case m.Kind == stage.File && m.Value == sentCopySource:
+			b.closeFile(m.File)
+			b.copySource = m.File
+		case m.Kind == stage.File && (m.Value == sentCopyTarget || m.Value == sentCopyTargetWithMode):
+			b.closeFile(m.File)
+			if err := copyUpOf(c.pid, b.copySource, m.File, m.Value == sentCopyTargetWithMode); err != nil {
+				return err
+			}
+			if err := c.child.Send(); err != nil {
+				return err
+			}
+		case m.Value == atOffsets:
+			if err := writeOffsets(c.pid, c.spec.Linux.TimeOffsets); err != nil {
+				return err
+			}
+			if err := c.child.Send(); err != nil {
 				return err
 			}
 		case m.Value == atHooks:
@@ -446,6 +475,9 @@ func (c *Container) setUp(ctx context.Context, b *builder) error {
 				return err
 			}
 		case m.Value == atReady:
+			if err := c.schedule(b.scheduling); err != nil {
+				return err
+			}
 			if c.root == nil {
 				c.root, err = os.OpenFile("/proc/"+strconv.Itoa(c.pid)+"/root", unix.O_PATH|unix.O_CLOEXEC, 0)
 			}

@@ -22,6 +22,10 @@ var defaultDevices = []specs.LinuxDevice{
 	{Path: "/dev/tty", Type: "c", Major: 5, Minor: 0},
 }
 
+// deviceTypes are the types that the specification knows; without one, a device is a
+// character device.
+var deviceTypes = map[string]uint32{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO}
+
 var devLinks = [][2]string{
 	{"/proc/self/fd", "fd"},
 	{"/proc/self/fd/0", "stdin"},
@@ -62,16 +66,7 @@ func (b *builder) devices() error {
 		if d.FileMode != nil {
 			mode = uint32(d.FileMode.Perm())
 		}
-		switch d.Type {
-		case "c", "u", "":
-			mode |= unix.S_IFCHR
-		case "b":
-			mode |= unix.S_IFBLK
-		case "p":
-			mode |= unix.S_IFIFO
-		default:
-			return fail.New(fail.Invalid, "device %s: unknown type %q", d.Path, d.Type)
-		}
+		mode |= deviceTypes[d.Type]
 		if (b.userns || inUserNamespace()) && d.Type != "p" {
 			if err := b.bindDevice(d.Path); err != nil {
 				return err
@@ -166,7 +161,7 @@ func (b *builder) console(uid uint32) stage.Slot {
 	unlock := new(int32)
 	p.Call(unix.SYS_IOCTL, master.Arg(), stage.Int(unix.TIOCSPTLCK), stage.Pin(p, unlock))
 	p.Call(unix.SYS_IOCTL, master.Arg(), stage.Int(unix.TIOCGPTPEER), stage.Int(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)).Into(slave)
-	p.SendFile(master)
+	p.SendFile(master, sentConsole)
 	b.close(master)
 	p.Call(unix.SYS_FCHOWN, slave.Arg(), stage.Int(int(uid)), stage.Int(-1)).Ignore(unix.EINVAL, unix.EPERM)
 	return slave

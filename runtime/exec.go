@@ -46,6 +46,11 @@ func (c *Container) Exec(ctx context.Context, cfg ExecConfig) (_ *Process, err e
 		with.Capabilities = c.spec.Process.Capabilities
 		proc = &with
 	}
+	if proc.ExecCPUAffinity == nil && c.spec.Process.ExecCPUAffinity != nil {
+		with := *proc
+		with.ExecCPUAffinity = c.spec.Process.ExecCPUAffinity
+		proc = &with
+	}
 	b := newBuilder(c.spec, c.bundle)
 	defer b.release()
 	b.ns = &namespaces{}
@@ -88,15 +93,20 @@ func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) 
 	if err != nil {
 		return opt, err
 	}
+	if b.scheduling, err = schedulingOf(proc); err != nil {
+		return opt, err
+	}
 	filter, err := c.filter()
 	if err != nil {
 		return opt, err
 	}
 	p.DefaultSignals()
 	b.openProc(false, opt.FirstFree)
-	if opt.Cgroup, err = b.joinGroup(c.group, true); err != nil {
+	b.affinity("initial", b.initial)
+	if opt.Cgroup, err = b.joinGroup(c.group, b.initial == nil); err != nil {
 		return opt, err
 	}
+	b.affinity("final", b.final)
 	p.About("join the container's namespaces", "")
 	p.Call(unix.SYS_SETNS, p.File(c.handle()), stage.Int(int(c.flags)))
 	if c.flags&unix.CLONE_NEWPID != 0 {
@@ -147,7 +157,7 @@ func (p *Process) enter(ctx context.Context, b *builder, proc *oci.Process) erro
 			if err := p.adopt(p.child); err != nil {
 				return err
 			}
-		case m.Kind == stage.File:
+		case m.Kind == stage.File && m.Value == sentConsole:
 			p.console = m.File
 			if err := setSize(p.console, proc.ConsoleSize); err != nil {
 				return err
@@ -157,6 +167,9 @@ func (p *Process) enter(ctx context.Context, b *builder, proc *oci.Process) erro
 				if err := p.setOOMScore(*adj, b); err != nil {
 					return err
 				}
+			}
+			if err := p.schedule(b.scheduling); err != nil {
+				return err
 			}
 			return p.execute(ctx, proc)
 		}

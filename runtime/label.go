@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"berth/fail"
 	"berth/kernel/stage"
 	"berth/oci"
 )
@@ -22,7 +21,7 @@ func labelsOf(p *oci.Process) ([]label, error) {
 	if name := p.ApparmorProfile; name != "" {
 		text, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 		if err != nil || !strings.HasPrefix(string(text), "Y") {
-			return nil, fail.New(fail.Invalid, "AppArmor profile %q: this host has no AppArmor", name)
+			return nil, invalid("process.apparmorProfile", "%q: this host has no AppArmor", name)
 		}
 		file := "self/attr/apparmor/exec"
 		if _, err := os.Stat("/proc/" + file); err != nil {
@@ -30,7 +29,10 @@ func labelsOf(p *oci.Process) ([]label, error) {
 		}
 		list = append(list, label{"apply AppArmor profile", file, "exec " + name})
 	}
-	if name := p.SelinuxLabel; name != "" && selinuxEnabled() {
+	if name := p.SelinuxLabel; name != "" {
+		if !selinuxEnabled() {
+			return nil, invalid("process.selinuxLabel", "%q: this host has no SELinux", name)
+		}
 		list = append(list, label{"apply SELinux label", "self/attr/exec", name})
 	}
 	return list, nil

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"errors"
 	"path"
 	"path/filepath"
 	"strings"
@@ -17,7 +18,8 @@ import (
 type mountPlan struct {
 	oci.Mount
 	opts   mountOptions
-	source int // of a bind mount: its detached copy
+	at     string // Destination, without symbolic links that lead nowhere
+	source int    // of a bind mount: its detached copy
 	kind   targetKind
 }
 
@@ -35,10 +37,7 @@ func (b *builder) planMounts(list []oci.Mount) ([]*mountPlan, error) {
 		if err != nil {
 			return nil, fail.Mark(fail.Of(err), &mountError{m.Destination, err})
 		}
-		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-			return nil, fail.New(fail.NotImplemented, "mount %s: id-mapped mounts are not supported", m.Destination)
-		}
-		plan := &mountPlan{Mount: m, opts: opts, source: -1}
+		plan := &mountPlan{Mount: m, opts: opts, source: -1, at: b.throughLinks(m.Destination)}
 		plan.opts.bind = plan.opts.bind || m.Type == "bind"
 		if err := allowedOverProc(plan); err != nil {
 			return nil, err
@@ -51,6 +50,72 @@ func (b *builder) planMounts(list []oci.Mount) ([]*mountPlan, error) {
 		plans = append(plans, plan)
 	}
 	return plans, nil
+}
+
+// throughLinks resolves the symbolic links of a mount point that lead to nothing: what they
+// name can then be made. An image's /etc/resolv.conf is often such a link. The child
+// resolves the result inside the root again, so a wrong answer can harm nobody.
+func (b *builder) throughLinks(dest string) string {
+	if b.rootFile == nil {
+		return dest
+	}
+	f, err := kernel.OpenIn(b.rootFile, dest, unix.O_PATH, 0)
+	if err == nil {
+		f.Close()
+	}
+	if !errors.Is(err, unix.ENOENT) {
+		return dest
+	}
+	const maxLinks = 40 // as path_resolution(7)
+	at, rest := "/", components(dest)
+	for links := 0; len(rest) > 0 && links < maxLinks; {
+		name := rest[0]
+		if name == ".." {
+			at, rest = path.Dir(at), rest[1:]
+			continue
+		}
+		next := path.Join(at, name)
+		target, kind := b.link(next)
+		switch kind {
+		case noEntry:
+			return path.Join(append([]string{at}, rest...)...)
+		case noLink:
+			at, rest = next, rest[1:]
+		case aLink:
+			links++
+			if path.IsAbs(target) {
+				at = "/"
+			}
+			rest = append(strings.FieldsFunc(target, func(r rune) bool { return r == '/' }), rest[1:]...)
+		}
+	}
+	if len(rest) > 0 {
+		return dest
+	}
+	return at
+}
+
+type linkKind int
+
+const (
+	noEntry linkKind = iota
+	noLink
+	aLink
+)
+
+// link tells what the last name of a path in the root is.
+func (b *builder) link(name string) (target string, kind linkKind) {
+	f, err := kernel.OpenIn(b.rootFile, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return "", noEntry
+	}
+	defer f.Close()
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(int(f.Fd()), "", buf)
+	if err != nil {
+		return "", noLink
+	}
+	return string(buf[:n]), aLink
 }
 
 type mountError struct {
@@ -97,6 +162,11 @@ func (b *builder) cloneSource(plan *mountPlan) error {
 			continue // a detached mount that is unbindable cannot be attached; see attach
 		}
 		if err := kernel.SetMount(f, p.recursive, unix.MountAttr{Propagation: p.flag}); err != nil {
+			return err
+		}
+	}
+	if plan.opts.idmap || len(plan.UIDMappings) > 0 {
+		if err := b.mapIDs(f, &plan.Mount, plan.opts.idmapBelow); err != nil {
 			return err
 		}
 	}
@@ -159,7 +229,7 @@ func (b *builder) mount(plan *mountPlan) error {
 func (b *builder) bind(plan *mountPlan) {
 	p := b.p
 	p.About("create mount point", plan.Destination)
-	t := b.target(plan.Destination, plan.kind, resolveInRoot)
+	t := b.target(plan.at, plan.kind, resolveInRoot)
 	p.About("mount "+plan.Source+" at", plan.Destination)
 	b.refuseProc(plan, t)
 	m := p.FD(plan.source)
@@ -222,7 +292,7 @@ func (b *builder) mountFS(plan *mountPlan) {
 		// put them elsewhere.
 		resolve = resolvePlain
 	}
-	t := b.target(plan.Destination, directory, resolve)
+	t := b.target(plan.at, directory, resolve)
 	p.About("mount "+plan.Type+" at", plan.Destination)
 	b.refuseProc(plan, t)
 	attrs := plan.opts.set
@@ -231,9 +301,13 @@ func (b *builder) mountFS(plan *mountPlan) {
 		attrs &^= unix.MOUNT_ATTR_RDONLY // device files come first
 	}
 	m := p.Slot()
-	if plan.Type == "tmpfs" && !hasOption(plan.opts.data, "mode") {
+	if plan.Type == "tmpfs" && (plan.opts.copyUp || !hasOption(plan.opts.data, "mode")) {
 		b.newMount(m, plan.Type, plan.Source, plan.opts.data, attrs&^unix.MOUNT_ATTR_RDONLY)
-		b.copyMode(t, m)
+		if plan.opts.copyUp {
+			b.copyUp(t.Arg(), m.Arg(), hasOption(plan.opts.data, "mode"))
+		} else {
+			b.copyMode(t, m)
+		}
 		if attrs&unix.MOUNT_ATTR_RDONLY != 0 {
 			b.setMount(m.Arg(), false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 		}

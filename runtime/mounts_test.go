@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -375,7 +376,7 @@ func TestTheContainerSeesItsOwnCgroups(t *testing.T) {
 }
 
 func TestMountOptionsThatCannotBe(t *testing.T) {
-	for _, list := range [][]string{{"tmpcopyup"}, {"idmap"}, {"bind", "nonsense"}} {
+	for _, list := range [][]string{{"bind", "nonsense"}, {"rbind", "size"}} {
 		if _, err := parseMountOptions(list); err == nil {
 			t.Errorf("%v: no error", list)
 		}
@@ -391,5 +392,117 @@ func TestSysctlNames(t *testing.T) {
 		if got := sysctlPath(name); got != want {
 			t.Errorf("%q: %q, want %q", name, got, want)
 		}
+	}
+}
+
+func TestRecursiveOptionsReachTheMountsBelow(t *testing.T) {
+	needRoot(t)
+	dir := tmpfs(t, t.TempDir()+"/m")
+	tmpfs(t, dir+"/below")
+	var mounts []oci.Mount
+	want := map[string][2]string{ // what mountinfo has for the mount itself and for the one below
+		"rro": {"ro,", "ro,"}, "rnosuid": {"nosuid", "nosuid"}, "rnodev": {"nodev", "nodev"}, "rnoexec": {"noexec", "noexec"}, "rnosymfollow": {"nosymfollow", "nosymfollow"},
+		"rnodiratime": {"nodiratime", "nodiratime"}, "rnoatime": {"noatime", "noatime"}, "rrelatime": {"relatime", "relatime"}, "rstrictatime": {"rw ", "rw "},
+		"nosuid,rsuid": {"rw,relatime", "rw,relatime"}, "ro": {"ro,", "rw,"}, "noatime,ratime": {"rw,relatime", "rw,relatime"},
+	}
+	for options := range want {
+		mounts = append(mounts, oci.Mount{Destination: "/" + options, Source: dir, Options: append([]string{"rbind"}, strings.Split(options, ",")...)})
+	}
+	cfg := config(t)
+	cfg.Spec.Mounts = append(cfg.Spec.Mounts, mounts...)
+	m := mountsOf(t, running(t, cfg).Pid())
+	for options, w := range want {
+		for i, at := range []string{"/" + options, "/" + options + "/below"} {
+			if got := m[at]; !strings.Contains(got, w[i]) {
+				t.Errorf("%s: %q has no %q", at, got, w[i])
+			}
+		}
+	}
+}
+
+func TestEveryMountOptionOfTheSpecificationIsKnown(t *testing.T) {
+	var table []string // config.md, "Linux mount options"
+	for _, o := range strings.Fields(`async atime defaults dev diratime dirsync exec iversion lazytime loud mand noatime nodev nodiratime noexec
+		noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow private ratime rdev rdiratime relatime remount rexec rnoatime rnodiratime
+		rnoexec rnorelatime rnostrictatime rnosuid rnosymfollow ro rprivate rrelatime rro rrw rshared rslave rstrictatime rsuid rsymfollow runbindable rw
+		shared silent slave strictatime suid sync symfollow tmpcopyup unbindable idmap ridmap`) {
+		table = append(table, o)
+	}
+	for _, o := range table {
+		if got, err := parseMountOptions([]string{"bind", o}); err != nil || len(got.data) > 0 {
+			t.Errorf("%s: %+v, %v", o, got, err)
+		}
+	}
+	known := MountOptions()
+	for _, o := range append(table, "bind", "rbind") {
+		if !slices.Contains(known, o) {
+			t.Errorf("%s is missing in %v", o, known)
+		}
+	}
+}
+
+func TestThePropagationOfTheRoot(t *testing.T) {
+	needRoot(t)
+	host := tmpfs(t, t.TempDir()+"/m")
+	if err := unix.Mount("", host, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("cp", "-a", layer(t), host+"/root").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	os.Mkdir(host+"/root/late", 0o755)
+	for _, tc := range []struct {
+		how, want string
+		late      bool // a later mount on the host is seen
+	}{{"", "master:", true}, {"shared", "shared:", true}, {"slave", "master:", true}, {"private", "", false}, {"unbindable", "unbindable", false},
+		{"rshared", "shared:", true}, {"rslave", "master:", true}, {"rprivate", "", false}, {"runbindable", "unbindable", false}} {
+		t.Run(tc.how, func(t *testing.T) {
+			cfg := config(t)
+			cfg.Root = oci.Rootfs{Path: host + "/root"}
+			cfg.Spec.Linux.RootfsPropagation = tc.how
+			c := running(t, cfg)
+			tmpfs(t, host+"/root/late")
+			m := mountsOf(t, c.Pid())
+			tags, _, _ := strings.Cut(m["/"], " - ")
+			if tc.want != "" && !strings.Contains(tags, tc.want) || tc.want == "" && strings.ContainsAny(tags, ":") {
+				t.Errorf("the root is %q, want %q", tags, tc.want)
+			}
+			if m["/dev"] == "" || (m["/late"] != "") != tc.late {
+				t.Errorf("a later mount of the host: %q", m["/late"])
+			}
+			inner, _ := os.ReadFile("/proc/self/mountinfo")
+			if strings.Contains(string(inner), host+"/root/proc") {
+				t.Error("the host sees mounts of the container")
+			}
+		})
+	}
+}
+
+func TestMountPointsBehindLinksThatLeadNowhereAreMade(t *testing.T) {
+	needRoot(t)
+	lower := layer(t)
+	os.Symlink("../run/resolve/stub.conf", lower+"/etc/resolv.conf")
+	os.Symlink("/var/../opt/x", lower+"/etc/dir")
+	os.Symlink("loop", lower+"/etc/loop")
+	os.Symlink("/../../../outside", lower+"/etc/up")
+	source := t.TempDir()
+	write(t, source+"/file", "nameserver\n", 0o644)
+	cfg := config(t)
+	cfg.Root = overlay(t, lower)
+	cfg.Spec.Mounts = append(cfg.Spec.Mounts,
+		oci.Mount{Destination: "/etc/resolv.conf", Source: source + "/file", Options: []string{"bind"}},
+		oci.Mount{Destination: "/etc/dir/sub", Source: source, Options: []string{"bind"}},
+		oci.Mount{Destination: "/etc/up", Type: "tmpfs"})
+	m := mountsOf(t, running(t, cfg).Pid())
+	for _, at := range []string{"/run/resolve/stub.conf", "/opt/x/sub", "/outside"} {
+		if m[at] == "" {
+			t.Errorf("nothing is mounted at %s: %v", at, m)
+		}
+	}
+	cfg = config(t, "true")
+	cfg.Root = overlay(t, lower)
+	cfg.Spec.Mounts = append(cfg.Spec.Mounts, oci.Mount{Destination: "/etc/loop", Type: "tmpfs"})
+	if _, err := Create(context.Background(), cfg); err == nil {
+		t.Error("a link to itself was mounted at")
 	}
 }

@@ -52,23 +52,14 @@ func (n *namespaces) joins() (flags uintptr) {
 // own tells whether the container has a namespace of this kind other than the caller's.
 func (n *namespaces) own(flag uintptr) bool { return (n.create|n.joins())&flag != 0 }
 
-func planNamespaces(list []specs.LinuxNamespace) (*namespaces, error) {
+// planNamespaces sorts a list that was validated.
+func planNamespaces(list []specs.LinuxNamespace) *namespaces {
 	n := new(namespaces)
-	for _, want := range list {
-		if !knownNamespace(want.Type) {
-			return nil, fail.New(fail.Invalid, "unknown namespace type %q", want.Type)
-		}
-	}
 	for _, k := range namespaceKinds {
-		seen := false
 		for _, want := range list {
 			if want.Type != k.kind {
 				continue
 			}
-			if seen {
-				return nil, fail.New(fail.Invalid, "the %s namespace is given twice", k.kind)
-			}
-			seen = true
 			if want.Path == "" {
 				n.create |= k.flag
 			} else {
@@ -76,10 +67,7 @@ func planNamespaces(list []specs.LinuxNamespace) (*namespaces, error) {
 			}
 		}
 	}
-	if !n.own(unix.CLONE_NEWNS) {
-		return nil, fail.New(fail.Invalid, "a container needs a mount namespace of its own")
-	}
-	return n, nil
+	return n
 }
 
 func knownNamespace(t specs.LinuxNamespaceType) bool {
@@ -220,6 +208,19 @@ func writeProc(path, text string) error {
 	return nil
 }
 
+// writeOffsets sets the clocks of the time namespace that pid has made for its children
+// (time_namespaces(7)).
+func writeOffsets(pid int, offsets map[string]specs.LinuxTimeOffset) error {
+	var text strings.Builder
+	for clock, o := range offsets {
+		text.WriteString(clock + " " + strconv.FormatInt(o.Secs, 10) + " " + strconv.FormatUint(uint64(o.Nanosecs), 10) + "\n")
+	}
+	if err := writeProc("/proc/"+strconv.Itoa(pid)+"/timens_offsets", text.String()); err != nil {
+		return invalid("linux.timeOffsets", "%w", err)
+	}
+	return nil
+}
+
 // loopback brings up lo in a new network namespace. Any socket takes interface ioctls,
 // and one of AF_UNIX needs no protocol.
 func (b *builder) loopback() {
@@ -235,17 +236,15 @@ func (b *builder) loopback() {
 }
 
 // timeOffsets gives a new time namespace its clocks. The offsets can be set until a
-// process enters it, so the child unshares, writes and only then joins.
+// process enters it, so the child unshares, lets the parent write and only then joins.
 func (b *builder) timeOffsets(offsets map[string]specs.LinuxTimeOffset) {
 	p := b.p
 	p.About("create the time namespace", "")
 	p.Call(unix.SYS_UNSHARE, stage.Int(unix.CLONE_NEWTIME))
-	var text strings.Builder
-	for clock, o := range offsets {
-		text.WriteString(clock + " " + strconv.FormatInt(o.Secs, 10) + " " + strconv.FormatUint(uint64(o.Nanosecs), 10) + "\n")
-	}
-	if text.Len() > 0 {
-		b.writeFile("/proc/self/timens_offsets", text.String())
+	if len(offsets) > 0 {
+		// Not by the child itself: undumpable, in a user namespace, it owns no file in /proc.
+		p.Notify(atOffsets)
+		p.Await()
 	}
 	s := p.Slot()
 	p.Call(unix.SYS_OPENAT, stage.Int(unix.AT_FDCWD), p.Str("/proc/self/ns/time_for_children"), stage.Int(unix.O_RDONLY|unix.O_CLOEXEC)).Into(s)

@@ -1,6 +1,8 @@
 package runtime
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +15,8 @@ type mountOptions struct {
 	set, clear             uint64 // MOUNT_ATTR_* of the mount itself
 	setBelow, clearBelow   uint64 // and of all mounts below it (rro, …)
 	bind, recurse, remount bool
+	idmap, idmapBelow      bool // ids are mapped; on all mounts below it, too
+	copyUp                 bool // a tmpfs starts with what the image has there
 	propagation            []propagation
 	data                   []string // "key=value" and "flag", for the file system
 }
@@ -87,8 +91,12 @@ func parseMountOptions(list []string) (mountOptions, error) {
 			o.bind, o.recurse = true, true
 		case "remount":
 			o.remount = true
-		case "tmpcopyup", "idmap", "ridmap":
-			return o, fail.New(fail.NotImplemented, "mount option %q is not supported", opt)
+		case "idmap":
+			o.idmap = true
+		case "ridmap":
+			o.idmap, o.idmapBelow = true, true
+		case "tmpcopyup":
+			o.copyUp = true
 		default:
 			o.data = append(o.data, opt)
 		}
@@ -124,4 +132,16 @@ func change(set, clear *uint64, a attribute) {
 		*clear &^= a.bits
 		*set |= a.bits
 	}
+}
+
+// MountOptions lists the options that are understood here, sorted; what file systems take
+// themselves is not among them.
+func MountOptions() []string {
+	list := []string{"bind", "rbind", "remount", "defaults", "idmap", "ridmap", "tmpcopyup"}
+	for o := range attributes {
+		list = append(list, o, "r"+o)
+	}
+	list = slices.AppendSeq(slices.AppendSeq(list, maps.Keys(superOptions)), maps.Keys(propagations))
+	slices.Sort(list)
+	return list
 }

@@ -25,9 +25,7 @@ func Rehearse(spec *oci.Spec) error {
 	if b.labels, err = labelsOf(spec.Process); err != nil {
 		return err
 	}
-	if b.ns, err = planNamespaces(spec.Linux.Namespaces); err != nil {
-		return err
-	}
+	b.ns = planNamespaces(spec.Linux.Namespaces)
 	if c.root, err = os.OpenFile("/", unix.O_PATH|unix.O_CLOEXEC|unix.O_DIRECTORY, 0); err != nil {
 		return err
 	}

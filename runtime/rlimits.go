@@ -30,18 +30,7 @@ func (b *builder) rlimits(list []specs.POSIXRlimit) ([]rlimit, error) {
 	out := make([]rlimit, 0, len(list)+1)
 	nofile := false
 	for _, l := range list {
-		n, ok := rlimitNumbers[l.Type]
-		if !ok {
-			return nil, fail.New(fail.Invalid, "unknown limit %q", l.Type)
-		}
-		if l.Soft > l.Hard {
-			return nil, fail.New(fail.Invalid, "%s: the soft limit %d is above the hard limit %d", l.Type, l.Soft, l.Hard)
-		}
-		for _, o := range out {
-			if o.resource == n {
-				return nil, fail.New(fail.Invalid, "%s is given twice", l.Type)
-			}
-		}
+		n := rlimitNumbers[l.Type]
 		nofile = nofile || n == unix.RLIMIT_NOFILE
 		value := &unix.Rlimit{Cur: l.Soft, Max: l.Hard}
 		var now unix.Rlimit

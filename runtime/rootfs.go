@@ -104,21 +104,22 @@ func (b *builder) enterRoot(noPivot bool) {
 	p.Call(unix.SYS_CHDIR, p.Str("/"))
 }
 
-// finishRoot sets the root's propagation and write protection, when nothing needs to
-// be made in it any more.
-func (b *builder) finishRoot() error {
-	p := b.p
+// propagateRoot sets the root's propagation. A shared one cannot be entered by
+// pivot_root(2), so this comes after.
+func (b *builder) propagateRoot() {
 	if name := b.spec.Linux.RootfsPropagation; name != "" {
-		prop, ok := propagations[name]
-		if !ok {
-			return fail.New(fail.Invalid, "rootfsPropagation: unknown value %q", name)
-		}
-		p.About("set the propagation of the root file system to", name)
+		prop := propagations[name]
+		b.p.About("set the propagation of the root file system to", name)
 		b.setMount(b.root, prop.recursive, unix.MountAttr{Propagation: prop.flag})
 	}
+}
+
+// finishRoot sets the root's write protection, when nothing needs to be made in it any
+// more.
+func (b *builder) finishRoot() {
+	p := b.p
 	if b.spec.Root != nil && b.spec.Root.Readonly {
 		p.About("make the root file system read-only", "")
 		b.setMount(b.root, false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 	}
-	return nil
 }

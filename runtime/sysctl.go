@@ -4,33 +4,38 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
-	"berth/fail"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // sysctls compiles the kernel parameters. Only those that belong to a namespace of the
 // container can be set: any other would change the host.
-func (b *builder) sysctls(values map[string]string) error {
+func (b *builder) sysctls(values map[string]string) {
 	keys := make([]string, 0, len(values))
 	for k := range values {
 		keys = append(keys, k)
 	}
 	slices.Sort(keys)
 	for _, key := range keys {
-		path := sysctlPath(key)
-		if path == "" {
-			return fail.New(fail.Invalid, "sysctl %q: not a name", key)
-		}
-		needs := sysctlNamespace(path)
-		if needs == 0 {
-			return fail.New(fail.Invalid, "sysctl %q is not separate for a container", key)
-		}
-		if !b.ns.own(needs) {
-			return fail.New(fail.Invalid, "sysctl %q would change the host: the container shares that namespace with it", key)
-		}
 		b.p.About("set sysctl", key)
-		b.writeFile("/proc/sys/"+path, values[key])
+		b.writeFile("/proc/sys/"+sysctlPath(key), values[key])
+	}
+}
+
+// validateSysctl looks for the namespace that a parameter needs.
+func validateSysctl(list []specs.LinuxNamespace, key, value string) error {
+	path := sysctlPath(key)
+	if path == "" {
+		return invalid(sysctlField(key), "not the name of a kernel parameter")
+	}
+	if value == "" {
+		return invalid(sysctlField(key), "the value is empty")
+	}
+	needs := sysctlNamespace(path)
+	if needs == "" {
+		return invalid(sysctlField(key), "it is not separate for a container")
+	}
+	if !namespaceGiven(list, needs) {
+		return invalid(sysctlField(key), "it would change the host: the container shares the %s namespace with it", needs)
 	}
 	return nil
 }
@@ -59,23 +64,23 @@ func sysctlPath(key string) string {
 	return path
 }
 
-// sysctlNamespace is the kind of namespace that a parameter belongs to, or 0.
-func sysctlNamespace(path string) uintptr {
+// sysctlNamespace is the kind of namespace that a parameter belongs to, or "".
+func sysctlNamespace(path string) specs.LinuxNamespaceType {
 	switch path {
 	case "kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem", "kernel/shmall",
 		"kernel/shmmax", "kernel/shmmni", "kernel/shm_rmid_forced":
-		return unix.CLONE_NEWIPC
+		return specs.IPCNamespace
 	case "kernel/hostname", "kernel/domainname":
-		return unix.CLONE_NEWUTS
+		return specs.UTSNamespace
 	}
 	if strings.HasPrefix(path, "fs/mqueue/") {
-		return unix.CLONE_NEWIPC
+		return specs.IPCNamespace
 	}
 	if strings.HasPrefix(path, "net/") {
-		return unix.CLONE_NEWNET
+		return specs.NetworkNamespace
 	}
 	if strings.HasPrefix(path, "user/") {
-		return unix.CLONE_NEWUSER
+		return specs.UserNamespace
 	}
-	return 0
+	return ""
 }

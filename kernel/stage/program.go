@@ -294,8 +294,8 @@ func (p *Program) Respawn() {
 }
 
 // SendFile hands the descriptor in s to the parent: Receive returns a Message of kind
-// File.
-func (p *Program) SendFile(s Slot) {
+// File with this value.
+func (p *Program) SendFile(s Slot, value int) {
 	// struct msghdr, struct iovec, one message and one control message, all of the
 	// sizes of 64-bit Linux.
 	hdr, hdrOff := p.Scratch(56)
@@ -309,7 +309,7 @@ func (p *Program) SendFile(s Slot) {
 	put(hdrOff+40, 24)
 	put(iovOff, body.value)
 	put(iovOff+8, messageSize)
-	p.scratch[bodyOff] = msgFile
+	*(*[2]uint32)(unsafe.Pointer(&p.scratch[bodyOff])) = [2]uint32{msgFile, uint32(value)}
 	put(ctlOff, 20) // CMSG_LEN(4)
 	put(ctlOff+8, syscall.SOL_SOCKET|syscall.SCM_RIGHTS<<32)
 	p.Store32(ctlOff+16, s.Arg())

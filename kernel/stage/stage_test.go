@@ -86,7 +86,7 @@ func TestJumpsIgnoredErrorsSlotsAndMessages(t *testing.T) {
 	p.Call(unix.SYS_OPENAT, Int(unix.AT_FDCWD), p.Str("/"), Int(unix.O_RDONLY|unix.O_CLOEXEC), Int(0)).Into(fd).OnOK(end)
 	p.Fail(unix.EDOM)
 	p.Here(end)
-	p.SendFile(fd)
+	p.SendFile(fd, 7)
 	p.JumpUnless(fd, 1<<20, func() Label { l := p.NewLabel(); return l }())
 	p.Fail(unix.EDOM)
 	p.Here(Label(len(p.targets) - 1))

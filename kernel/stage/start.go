@@ -52,7 +52,7 @@ type Kind int
 
 const (
 	Reached   Kind = iota + 1 // the child came to a Notify with this Value
-	File                      // the child sent File
+	File                      // the child sent File, with this Value
 	Respawned                 // the child is now another process, with a new Pid and PidFD
 )
 
@@ -171,7 +171,7 @@ func (c *Child) Receive() (Message, error) {
 			return Message{Kind: Respawned}, nil
 		case msgFile:
 			f, err := receivedFile(oob[:oobn])
-			return Message{Kind: File, File: f}, err
+			return Message{Kind: File, Value: int(msg[1]), File: f}, err
 		case msgFailed:
 			return Message{}, c.failure(msg)
 		default:
