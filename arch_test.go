@@ -37,7 +37,8 @@ var allowed = map[string][]string{
 	"volumes":      ground,
 	"runtime":      ground,
 	// process
-	"supervisor": append([]string{"runtime", "logs", "dns"}, ground...),
+	"supervisor":          append([]string{"supervisor/external", "runtime", "logs", "dns"}, ground...),
+	"supervisor/external": append([]string{"runtime"}, ground...),
 	// core
 	"engine": append([]string{"images", "network", "volumes", "logs", "supervisor", "runtime"}, ground...),
 	"build":  append([]string{"images"}, ground...),
@@ -67,7 +68,7 @@ var allowed = map[string][]string{
 var rooms = map[string]string{
 	"images/blob": "images", "images/layer": "images",
 	"network/ipam": "network", "network/firewall": "network", "network/usernet": "network",
-	"supervisor/probe": "supervisor",
+	"supervisor/probe": "supervisor", "supervisor/external": "supervisor",
 }
 
 // unlinked says what a program must not even link, at any distance, and why.

@@ -48,12 +48,13 @@ var errEnded = errors.New("berthd was ended before it was ready")
 
 // daemon holds what lives as long as the process.
 type daemon struct {
-	set     *Settings
-	log     *slog.Logger
-	level   *slog.LevelVar
-	ready   *readiness
-	live    atomic.Pointer[Settings] // after reloads
-	cleanup []func()                 // in order of starting; run backwards
+	set         *Settings
+	log         *slog.Logger
+	level       *slog.LevelVar
+	ready       *readiness
+	live        atomic.Pointer[Settings] // after reloads
+	setRuntimes func(engine.Runtimes)
+	cleanup     []func() // in order of starting; run backwards
 }
 
 // Run is the engine's whole life. It ends with nil after a signal, when the engine was
@@ -166,11 +167,13 @@ func (d *daemon) run(ctx context.Context) error {
 	eng, err := engine.Open(ctx, engine.Options{
 		DataRoot: set.DataRoot, ExecRoot: set.ExecRoot, DB: db, Images: store, Shims: launcher, Events: bus, Log: d.log,
 		WakeEngine: wake, CgroupParent: set.CgroupParent, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits,
+		Runtimes: set.runtimes(),
 	})
 	if err != nil {
 		return fmt.Errorf("open the engine: %w", err)
 	}
 	d.later(func() { d.note("let go of the containers", eng.Close()) })
+	d.setRuntimes = eng.SetRuntimes
 
 	streams, endStreams := context.WithCancel(context.Background())
 	defer endStreams()
@@ -182,6 +185,7 @@ func (d *daemon) run(ctx context.Context) error {
 			Debug:              func() bool { return d.level.Level() <= slog.LevelDebug },
 			InsecureRegistries: func() []string { return set.InsecureRegistries },
 			Mirrors:            func() []string { return set.RegistryMirrors },
+			Runtimes:           eng.Runtimes,
 		},
 	})
 	listeners, err := listenAll(set)

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"log/slog"
+	"maps"
 	"reflect"
+	"slices"
 )
 
 // reload reads the configuration file again, on SIGHUP. What can change while we run
@@ -16,6 +18,7 @@ func (d *daemon) reload() {
 	}
 	d.level.Set(next.level())
 	d.live.Store(next)
+	d.setRuntimes(next.runtimes())
 	for _, s := range []struct {
 		name     string
 		old, new any
@@ -40,7 +43,7 @@ func (d *daemon) reload() {
 			d.log.Warn("changed in the configuration: restart the engine to use it", "directive", s.name)
 		}
 	}
-	d.log.Info("configuration reloaded", "level", d.level.Level(), "labels", next.Labels)
+	d.log.Info("configuration reloaded", "level", d.level.Level(), "labels", next.Labels, "runtimes", slices.Sorted(maps.Keys(next.Runtimes)), "default-runtime", next.DefaultRuntime)
 }
 
 // levels are dockerd's names of log levels.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
+	"berth/engine"
 	"berth/fail"
 )
 
@@ -37,6 +39,8 @@ type Settings struct {
 	DefaultUlimits map[string]*units.Ulimit
 	DefaultShmSize int64 // bytes; 0: the engine's default
 	Labels         []string
+	Runtimes       map[string]engine.Runtime // external ones, by name
+	DefaultRuntime string
 
 	TLS, TLSVerify         bool
 	TLSCA, TLSCert, TLSKey string
@@ -69,6 +73,7 @@ var keys = map[string]string{
 	"registry-mirrors":    "registry-mirror",
 	"log-opts":            "log-opt",
 	"default-ulimits":     "default-ulimit",
+	"runtimes":            "add-runtime",
 }
 
 // flagOnly are flags that make no sense in a file.
@@ -77,13 +82,13 @@ var flagOnly = []string{"config-file", "ready-fd", "on-demand", "knock", "versio
 // dockerKeys are keys of dockerd's that Berth does not serve (yet): they are refused by
 // name, so that nobody thinks they took effect.
 var dockerKeys = []string{
-	"add-runtime", "allow-direct-routing", "allow-nondistributable-artifacts", "api-cors-header", "authorization-plugins", "bip", "bip6", "bridge", "bridge-accept-fwmark",
+	"allow-direct-routing", "allow-nondistributable-artifacts", "api-cors-header", "authorization-plugins", "bip", "bip6", "bridge", "bridge-accept-fwmark",
 	"builder", "cdi-spec-dirs", "containerd", "containerd-namespace", "containerd-plugins-namespace", "cpu-rt-period", "cpu-rt-runtime", "data-path-port", "default-address-pools",
-	"default-cgroupns-mode", "default-gateway", "default-gateway-v6", "default-ipc-mode", "default-network-opts", "default-runtime", "dns", "dns-opts", "dns-search", "exec-opts",
+	"default-cgroupns-mode", "default-gateway", "default-gateway-v6", "default-ipc-mode", "default-network-opts", "dns", "dns-opts", "dns-search", "exec-opts",
 	"experimental", "features", "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "host-gateway-ip", "host-gateway-ips", "http-proxy", "https-proxy", "icc", "init", "init-path", "ip",
 	"ip-forward", "ip-forward-no-drop", "ip-masq", "ip6tables", "iptables", "ipv6", "live-restore", "max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts",
 	"metrics-addr", "min-api-version", "mtu", "network-control-plane-mtu", "no-new-privileges", "no-proxy", "node-generic-resources", "oom-score-adjust", "proxies", "raw-logs",
-	"registries", "runtimes", "seccomp-profile", "selinux-enabled", "storage-driver", "storage-opts", "swarm-default-advertise-addr", "userland-proxy", "userland-proxy-path",
+	"registries", "seccomp-profile", "selinux-enabled", "storage-driver", "storage-opts", "swarm-default-advertise-addr", "userland-proxy", "userland-proxy-path",
 	"userns-remap", "validate",
 }
 
@@ -113,7 +118,7 @@ func Usage() string {
 }
 
 func newSettings() *Settings {
-	s := &Settings{LogOpts: map[string]string{}, DefaultUlimits: map[string]*units.Ulimit{}}
+	s := &Settings{LogOpts: map[string]string{}, DefaultUlimits: map[string]*units.Ulimit{}, Runtimes: map[string]engine.Runtime{}}
 	f := pflag.NewFlagSet("berthd", pflag.ContinueOnError)
 	f.Usage = func() {}
 	f.SortFlags = true
@@ -135,6 +140,8 @@ func newSettings() *Settings {
 	f.Var(ulimitValue{s.DefaultUlimits}, "default-ulimit", "Default ulimit of containers, name=soft[:hard]")
 	f.Var((*sizeValue)(&s.DefaultShmSize), "default-shm-size", "Default size of /dev/shm in containers")
 	f.StringArrayVar(&s.Labels, "label", nil, "Label of the engine, key=value")
+	f.Var(runtimeValue{s.Runtimes}, "add-runtime", "Register an OCI runtime with runc's command line, name=path")
+	f.StringVar(&s.DefaultRuntime, "default-runtime", engine.OwnRuntime, "OCI runtime of containers that name none: berth, crun, runc or runsc if installed, or a registered one")
 	f.BoolVar(&s.TLS, "tls", false, "Use TLS; implied by --tlsverify")
 	f.BoolVar(&s.TLSVerify, "tlsverify", false, "Use TLS and verify the client")
 	f.StringVar(&s.TLSCA, "tlscacert", "", "Certificates that clients must be signed by (default ~/.docker/ca.pem)")
@@ -226,6 +233,8 @@ func (s *Settings) set(key string, raw json.RawMessage) error {
 		return json.Unmarshal(raw, &s.LogOpts)
 	case "default-ulimits":
 		return json.Unmarshal(raw, &s.DefaultUlimits)
+	case "runtimes":
+		return s.mergeRuntimes(raw)
 	}
 	word := string(raw)
 	if strings.HasPrefix(word, `"`) {
@@ -264,6 +273,9 @@ func (s *Settings) complete() error {
 			return fail.New(fail.Invalid, "default ulimit %s has no value", name)
 		}
 		u.Name = name
+	}
+	if err := engine.CheckRuntimes(s.runtimes()); err != nil {
+		return err
 	}
 	for _, l := range s.Labels {
 		if k, _, ok := strings.Cut(l, "="); !ok || k == "" {
@@ -305,6 +317,8 @@ func (s *Settings) wakeArgs() []string {
 			for _, k := range slices.Sorted(maps.Keys(v.m)) {
 				values = append(values, k+"="+v.m[k])
 			}
+		case runtimeValue:
+			values = v.words()
 		case ulimitValue:
 			values = strings.Fields(v.String())
 		case pflag.SliceValue:
@@ -364,6 +378,57 @@ func (v ulimitValue) Set(s string) error {
 		return err
 	}
 	v.m[u.Name] = u
+	return nil
+}
+
+func (s *Settings) runtimes() engine.Runtimes {
+	return engine.Runtimes{Default: s.DefaultRuntime, Registered: s.Runtimes}
+}
+
+// mergeRuntimes takes the key "runtimes" of a daemon.json. Docker's other kind of runtime,
+// a shim of containerd's, is refused by name.
+func (s *Settings) mergeRuntimes(raw json.RawMessage) error {
+	var file map[string]struct {
+		Path        string          `json:"path"`
+		Args        []string        `json:"runtimeArgs"`
+		RuntimeType string          `json:"runtimeType"`
+		Options     json.RawMessage `json:"options"`
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&file); err != nil {
+		return err
+	}
+	for name, r := range file {
+		if r.RuntimeType != "" || r.Options != nil {
+			return fmt.Errorf("%s: runtimeType and options are for containerd's shims, which Berth does not use: give the path of a program with runc's command line", name)
+		}
+		s.Runtimes[name] = engine.Runtime{Path: r.Path, Args: r.Args}
+	}
+	return nil
+}
+
+// runtimeValue is a repeatable name=path flag.
+type runtimeValue struct{ m map[string]engine.Runtime }
+
+func (v runtimeValue) words() []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(v.m)) {
+		out = append(out, name+"="+v.m[name].Path)
+	}
+	return out
+}
+func (v runtimeValue) String() string { return strings.Join(v.words(), " ") }
+func (v runtimeValue) Type() string   { return "name=path" }
+func (v runtimeValue) Set(s string) error {
+	name, path, ok := strings.Cut(s, "=")
+	if !ok || name == "" || path == "" {
+		return fmt.Errorf("%q is not name=path", s)
+	}
+	if _, twice := v.m[name]; twice {
+		return fmt.Errorf("runtime %s is given twice", name)
+	}
+	v.m[name] = engine.Runtime{Path: path}
 	return nil
 }
 

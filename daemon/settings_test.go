@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/engine"
 	"berth/fail"
 )
 
@@ -136,8 +137,13 @@ func TestAReloadTakesWhatCanChange(t *testing.T) {
 	d := &daemon{set: set, level: new(slog.LevelVar)}
 	d.log = newLog(set, d.level, &out)
 	d.live.Store(set)
-	write(`{"labels":["a=2"],"debug":true,"log-driver":"none"}`)
+	var got engine.Runtimes
+	d.setRuntimes = func(r engine.Runtimes) { got = r }
+	write(`{"labels":["a=2"],"debug":true,"log-driver":"none","default-runtime":"mine","runtimes":{"mine":{"path":"/bin/mine","runtimeArgs":["--flag"]}}}`)
 	d.reload()
+	if want := (engine.Runtimes{Default: "mine", Registered: map[string]engine.Runtime{"mine": {Path: "/bin/mine", Args: []string{"--flag"}}}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("runtimes %+v", got)
+	}
 	if d.live.Load().Labels[0] != "a=2" || d.level.Level() != slog.LevelDebug {
 		t.Errorf("%+v %v", d.live.Load(), d.level)
 	}

@@ -39,6 +39,7 @@ type creator struct {
 	ann          announcer
 	images       imageStore
 	spec         *specMaker
+	runtimes     *runtimes
 	logDriver    string
 	logOpts      map[string]string
 	cgroupParent string
@@ -203,7 +204,10 @@ func (k *creator) normalise(cfg *container.Config, h *container.HostConfig, net 
 		warnings = append(warnings, w...)
 	}
 	if h.Runtime == "" {
-		h.Runtime = "berth"
+		h.Runtime = k.runtimes.byDefault()
+	}
+	if _, err := k.runtimes.get(h.Runtime); err != nil {
+		return nil, err
 	}
 	if h.ShmSize == 0 {
 		h.ShmSize = 64 << 20

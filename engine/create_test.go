@@ -39,7 +39,7 @@ func TestCreateRefusesWhatItCannotHonour(t *testing.T) {
 		{"health check", func(r *CreateRequest) {
 			r.Config.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "x"}}
 		}, fail.NotImplemented, "health checks"},
-		{"other runtime", func(r *CreateRequest) { r.HostConfig.Runtime = "kata" }, fail.NotImplemented, "kata"},
+		{"other runtime", func(r *CreateRequest) { r.HostConfig.Runtime = "kata" }, fail.Invalid, "unknown or invalid runtime name: kata"},
 		{"--rm with a policy", func(r *CreateRequest) {
 			r.HostConfig.AutoRemove, r.HostConfig.RestartPolicy.Name = true, "always"
 		}, fail.Invalid, "can't create 'AutoRemove' container with restart policy"},

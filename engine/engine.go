@@ -15,6 +15,7 @@
 //	index       ids and names
 //	recorder    the database records
 //	specMaker   HostConfig → OCI runtime specification
+//	runtimes    the external OCI runtimes by name
 //	instance    one container: the only owner of its state
 //
 // # What is durable
@@ -59,6 +60,8 @@ type Options struct {
 	LogOpts   map[string]string
 	// DefaultUlimits are given to containers that do not set the same ones.
 	DefaultUlimits map[string]*container.Ulimit
+	// Runtimes are the external ones that containers may name.
+	Runtimes Runtimes
 }
 
 // Engine is the door to everything below. The verbs are grouped by the types that own
@@ -111,16 +114,17 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 	spec := &specMaker{host: host, cgroupParent: o.CgroupParent, ulimits: o.DefaultUlimits}
 	boxes := &sandboxes{idx: idx, cgroupParent: o.CgroupParent}
 	execs := newExecs(idx, ann, spec)
+	runtimes := newRuntimes(o.Runtimes)
 	life := &lifecycle{
 		ctx: living, work: work, dirs: dirs, log: o.Log, host: host,
 		idx: idx, rec: rec, ann: ann, spec: spec, boxes: boxes, execs: execs,
-		images: img, shims: shims, wake: o.WakeEngine, clock: wallClock{},
+		images: img, shims: shims, runtimes: runtimes, wake: o.WakeEngine, clock: wallClock{},
 	}
 	e := &Engine{
 		Containers: &Containers{
 			idx: idx, life: life, rec: rec, ann: ann, images: img, log: o.Log,
 			create: &creator{
-				dirs: dirs, host: host, idx: idx, rec: rec, ann: ann, images: img, spec: spec,
+				dirs: dirs, host: host, idx: idx, rec: rec, ann: ann, images: img, spec: spec, runtimes: runtimes,
 				logDriver: o.LogDriver, logOpts: o.LogOpts, cgroupParent: o.CgroupParent,
 			},
 		},

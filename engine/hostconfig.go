@@ -36,7 +36,6 @@ func refuseUnbuilt(cfg *container.Config, h *container.HostConfig, net *network.
 		{len(h.DeviceRequests) > 0, "device requests (--gpus) are not built yet"},
 		{h.Init != nil && *h.Init, "--init is not built yet"},
 		{len(h.StorageOpt) > 0, "--storage-opt is not built yet"},
-		{h.Runtime != "" && h.Runtime != "berth", "unknown or invalid runtime name: " + h.Runtime},
 		{asksForHealth(cfg.Healthcheck), "health checks are not built yet"},
 		{cfg.NetworkDisabled, "NetworkDisabled is not built: use --network none"},
 	} {

@@ -31,6 +31,11 @@ type surroundings struct {
 	shm        string                              // another container's /dev/shm
 }
 
+// specVersion is what specifications claim to be written for. Runtimes refuse a version
+// that is newer than they are, crun 1.8 anything but 1.0; of what came later they just
+// take what they know.
+const specVersion = "1.0.2"
+
 // spec makes the specification of a container. Missing directories of -v are made.
 func (m *specMaker) spec(c Container, s surroundings) (*oci.Spec, error) {
 	h := c.HostConfig
@@ -56,7 +61,7 @@ func (m *specMaker) spec(c Container, s surroundings) (*oci.Spec, error) {
 		return nil, err
 	}
 	spec := &oci.Spec{
-		Version:     specs.Version,
+		Version:     specVersion,
 		Process:     process,
 		Root:        &specs.Root{Path: "rootfs", Readonly: h.ReadonlyRootfs},
 		Mounts:      mounts,

@@ -32,6 +32,7 @@ type lifecycle struct {
 	execs    *Execs
 	images   imageStore
 	shims    shims
+	runtimes *runtimes
 	wake     []string
 	clock    clock
 	sweeping atomic.Int32 // removals whose files are still being deleted
@@ -151,6 +152,9 @@ func (l *lifecycle) steps(ctx context.Context, i *instance, c Container) (err er
 	i.pending = nil
 	i.mu.Unlock()
 	s, err := l.shims.Create(ctx, cfg, clients)
+	if err != nil && cfg.Runtime != nil {
+		return startFailed(err) // most runtimes look for the program already now
+	}
 	if err != nil {
 		return createFailure(err)
 	}
@@ -261,8 +265,12 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container) (cf
 	if err != nil {
 		return cfg, nil, err
 	}
+	runtime, err := l.runtimes.get(c.HostConfig.Runtime)
+	if err != nil {
+		return cfg, nil, err
+	}
 	cfg = supervisor.Config{
-		ID: c.ID, Dir: i.dir, RunDir: i.runDir, Spec: spec, Root: root,
+		ID: c.ID, Dir: i.dir, RunDir: i.runDir, Spec: spec, Root: root, Runtime: runtime,
 		User: c.Config.User, Groups: c.HostConfig.GroupAdd,
 		OpenStdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce,
 		LogPath: c.LogPath, Log: logging,

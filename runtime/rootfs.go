@@ -25,6 +25,12 @@ func classOfPath(err error) fail.Class {
 	return fail.Internal
 }
 
+// OpenRoot makes a container's root as a detached mount, for whoever attaches it himself.
+func OpenRoot(root oci.Rootfs, spec *oci.Spec, bundle string) (*os.File, error) {
+	f, _, err := openRoot(root, spec, bundle)
+	return f, err
+}
+
 // openRoot makes the container's root as a detached mount. at is the directory of the
 // host where it is to be attached; empty for one that has none.
 func openRoot(root oci.Rootfs, spec *oci.Spec, bundle string) (f *os.File, at string, err error) {

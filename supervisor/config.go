@@ -36,7 +36,11 @@ import (
 
 	"berth/logs"
 	"berth/oci"
+	"berth/supervisor/external"
 )
+
+// Runtime is an OCI runtime other than ours: a program with runc's command line.
+type Runtime = external.Runtime
 
 // Config is all that a shim needs to make and keep one container.
 type Config struct {
@@ -45,6 +49,9 @@ type Config struct {
 	RunDir string     `json:"runDir"` // gone at reboot: shim.sock, state.json
 	Spec   *oci.Spec  `json:"spec"`
 	Root   oci.Rootfs `json:"root"`
+
+	// Runtime makes the container; nil: the shim itself does.
+	Runtime *Runtime `json:"runtime,omitempty"`
 
 	// User is Docker's --user, resolved by the container's own files; it and Groups
 	// (--group-add) replace Spec.Process.User, and HOME is added to the environment
@@ -133,6 +140,7 @@ const (
 	stateName  = "state.json"
 	exitName   = "exit.json"
 	crashName  = "shim.log" // a panic of the shim; empty and removed otherwise
+	bundleName = "oci"      // directory of an external runtime
 )
 
 func exitPath(dir string) string { return filepath.Join(dir, exitName) }

@@ -15,7 +15,7 @@ const execKept = 5 * time.Minute
 // execution is one exec'd process.
 type execution struct {
 	id      string
-	process *runtime.Process
+	process process
 	streams *streams
 	state   ExecState // guarded by shim.mu
 }

@@ -16,6 +16,7 @@ import (
 	"berth/durable"
 	"berth/fail"
 	"berth/kernel/cgroup"
+	"berth/supervisor/external"
 )
 
 // lost is what a guardian does after its shim was killed: the container is killed, for
@@ -68,6 +69,9 @@ func clearUp(ctx context.Context, runDir string, shimPid int, recorded func()) (
 		return runState{}, fmt.Errorf("the shim (process %d) does not answer and does not end: %w", st.ShimPid, err)
 	}
 	err = errors.Join(awaitEnd(ctx, st.Pid, st.PidBirth, true), killGroup(ctx, st.Cgroup))
+	if st.Runtime != nil {
+		external.Abandon(ctx, *st.Runtime, filepath.Join(runDir, bundleName), st.ID)
+	}
 	if st.Started {
 		// An exit record that is there already is the shim's own, written just before.
 		if _, e := ReadExit(st.Dir); fail.Is(e, fail.NotFound) {

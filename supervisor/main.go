@@ -45,10 +45,13 @@ func report(err error) int {
 	return 1
 }
 
+// ignored are signals that a shim must not mind, whoever sends them.
+var ignored = []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGPIPE,
+	syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU}
+
 // serve is the life of a shim.
 func serve() error {
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGPIPE,
-		syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU)
+	signal.Ignore(ignored...)
 	syscall.Umask(0o022) // what a container's process starts with, as with Docker
 	unix.CloseOnExec(controlFD)
 	binary, err := os.Open("/proc/self/exe")

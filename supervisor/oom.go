@@ -11,7 +11,7 @@ const oomCounted = time.Second
 
 // watchOOM tells of processes that the kernel kills for memory, until ctx ends.
 func (s *shim) watchOOM(ctx context.Context) {
-	events, err := s.container.Group().WatchOOM(ctx)
+	events, err := s.container.WatchOOM(ctx)
 	if err != nil {
 		return // State and the exit record still tell
 	}

@@ -39,12 +39,12 @@ type request struct {
 var ops = map[string]func(s *shim, ctx context.Context, r *request) (answer, error){
 	opHello: func(s *shim, _ context.Context, _ *request) (answer, error) { return answer{body: s.hello()}, nil },
 	opStart: (*shim).start,
-	opSignal: func(s *shim, _ context.Context, r *request) (answer, error) {
+	opSignal: func(s *shim, ctx context.Context, r *request) (answer, error) {
 		var req signalRequest
 		if err := r.decode(&req); err != nil {
 			return answer{}, err
 		}
-		return answer{}, s.signal(req)
+		return answer{}, s.signal(ctx, req)
 	},
 	opResize: func(s *shim, _ context.Context, r *request) (answer, error) {
 		var req resizeRequest
@@ -55,17 +55,17 @@ var ops = map[string]func(s *shim, ctx context.Context, r *request) (answer, err
 	},
 	opExec:   (*shim).exec,
 	opAttach: (*shim).attach,
-	opPids: func(s *shim, _ context.Context, _ *request) (answer, error) {
+	opPids: func(s *shim, ctx context.Context, _ *request) (answer, error) {
 		c, err := s.alive()
 		if err != nil {
 			return answer{}, err
 		}
-		pids, err := c.Pids()
+		pids, err := c.Pids(ctx)
 		return answer{body: pids}, err
 	},
 	opPause:  func(s *shim, ctx context.Context, _ *request) (answer, error) { return answer{}, s.freeze(ctx, true) },
 	opResume: func(s *shim, ctx context.Context, _ *request) (answer, error) { return answer{}, s.freeze(ctx, false) },
-	opUpdate: func(s *shim, _ context.Context, r *request) (answer, error) {
+	opUpdate: func(s *shim, ctx context.Context, r *request) (answer, error) {
 		var req updateRequest
 		if err := r.decode(&req); err != nil {
 			return answer{}, err
@@ -74,7 +74,7 @@ var ops = map[string]func(s *shim, ctx context.Context, r *request) (answer, err
 		if err != nil {
 			return answer{}, err
 		}
-		return answer{}, c.Update(req.Resources)
+		return answer{}, c.Update(ctx, req.Resources)
 	},
 	opRoot: func(s *shim, _ context.Context, _ *request) (answer, error) {
 		c, err := s.alive()

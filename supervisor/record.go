@@ -11,6 +11,7 @@ import (
 
 	"berth/durable"
 	"berth/fail"
+	"berth/supervisor/external"
 )
 
 // ExitRecord is <Dir>/exit.json: how the last run of the container ended.
@@ -74,7 +75,8 @@ type runState struct {
 	StartedAt  time.Time `json:"startedAt,omitzero"`
 	Volatile   bool      `json:"volatile,omitempty"`
 	WakeEngine []string  `json:"wakeEngine,omitempty"`
-	Env        []string  `json:"env,omitempty"` // for WakeEngine
+	Env        []string  `json:"env,omitempty"`     // for WakeEngine
+	Runtime    *Runtime  `json:"runtime,omitempty"` // nil: our own
 }
 
 func (r runState) write(runDir string) error {
@@ -91,6 +93,7 @@ func (r runState) write(runDir string) error {
 // clearRunDir removes what a shim keeps in runDir, the socket last: who sees it gone
 // knows that all is said. The directory goes too if nobody else uses it.
 func clearRunDir(runDir string) {
+	_ = external.Remove(filepath.Join(runDir, bundleName)) // gone already, mostly
 	for _, name := range []string{stateName, crashName, socketName} {
 		os.Remove(filepath.Join(runDir, name))
 	}

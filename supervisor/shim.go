@@ -55,7 +55,7 @@ type shim struct {
 	mu        sync.Mutex // guards all below
 	phase     phase
 	peers     map[*peer]struct{}
-	container *runtime.Container
+	container container
 	file      runState
 	paused    bool
 	oom       bool
@@ -85,7 +85,7 @@ func (s *shim) create(ctx context.Context, attach []AttachOptions, files []int) 
 	}
 	s.watchCrash()
 	s.file = runState{Version: ProtocolVersion, ID: cfg.ID, Dir: cfg.Dir, ShimPid: os.Getpid(),
-		ShimBirth: birth(os.Getpid()), Volatile: cfg.Volatile, WakeEngine: cfg.WakeEngine}
+		ShimBirth: birth(os.Getpid()), Volatile: cfg.Volatile, WakeEngine: cfg.WakeEngine, Runtime: cfg.Runtime}
 	if linux := cfg.Spec.Linux; linux != nil {
 		if s.file.Cgroup = linux.CgroupsPath; s.file.Cgroup == "" {
 			s.file.Cgroup = "/berth/" + cfg.ID // as the runtime has it
@@ -117,10 +117,7 @@ func (s *shim) create(ctx context.Context, attach []AttachOptions, files []int) 
 			return err
 		}
 	}
-	c, err := runtime.Create(ctx, runtime.Config{
-		ID: cfg.ID, Bundle: cfg.Dir, Spec: cfg.Spec, Root: cfg.Root, Stdio: stdio,
-		Prepare: func(root *os.File) error { return prepare(cfg.Spec.Process, root, cfg.User, cfg.Groups) },
-	})
+	c, err := createContainer(ctx, cfg, stdio)
 	closeAll(stdio)
 	if err != nil {
 		return err
@@ -286,7 +283,7 @@ func (s *shim) teardown() {
 
 // destroyContainer removes what the kernel has of the container. The bound is for a
 // process that cannot die, in the uninterruptible sleep of a broken device.
-func (s *shim) destroyContainer(c *runtime.Container) {
+func (s *shim) destroyContainer(c container) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := c.Destroy(ctx); err != nil {
@@ -363,7 +360,7 @@ func (s *shim) start(ctx context.Context, _ *request) (answer, error) {
 }
 
 // alive returns the container if it is made and not at its end.
-func (s *shim) alive() (*runtime.Container, error) {
+func (s *shim) alive() (container, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.phase < isCreated || s.phase >= ending {
@@ -372,7 +369,7 @@ func (s *shim) alive() (*runtime.Container, error) {
 	return s.container, nil
 }
 
-func (s *shim) signal(req signalRequest) error {
+func (s *shim) signal(ctx context.Context, req signalRequest) error {
 	c, err := s.alive()
 	if err != nil {
 		return err
@@ -385,9 +382,9 @@ func (s *shim) signal(req signalRequest) error {
 		}
 		return e.process.Signal(req.Signal)
 	case req.All:
-		return c.SignalAll(req.Signal)
+		return c.SignalAll(ctx, req.Signal)
 	}
-	return c.Signal(req.Signal)
+	return c.Signal(ctx, req.Signal)
 }
 
 func (s *shim) resize(req resizeRequest) error {

@@ -20,6 +20,9 @@ type Engine struct {
 	Dir, Bin, DataRoot, ExecRoot string
 	Host                         string // unix://…
 	CgroupParent                 string
+	// Runtime is the engine's default OCI runtime; empty: Berth's own. All tests run with
+	// another one when BERTH_TEST_RUNTIME names it.
+	Runtime string
 
 	t     testing.TB
 	flags []string
@@ -33,6 +36,8 @@ type EngineOptions struct {
 	Flags []string // added to berthd's command line
 	Env   []string // added to berthd's environment
 	Lazy  bool     // do not start: the first client shall
+
+	Runtime string // see Engine
 }
 
 // StartEngine starts an engine that ends with the test. Its containers are removed then,
@@ -49,7 +54,11 @@ func StartEngine(t testing.TB, o EngineOptions) *Engine {
 		Dir: dir, Bin: filepath.Join(dir, "bin"),
 		DataRoot: filepath.Join(dir, "d"), ExecRoot: filepath.Join(dir, "r"),
 		CgroupParent: "/" + filepath.Base(dir),
+		Runtime:      o.Runtime,
 		t:            t, flags: o.Flags, env: o.Env,
+	}
+	if e.Runtime == "" {
+		e.Runtime = os.Getenv("BERTH_TEST_RUNTIME")
 	}
 	e.Host = "unix://" + filepath.Join(e.ExecRoot, "berth.sock")
 	for _, d := range []string{e.Bin, e.DataRoot, e.ExecRoot} {
@@ -102,8 +111,12 @@ func place(from, to string) error {
 
 // Command is berthd's command line.
 func (e *Engine) Command() []string {
-	return append([]string{filepath.Join(e.Bin, "berthd"), "--data-root", e.DataRoot, "--exec-root", e.ExecRoot,
-		"-H", e.Host, "--cgroup-parent", e.CgroupParent, "--config-file", filepath.Join(e.Dir, "daemon.json")}, e.flags...)
+	argv := []string{filepath.Join(e.Bin, "berthd"), "--data-root", e.DataRoot, "--exec-root", e.ExecRoot,
+		"-H", e.Host, "--cgroup-parent", e.CgroupParent, "--config-file", filepath.Join(e.Dir, "daemon.json")}
+	if e.Runtime != "" {
+		argv = append(argv, "--default-runtime", e.Runtime)
+	}
+	return append(argv, e.flags...)
 }
 
 // Start starts berthd and waits until it answers. Further environment may be given,

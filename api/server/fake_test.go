@@ -286,7 +286,8 @@ func newBench(t *testing.T) *bench {
 	none := func() []string { return nil }
 	b.Server = New(Config{
 		Containers: b.eng, Execs: fakeExecs{b.eng}, Images: b.img, Registry: fakeRegistry{}, Events: events.NewBus(), Log: slog.New(slog.DiscardHandler),
-		Facts: Facts{ID: "engine", DataRoot: "/data", LogDriver: "json-file", Labels: none, Debug: func() bool { return false }, InsecureRegistries: none, Mirrors: none},
+		Facts: Facts{ID: "engine", DataRoot: "/data", LogDriver: "json-file", Labels: none, Debug: func() bool { return false }, InsecureRegistries: none, Mirrors: none,
+			Runtimes: func() engine.Runtimes { return engine.Runtimes{Default: "berth"} }},
 	})
 	return b
 }

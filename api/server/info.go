@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 
+	"berth/engine"
 	berth "berth/version"
 )
 
@@ -117,12 +118,16 @@ func (s *Server) info() (system.Info, error) {
 		Name:               hostname,
 		Labels:             f.Labels(),
 		ServerVersion:      berth.Version,
-		Runtimes:           map[string]system.RuntimeWithStatus{"berth": {Runtime: system.Runtime{Path: f.ShimPath}}},
-		DefaultRuntime:     "berth",
+		Runtimes:           map[string]system.RuntimeWithStatus{engine.OwnRuntime: {Runtime: system.Runtime{Path: f.ShimPath}}},
 		Swarm:              swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
 		LiveRestoreEnabled: true, // containers never depend on the engine
 		SecurityOptions:    securityOptions(lim.version),
 		CDISpecDirs:        []string{},
+	}
+	known := f.Runtimes()
+	info.DefaultRuntime = known.Default
+	for name, rt := range known.Registered {
+		info.Runtimes[name] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: rt.Path, Args: rt.Args}}
 	}
 	if info.Labels == nil {
 		info.Labels = []string{}

@@ -95,6 +95,7 @@ type Facts struct {
 	InsecureRegistries func() []string
 	Mirrors            func() []string
 	ShimPath           string
+	Runtimes           func() engine.Runtimes
 	DefaultShmSize     int64 // bytes, for containers that ask for none; 0: the engine's own default
 }
 

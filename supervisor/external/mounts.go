@@ -1,0 +1,80 @@
+package external
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// inPrivateMounts calls fn on a thread of its own in a copy of our mount namespace in which
+// root is mounted at the directory at. The namespace lives as long as fn and the processes
+// it has started in it.
+func inPrivateMounts(root *os.File, at string, fn func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with its goroutine
+		err := enterPrivateMounts(root, at)
+		if err == nil {
+			err = fn()
+		}
+		result <- err
+	}()
+	return <-result
+}
+
+func enterPrivateMounts(root *os.File, at string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	// A bind mount may ask to be shared with the host, so the others stay as they are. But
+	// the mount that we mount on must not tell the host.
+	below, err := mountPoint(at)
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount("", below, "", unix.MS_SLAVE, ""); err != nil {
+		return &os.PathError{Op: "make slave", Path: below, Err: err}
+	}
+	if err := unix.MoveMount(int(root.Fd()), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return &os.PathError{Op: "mount the root file system at", Path: at, Err: err}
+	}
+	return nil
+}
+
+// mountPoint is the root of the mount that the directory path lies in.
+func mountPoint(path string) (string, error) {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", err
+	}
+	id, err := mountID(path)
+	if err != nil {
+		return "", err
+	}
+	for path != "/" {
+		parent := filepath.Dir(path)
+		above, err := mountID(parent)
+		if err != nil {
+			return "", err
+		}
+		if above != id {
+			break
+		}
+		path = parent
+	}
+	return path, nil
+}
+
+func mountID(path string) (uint64, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &st); err != nil {
+		return 0, &os.PathError{Op: "statx", Path: path, Err: err}
+	}
+	if st.Mask&unix.STATX_MNT_ID == 0 {
+		return 0, fmt.Errorf("statx %s: the kernel does not tell mounts apart", path)
+	}
+	return st.Mnt_id, nil
+}

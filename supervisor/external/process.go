@@ -1,0 +1,109 @@
+package external
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+	"berth/runtime"
+)
+
+// Process is one process that a runtime made and left to us.
+type Process struct{ process }
+
+type process struct {
+	pid     int
+	pidfd   *os.File
+	console *os.File
+	over    chan struct{} // closed when it was reaped
+	status  unix.WaitStatus
+	at      time.Time
+	release sync.Once
+}
+
+// adopt takes over the process whose id the runtime has written to file.
+func (p *process) adopt(rt Runtime, r *reaper, file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fail.New(fail.Internal, "%s has written no process id: %w", rt.title(), err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || pid <= 1 {
+		return fail.New(fail.Internal, "%s gives %q as a process id", rt.title(), excerpt(string(text)))
+	}
+	if err := r.claim(pid, p); err != nil {
+		return fail.New(fail.Internal, "%s gives process %d as the container's: %w", rt.title(), pid, err)
+	}
+	return nil
+}
+
+// Pid is the process's pid.
+func (p *process) Pid() int { return p.pid }
+
+// Console is the master side of the process's terminal, nil without one. The process owns
+// it; it is closed by Release.
+func (p *process) Console() *os.File { return p.console }
+
+// Wait blocks until the process has ended and tells how.
+func (p *process) Wait() (runtime.Exit, error) {
+	<-p.over
+	exit := runtime.Exit{Code: p.status.ExitStatus(), At: p.at}
+	if p.status.Signaled() {
+		exit.Signal = p.status.Signal()
+		exit.Code = 128 + int(exit.Signal)
+	}
+	return exit, nil
+}
+
+func (p *process) ended() bool {
+	if p.over == nil {
+		return true
+	}
+	select {
+	case <-p.over:
+		return true
+	default:
+		return false
+	}
+}
+
+// Signal sends sig to the process alone. A process that has ended gives class NotFound.
+func (p *process) Signal(sig unix.Signal) error {
+	if p.pidfd == nil || p.ended() {
+		return fail.New(fail.NotFound, "process %d has ended", p.pid)
+	}
+	raw, err := p.pidfd.SyscallConn()
+	if err == nil {
+		var inner error
+		if err = raw.Control(func(fd uintptr) { inner = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err == nil {
+			err = inner
+		}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ESRCH), errors.Is(err, os.ErrClosed):
+		return fail.New(fail.NotFound, "process %d has ended", p.pid)
+	case errors.Is(err, unix.EINVAL):
+		return fail.New(fail.Invalid, "signal %d: %w", int(sig), err)
+	}
+	return fail.New(fail.Internal, "signal process %d: %w", p.pid, err)
+}
+
+// Release closes what is held of the process.
+func (p *process) Release() {
+	p.release.Do(func() {
+		if p.pidfd != nil {
+			p.pidfd.Close()
+		}
+		if p.console != nil {
+			p.console.Close()
+		}
+	})
+}
