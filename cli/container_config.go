@@ -21,6 +21,8 @@ type containerRequest struct {
 	network *network.NetworkingConfig
 }
 
+var errNoKernelMemory = errors.New("--kernel-memory is not supported: the kernel no longer has this limit")
+
 // parse turns the flags into the API's words. Every mistake a client can see is one error;
 // what only the engine can judge (an unknown user, a missing subsystem) is left to it.
 func (c *containerFlags) parse(flags *pflag.FlagSet) (*containerRequest, error) {
@@ -33,7 +35,7 @@ func (c *containerFlags) parse(flags *pflag.FlagSet) (*containerRequest, error) 
 		attachStdin = true
 	}
 	if c.kernelMemory.Value() != 0 {
-		return nil, errors.New("--kernel-memory is not supported: the kernel no longer has this limit")
+		return nil, errNoKernelMemory
 	}
 	if c.swappiness != -1 && (c.swappiness < 0 || c.swappiness > 100) {
 		return nil, fmt.Errorf("invalid value: %d: valid memory swappiness range is 0-100", c.swappiness)

@@ -28,6 +28,7 @@ func newContainerGroup(a *app) *cobra.Command {
 		{name: "stop", build: newStop},
 		{name: "top", build: newTop},
 		{name: "unpause", build: newUnpause},
+		{name: "update", build: newUpdate},
 		{name: "wait", build: newWait},
 	})
 }

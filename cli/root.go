@@ -67,6 +67,7 @@ func topLevel() []entry {
 		{"tag", nil, groupCommands, newTag},
 		{"top", nil, groupCommands, newTop},
 		{"unpause", nil, groupCommands, newUnpause},
+		{"update", nil, groupCommands, newUpdate},
 		{"wait", nil, groupCommands, newWait},
 	}
 }
@@ -164,7 +165,7 @@ func newRoot(a *app, args []string) *cobra.Command {
 
 // laterCommands are Docker's whose part of the engine does not exist yet. Nobody shall take
 // them for mistyped.
-const laterCommands = " builder commit context cp diff export manifest network search stats update volume "
+const laterCommands = " builder commit context cp diff export manifest network search stats volume "
 
 func unknownCommand(parent, name string) error {
 	if strings.Contains(laterCommands, " "+name+" ") && (parent == "berth" || parent == "berth container") {

@@ -192,7 +192,7 @@ func (k *creator) normalise(cfg *container.Config, h *container.HostConfig, net 
 	for _, step := range []func() ([]string, error){
 		func() ([]string, error) { return normaliseNamespaces(cfg, h, net, k.idx) },
 		func() ([]string, error) { return normaliseResources(h, k.host) },
-		func() ([]string, error) { return nil, normaliseSecurity(h, k.host) },
+		func() ([]string, error) { return normaliseSecurity(h, k.host) },
 		func() ([]string, error) { return nil, checkSysctls(h) },
 		func() ([]string, error) { return nil, checkRestart(h) },
 		func() ([]string, error) { return nil, checkNetFiles(h) },

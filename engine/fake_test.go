@@ -112,6 +112,8 @@ type fakeShim struct {
 	ignoreTerm bool
 	execErr    error
 	execs      []supervisor.Exec
+	updates    []*oci.LinuxResources
+	updateErr  error
 }
 
 // exit ends the container as a real shim does: record, event, end of connection.
@@ -231,7 +233,13 @@ func (c *fakeConn) State(context.Context) (supervisor.State, error) {
 func (c *fakeConn) Pids(context.Context) ([]int, error) { return []int{os.Getpid()}, nil }
 func (c *fakeConn) Pause(context.Context) error         { return nil }
 func (c *fakeConn) Resume(context.Context) error        { return nil }
-func (c *fakeConn) Destroy(context.Context) error       { c.vanish(); return nil }
+func (c *fakeConn) Update(_ context.Context, r *oci.LinuxResources) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.updates = append(c.updates, r)
+	return c.updateErr
+}
+func (c *fakeConn) Destroy(context.Context) error { c.vanish(); return nil }
 
 // fixture is an engine over fakes that can be opened again.
 type fixture struct {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
+
+	"berth/kernel/cgroup"
 )
 
 // machine is what the engine must know of the machine and the kernel, looked up once.
@@ -15,7 +17,7 @@ type machine struct {
 	boot     string   // boot ID: differs after every reboot
 	cpus     int      // CPUs that are online
 	caps     []string // capabilities the kernel knows and this process may hand on
-	unified  bool     // cgroup v2
+	limits   cgroup.Support
 	apparmor bool
 	selinux  bool
 	rro      bool // mount_setattr(2): binds can be read-only recursively
@@ -36,9 +38,8 @@ func probeMachine() (*machine, error) {
 			m.caps = append(m.caps, "CAP_"+strings.ToUpper(c.String()))
 		}
 	}
-	var fs unix.Statfs_t
-	if unix.Statfs("/sys/fs/cgroup", &fs) == nil {
-		m.unified = fs.Type == unix.CGROUP2_SUPER_MAGIC
+	if m.limits, err = cgroup.Supported(); err != nil {
+		return nil, err
 	}
 	if b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil {
 		m.apparmor = strings.HasPrefix(string(b), "Y")

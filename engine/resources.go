@@ -17,33 +17,29 @@ import (
 
 const leastMemory = 6 << 20
 
-// normaliseResources validates limits and fills in what follows from them.
+// normaliseResources validates limits and fills in what follows from them. Limits that this
+// machine cannot set are taken out of h, with a warning, in Docker's words.
 func normaliseResources(h *container.HostConfig, m *machine) (warnings []string, err error) {
 	r := &h.Resources
-	if r.OomKillDisable == nil {
-		off := false
-		r.OomKillDisable = &off
-	}
 	if r.Memory > 0 && r.MemorySwap == 0 {
 		r.MemorySwap = 2 * r.Memory
 	}
 	if r.PidsLimit != nil && *r.PidsLimit <= 0 {
 		r.PidsLimit = nil
 	}
-	if m.unified {
-		if *r.OomKillDisable {
-			*r.OomKillDisable = false
-			warnings = append(warnings, "Your kernel does not support OomKillDisable. OomKillDisable discarded.")
-		}
-		if r.MemorySwappiness != nil && *r.MemorySwappiness != -1 {
-			warnings = append(warnings, "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded.")
-			r.MemorySwappiness = nil
-		}
-	} else if *r.OomKillDisable && r.Memory == 0 {
-		warnings = append(warnings, "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
-	}
 	if r.MemorySwappiness != nil && *r.MemorySwappiness == -1 {
 		r.MemorySwappiness = nil
+	}
+	warnings = discardUnsupported(r, m)
+	if r.OomKillDisable == nil {
+		off := false
+		r.OomKillDisable = &off
+	}
+	if *r.OomKillDisable && r.Memory == 0 {
+		warnings = append(warnings, "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
+	}
+	if err := checkLimits(r, m); err != nil {
+		return nil, err
 	}
 	for _, rule := range []struct {
 		broken bool
@@ -51,37 +47,19 @@ func normaliseResources(h *container.HostConfig, m *machine) (warnings []string,
 	}{
 		{h.ShmSize < 0, "SHM size can not be less than 0"},
 		{h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000, fmt.Sprintf("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)},
-		{r.Memory < 0 || r.Memory > 0 && r.Memory < leastMemory, "Minimum memory limit allowed is 6MB"},
-		{r.Memory > 0 && r.MemorySwap > 0 && r.MemorySwap < r.Memory, "Minimum memoryswap limit should be larger than memory limit, see usage"},
 		{r.Memory == 0 && r.MemorySwap > 0, "You should always set the Memory limit when using Memoryswap limit, see usage"},
-		{r.MemorySwap < -1, "Invalid memoryswap limit"},
-		{r.MemorySwappiness != nil && (*r.MemorySwappiness < 0 || *r.MemorySwappiness > 100), "Invalid value for memory swappiness, valid range is 0-100"},
-		{r.MemoryReservation < 0 || r.MemoryReservation > 0 && r.MemoryReservation < leastMemory, "Minimum memory reservation allowed is 6MB"},
-		{r.Memory > 0 && r.MemoryReservation > r.Memory, "Minimum memory limit can not be less than memory reservation limit, see usage"},
-		{r.NanoCPUs > 0 && r.CPUPeriod > 0, "Conflicting options: Nano CPUs and CPU Period cannot both be set"},
-		{r.NanoCPUs > 0 && r.CPUQuota > 0, "Conflicting options: Nano CPUs and CPU Quota cannot both be set"},
-		{r.NanoCPUs < 0 || r.NanoCPUs > int64(m.cpus)*1e9, fmt.Sprintf("Range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", m.cpus, m.cpus)},
-		{r.CPUShares < 0, fmt.Sprintf("invalid CPU shares (%d): value must be a positive integer", r.CPUShares)},
-		{r.CPUPeriod != 0 && (r.CPUPeriod < 1000 || r.CPUPeriod > 1000000), "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"},
-		{r.CPUQuota > 0 && r.CPUQuota < 1000, "CPU cfs quota can not be less than 1ms (i.e. 1000)"},
-		{r.CPURealtimePeriod != 0 && r.CPURealtimeRuntime > r.CPURealtimePeriod, "cpu real-time runtime cannot be higher than cpu real-time period"},
-		{r.BlkioWeight > 0 && (r.BlkioWeight < 10 || r.BlkioWeight > 1000), "Range of blkio weight is from 10 to 1000"},
 	} {
 		if rule.broken {
 			return nil, fail.New(fail.Invalid, "%s", rule.text)
 		}
 	}
-	if err := checkSet("CPUs", r.CpusetCpus, "/sys/devices/system/cpu/online"); err != nil {
-		return nil, err
-	}
-	if err := checkSet("memory nodes", r.CpusetMems, "/sys/devices/system/node/online"); err != nil {
-		return nil, err
-	}
 	if _, err := rlimits(nil, r.Ulimits); err != nil {
 		return nil, err
 	}
-	if p := h.CgroupParent; strings.Contains(p, "..") || strings.ContainsRune(p, 0) {
+	if p := h.CgroupParent; strings.Contains(p, "..") || strings.ContainsAny(p, "\x00\n") {
 		return nil, fail.New(fail.Invalid, "invalid cgroup parent %q", p)
+	} else if strings.HasSuffix(p, ".slice") {
+		return nil, fail.New(fail.Invalid, "cgroup parent %q is a slice of systemd: the engine makes control groups itself, give a path like /name", p)
 	}
 	if _, err := deviceRules(r.DeviceCgroupRules); err != nil {
 		return nil, err
@@ -89,14 +67,86 @@ func normaliseResources(h *container.HostConfig, m *machine) (warnings []string,
 	return warnings, checkDeviceMappings(r.Devices)
 }
 
+// discardUnsupported takes out of r what this machine's control groups do not have.
+func discardUnsupported(r *container.Resources, m *machine) (warnings []string) {
+	const mounted = " or the cgroup is not mounted"
+	for _, limit := range []struct {
+		lacks bool
+		what  string
+		drop  func()
+	}{
+		{r.Memory > 0 && !m.limits.Memory, "memory limit capabilities" + mounted + ". Limitation discarded.", func() { r.Memory, r.MemorySwap = 0, -1 }},
+		{r.Memory > 0 && r.MemorySwap != -1 && m.limits.Memory && !m.limits.Swap, "swap limit capabilities" + mounted + ". Memory limited without swap.", func() { r.MemorySwap = -1 }},
+		{r.MemorySwappiness != nil && !m.limits.MemorySwappiness, "memory swappiness capabilities" + mounted + ". Memory swappiness discarded.", func() { r.MemorySwappiness = nil }},
+		{r.MemoryReservation > 0 && !m.limits.Memory, "memory soft limit capabilities" + mounted + ". Limitation discarded.", func() { r.MemoryReservation = 0 }},
+		{r.OomKillDisable != nil && *r.OomKillDisable && !m.limits.OOMKillDisable, "OomKillDisable. OomKillDisable discarded.", func() { r.OomKillDisable = nil }},
+		{r.PidsLimit != nil && !m.limits.PIDs, "PIDs limit capabilities" + mounted + ". PIDs limit discarded.", func() { r.PidsLimit = nil }},
+		{r.CPUShares > 0 && !m.limits.CPUShares, "CPU shares" + mounted + ". Shares discarded.", func() { r.CPUShares = 0 }},
+		{(r.CPUPeriod != 0 || r.CPUQuota != 0) && !m.limits.CPUQuota, "CPU CFS scheduler. CPU period/quota discarded.", func() { r.CPUPeriod, r.CPUQuota = 0, 0 }},
+		{(r.CpusetCpus != "" || r.CpusetMems != "") && !m.limits.CPUSet, "cpuset" + mounted + ". Cpuset discarded.", func() { r.CpusetCpus, r.CpusetMems = "", "" }},
+		{r.BlkioWeight > 0 && !m.limits.BlockIOWeight, "Block I/O weight" + mounted + ". Weight discarded.", func() { r.BlkioWeight = 0 }},
+		{len(r.BlkioWeightDevice) > 0 && !m.limits.DeviceWeight, "Block I/O weight_device" + mounted + ". Weight-device discarded.", func() { r.BlkioWeightDevice = nil }},
+		{len(r.BlkioDeviceReadBps) > 0 && !m.limits.BlockIO, "BPS Block I/O read limit" + mounted + ". Block I/O BPS read limit discarded.", func() { r.BlkioDeviceReadBps = nil }},
+		{len(r.BlkioDeviceWriteBps) > 0 && !m.limits.BlockIO, "BPS Block I/O write limit" + mounted + ". Block I/O BPS write limit discarded.", func() { r.BlkioDeviceWriteBps = nil }},
+		{len(r.BlkioDeviceReadIOps) > 0 && !m.limits.BlockIO, "IOPS Block read limit" + mounted + ". Block I/O IOPS read limit discarded.", func() { r.BlkioDeviceReadIOps = nil }},
+		{len(r.BlkioDeviceWriteIOps) > 0 && !m.limits.BlockIO, "IOPS Block write limit" + mounted + ". Block I/O IOPS write limit discarded.", func() { r.BlkioDeviceWriteIOps = nil }},
+	} {
+		if limit.lacks {
+			warnings = append(warnings, "Your kernel does not support "+limit.what)
+			limit.drop()
+		}
+	}
+	return warnings
+}
+
+// checkLimits holds limits to their ranges and to each other: those of a new container, or
+// those that an update brings.
+func checkLimits(r *container.Resources, m *machine) error {
+	for _, rule := range []struct {
+		broken bool
+		text   string
+	}{
+		{r.Memory < 0 || r.Memory > 0 && r.Memory < leastMemory, "Minimum memory limit allowed is 6MB"},
+		{r.Memory > 0 && r.MemorySwap > 0 && r.MemorySwap < r.Memory, "Minimum memoryswap limit should be larger than memory limit, see usage"},
+		{r.MemorySwap < -1, "Invalid memoryswap limit"},
+		{r.MemorySwappiness != nil && (*r.MemorySwappiness < 0 || *r.MemorySwappiness > 100), "Invalid value for memory swappiness, valid range is 0-100"},
+		{r.MemoryReservation < 0 || r.MemoryReservation > 0 && r.MemoryReservation < leastMemory, "Minimum memory reservation allowed is 6MB"},
+		{r.Memory > 0 && r.MemoryReservation > r.Memory, "Minimum memory limit can not be less than memory reservation limit, see usage"},
+		{r.NanoCPUs > 0 && r.CPUPeriod > 0, "Conflicting options: Nano CPUs and CPU Period cannot both be set"},
+		{r.NanoCPUs > 0 && r.CPUQuota > 0, "Conflicting options: Nano CPUs and CPU Quota cannot both be set"},
+		{r.NanoCPUs > 0 && !m.limits.CPUQuota, "NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the cgroup is not mounted"},
+		{r.NanoCPUs < 0 || r.NanoCPUs > int64(m.cpus)*1e9, fmt.Sprintf("Range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", m.cpus, m.cpus)},
+		{r.CPUShares < 0, fmt.Sprintf("invalid CPU shares (%d): value must be a positive integer", r.CPUShares)},
+		{r.CPUPeriod != 0 && (r.CPUPeriod < 1000 || r.CPUPeriod > 1000000), "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"},
+		{r.CPUQuota > 0 && r.CPUQuota < 1000, "CPU cfs quota can not be less than 1ms (i.e. 1000)"},
+		{(r.CPURealtimePeriod != 0 || r.CPURealtimeRuntime != 0) && !m.limits.CPURealtime, "Your kernel does not support CPU real-time scheduler"},
+		{r.CPURealtimePeriod < 0 || r.CPURealtimeRuntime < 0, "CPU real-time period and runtime can not be less than 0"},
+		{r.CPURealtimePeriod != 0 && r.CPURealtimeRuntime > r.CPURealtimePeriod, "cpu real-time runtime cannot be higher than cpu real-time period"},
+		{r.BlkioWeight > 0 && (r.BlkioWeight < 10 || r.BlkioWeight > 1000), "Range of blkio weight is from 10 to 1000"},
+	} {
+		if rule.broken {
+			return fail.New(fail.Invalid, "%s", rule.text)
+		}
+	}
+	for _, d := range r.BlkioWeightDevice {
+		if d.Weight != 0 && (d.Weight < 10 || d.Weight > 1000) {
+			return fail.New(fail.Invalid, "Range of blkio weight is from 10 to 1000: %s has %d", d.Path, d.Weight)
+		}
+	}
+	if err := checkSet("CPUs", "cpus", r.CpusetCpus, "/sys/devices/system/cpu/online"); err != nil {
+		return err
+	}
+	return checkSet("memory nodes", "mems", r.CpusetMems, "/sys/devices/system/node/online")
+}
+
 // checkSet holds a cpuset list to what is online.
-func checkSet(what, list, onlineFile string) error {
+func checkSet(what, kind, list, onlineFile string) error {
 	if list == "" {
 		return nil
 	}
 	asked, err := parseCPUSet(list)
 	if err != nil {
-		return fail.New(fail.Invalid, "Invalid value %s for cpuset %s", list, what)
+		return fail.New(fail.Invalid, "Invalid value %s for cpuset %s", list, kind)
 	}
 	b, err := os.ReadFile(onlineFile)
 	if err != nil {
@@ -143,6 +193,9 @@ func resources(r *container.Resources) (*oci.LinuxResources, error) {
 	}
 	if r.PidsLimit != nil {
 		limit := *r.PidsLimit
+		if limit <= 0 {
+			limit = -1 // an update to no limit leaves 0 in the record, as in Docker
+		}
 		out.Pids = &specs.LinuxPids{Limit: &limit}
 	}
 	var err error

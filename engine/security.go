@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth/fail"
+	filter "berth/kernel/seccomp"
 )
 
 // defaultCaps are the capabilities of an ordinary container (Docker's fourteen).
@@ -151,23 +152,23 @@ func parseSecurity(opts []string, m *machine) (security, error) {
 }
 
 // normaliseSecurity validates options and capabilities and settles the masked paths.
-func normaliseSecurity(h *container.HostConfig, m *machine) error {
+func normaliseSecurity(h *container.HostConfig, m *machine) (warnings []string, err error) {
 	s, err := parseSecurity(h.SecurityOpt, m)
 	if err != nil {
-		return err
-	}
-	if s.seccomp != "" && s.seccomp != "unconfined" {
-		if _, err := customSeccomp(s.seccomp, nil); err != nil {
-			return err
-		}
+		return nil, err
 	}
 	caps, err := capabilities(h, m)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, c := range caps {
 		if !slices.Contains(m.caps, c) && !slices.Contains(defaultCaps, c) {
-			return fail.New(fail.Invalid, "capability %s is not available to this engine", c)
+			return nil, fail.New(fail.Invalid, "capability %s is not available to this engine", c)
+		}
+	}
+	if s.seccomp != "" && s.seccomp != "unconfined" {
+		if warnings, err = checkSeccomp(s.seccomp, caps); err != nil {
+			return nil, err
 		}
 	}
 	switch {
@@ -181,7 +182,26 @@ func normaliseSecurity(h *container.HostConfig, m *machine) error {
 			h.ReadonlyPaths = defaultReadonly
 		}
 	}
-	return nil
+	return warnings, nil
+}
+
+// checkSeccomp finds at creation what a start would stumble over, and warns of rules for
+// calls that do not exist.
+func checkSeccomp(text string, caps []string) (warnings []string, err error) {
+	p, err := customSeccomp(text, caps)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	_, unknown, err := filter.Compile(p)
+	if err != nil {
+		return nil, fmt.Errorf("seccomp profile: %w", err)
+	}
+	for _, name := range unknown {
+		if !filter.Known(name) {
+			warnings = append(warnings, fmt.Sprintf("The seccomp profile names an unknown system call, %q: its rule is skipped", name))
+		}
+	}
+	return warnings, nil
 }
 
 // customSeccomp compiles a profile given as JSON text for a capability set.

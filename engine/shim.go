@@ -23,6 +23,7 @@ type shim interface {
 	Pids(ctx context.Context) ([]int, error)
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+	Update(ctx context.Context, r *oci.LinuxResources) error
 	Destroy(ctx context.Context) error
 	Close() error
 }

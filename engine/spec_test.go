@@ -12,6 +12,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth/kernel/cgroup"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -33,8 +35,12 @@ func specOf(t testing.TB, m *specMaker, cfg container.Config, h container.HostCo
 	return s
 }
 
+// allLimits is a machine that can set every limit.
+var allLimits = cgroup.Support{Version: 1, Memory: true, Swap: true, MemorySwappiness: true, OOMKillDisable: true, CPUShares: true, CPUQuota: true,
+	CPURealtime: true, CPUSet: true, PIDs: true, BlockIO: true, BlockIOWeight: true, DeviceWeight: true, Hugetlb: true, Devices: true, Freezer: true}
+
 func testMaker() *specMaker {
-	return &specMaker{cgroupParent: "/berth", host: &machine{cpus: 2, caps: append(slices.Clone(defaultCaps), "CAP_SYS_ADMIN", "CAP_NET_ADMIN"), rro: true}}
+	return &specMaker{cgroupParent: "/berth", host: &machine{cpus: 2, limits: allLimits, caps: append(slices.Clone(defaultCaps), "CAP_SYS_ADMIN", "CAP_NET_ADMIN"), rro: true}}
 }
 
 func TestSpecificationGoldens(t *testing.T) {

@@ -162,6 +162,24 @@ func unpauseContainer(w *writer, r *request) error {
 	return noContent(w, r.s.Containers.Unpause(r.Context(), r.path["id"]))
 }
 
+func updateContainer(w *writer, r *request) error {
+	var body container.UpdateConfig
+	if err := bodyJSON(w, r, &body, true); err != nil {
+		return err
+	}
+	if r.version < 40 {
+		body.PidsLimit = nil
+	}
+	warnings, err := r.s.Containers.Update(r.Context(), r.path["id"], engine.UpdateRequest{Resources: body.Resources, RestartPolicy: body.RestartPolicy})
+	if err != nil {
+		return err
+	}
+	if warnings == nil {
+		warnings = []string{}
+	}
+	return writeJSON(w, http.StatusOK, container.UpdateResponse{Warnings: warnings})
+}
+
 func renameContainer(w *writer, r *request) error {
 	return noContent(w, r.s.Containers.Rename(r.Context(), r.path["id"], strings.TrimPrefix(r.query("name"), "/")))
 }

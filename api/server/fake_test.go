@@ -29,6 +29,7 @@ type fakeEngine struct {
 	created engine.CreateRequest
 	attach  func(engine.AttachOptions, engine.Hijack) error
 	stopped engine.StopOptions
+	updated engine.UpdateRequest
 	waits   chan engine.WaitResult
 	entries []logs.Entry
 	read    logs.ReadOptions
@@ -63,6 +64,10 @@ func (f *fakeEngine) Remove(context.Context, string, engine.RemoveOptions) error
 func (f *fakeEngine) Rename(context.Context, string, string) error               { return f.err }
 func (f *fakeEngine) Pause(context.Context, string) error                        { return f.err }
 func (f *fakeEngine) Unpause(context.Context, string) error                      { return f.err }
+func (f *fakeEngine) Update(_ context.Context, _ string, r engine.UpdateRequest) ([]string, error) {
+	f.updated = r
+	return nil, f.err
+}
 func (f *fakeEngine) Get(ref string) (engine.Container, error) {
 	ref = strings.TrimPrefix(ref, "/")
 	for _, c := range f.list {

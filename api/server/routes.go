@@ -44,7 +44,7 @@ var routes = []endpoint{
 	{method: "GET", pattern: "/containers/{id}/changes", handle: notYet("listing the changes of a container's file system")},
 	{method: "GET", pattern: "/containers/{id}/export", handle: notYet("exporting a container's file system")},
 	{method: "GET", pattern: "/containers/{id}/stats", handle: notYet("resource usage statistics")},
-	{method: "POST", pattern: "/containers/{id}/update", handle: notYet("changing the limits of a container")},
+	{method: "POST", pattern: "/containers/{id}/update", handle: updateContainer},
 	{method: "HEAD", pattern: "/containers/{id}/archive", handle: notYet("copying files from and to a container")},
 	{method: "GET", pattern: "/containers/{id}/archive", handle: notYet("copying files from and to a container")},
 	{method: "PUT", pattern: "/containers/{id}/archive", handle: notYet("copying files from and to a container")},

@@ -43,6 +43,7 @@ type Containers interface {
 	Rename(ctx context.Context, ref, name string) error
 	Pause(ctx context.Context, ref string) error
 	Unpause(ctx context.Context, ref string) error
+	Update(ctx context.Context, ref string, r engine.UpdateRequest) (warnings []string, err error)
 	Get(ref string) (engine.Container, error)
 	List() []engine.Container
 	Size(ctx context.Context, ref string) (rw, rootfs int64, err error)

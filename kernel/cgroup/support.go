@@ -10,10 +10,12 @@ type Support struct {
 	OOMKillDisable   bool
 	CPUShares        bool
 	CPUQuota         bool // the CFS scheduler's quota and period
+	CPURealtime      bool
 	CPUSet           bool
 	PIDs             bool
 	BlockIO          bool // throttling by device
 	BlockIOWeight    bool
+	DeviceWeight     bool // block IO weight by device
 	Hugetlb          bool
 	Devices          bool
 	Freezer          bool
@@ -63,10 +65,12 @@ func supported(hs []hierarchy) Support {
 	s.OOMKillDisable = pick("memory", "memory.oom_control", "")
 	_, s.CPUShares = find("cpu")
 	s.CPUQuota = pick("cpu", "cpu.cfs_quota_us", "cpu.max")
+	s.CPURealtime = pick("cpu", "cpu.rt_runtime_us", "")
 	_, s.CPUSet = find("cpuset")
 	_, s.PIDs = find("pids")
 	s.BlockIO = pick("blkio", "blkio.throttle.read_bps_device", "io.max")
 	s.BlockIOWeight = pick("blkio", "blkio.weight", "io.weight") || pick("blkio", "blkio.bfq.weight", "io.bfq.weight")
+	s.DeviceWeight = pick("blkio", "blkio.weight_device", "io.weight") || pick("blkio", "blkio.bfq.weight_device", "io.bfq.weight")
 	_, s.Hugetlb = find("hugetlb")
 	_, s.Devices = find("devices")
 	_, s.Freezer = find("freezer")

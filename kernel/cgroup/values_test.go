@@ -275,7 +275,7 @@ func TestWhatTheHostSupportsIsFound(t *testing.T) {
 	g := fake(t, map[string]string{"memory.swap.max": "", "cpu.max": "", "io.max": "", "io.weight": ""})
 	got := supported([]hierarchy{g.dirs[0].hierarchy})
 	want := Support{Version: 2, Memory: true, Swap: true, CPUShares: true, CPUQuota: true, CPUSet: true, PIDs: true,
-		BlockIO: true, BlockIOWeight: true, Hugetlb: true, Devices: true, Freezer: true}
+		BlockIO: true, BlockIOWeight: true, DeviceWeight: true, Hugetlb: true, Devices: true, Freezer: true}
 	if got != want {
 		t.Fatalf("got %+v", got)
 	}

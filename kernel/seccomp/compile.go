@@ -121,7 +121,7 @@ func translate(profile *specs.LinuxSeccomp, archs []arch) (*ruleSet, []string, e
 		for _, name := range s.Names {
 			call := lookup(name)
 			if lenient(fallback) && !lenient(action) && !Known(name) {
-				return nil, nil, fail.New(fail.Invalid, "unknown system call %q in the seccomp profile: %s would have no effect on it, and all else is let through", name, s.Action)
+				return nil, nil, fail.New(fail.Invalid, "unknown system call %q: %s would have no effect on it, and the profile lets through what it does not name", name, s.Action)
 			}
 			if call < 0 || !slices.ContainsFunc(archs, func(a arch) bool { return a.numbers[call] != absent }) {
 				unknown = append(unknown, name)
