@@ -83,6 +83,7 @@ func (b *builder) confine(c *confinement, await func()) error {
 		return err
 	}
 	again, dir := b.workingDirectory(proc.Cwd, true)
+	b.insideRoot() // before a filter that may refuse getcwd
 
 	if c.slave >= 0 {
 		p.About("make the terminal the controlling one", "")
@@ -123,7 +124,6 @@ func (b *builder) confine(c *confinement, await func()) error {
 	p.Call(unix.SYS_FCHDIR, dir.Arg())
 	p.Here(entered)
 	b.close(dir)
-	b.insideRoot()
 	p.About("set the file mode mask", "")
 	umask := 0o022
 	if proc.User.Umask != nil {

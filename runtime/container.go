@@ -27,6 +27,9 @@ type Container struct {
 	fifo      string
 	flags     uintptr // the kinds of namespaces it has of its own
 	respawns  bool
+	shared    bool   // its mounts are among those of others,
+	at        string // at this path,
+	mount     uint64 // the root being this one
 	root      *os.File
 	group     *cgroup.Group
 	warnings  []string
@@ -161,6 +164,7 @@ func (c *Container) end(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
+	errs = append(errs, c.unmountRoot())
 	if c.root != nil {
 		c.root.Close()
 	}
@@ -196,7 +200,7 @@ func (c *Container) joinedPids() bool {
 
 // Destroy kills what is left of the container, removes its cgroup, runs the poststop
 // hooks and closes everything. It is safe after any partial life. It reaps the
-// container's first process if Wait has not.
+// container's first process if Wait has not. A hook that fails is a warning.
 func (c *Container) Destroy(ctx context.Context) error {
 	if c.destroyed {
 		return nil
@@ -205,5 +209,6 @@ func (c *Container) Destroy(ctx context.Context) error {
 		return fail.New(fail.Of(err), "destroy %s: %w", c.id, err)
 	}
 	c.destroyed = true
-	return c.poststopHooks(ctx)
+	c.poststopHooks(ctx)
+	return nil
 }

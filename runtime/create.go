@@ -58,10 +58,7 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 	b.ns = planNamespaces(spec.Linux.Namespaces)
 	c.flags = b.ns.create | b.ns.joins()
 	b.userns = b.ns.own(unix.CLONE_NEWUSER)
-	if b.joinsMounts() {
-		b.warnUnmounted()
-	}
-
+	c.shared = b.sharesMounts()
 	// The group, the filter and the root do not need each other.
 	group := make(chan error, 1)
 	go func() { group <- c.openGroup() }()
@@ -71,9 +68,9 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 		_, err := c.filter()
 		compiled <- err
 	}()
-	var at string
-	if !b.joinsMounts() {
-		c.root, at, err = openRoot(cfg.Root, spec, cfg.Bundle)
+	c.root, c.at, err = openRoot(cfg.Root, spec, cfg.Bundle)
+	if c.shared && err == nil {
+		c.mount = mountID(c.root)
 	}
 	groupErr, filterErr := <-group, <-compiled
 	defer func() {
@@ -85,9 +82,6 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 		return nil, err
 	}
 	if cfg.Prepare != nil {
-		if c.root == nil {
-			return nil, fail.New(fail.Invalid, "a user cannot be resolved in a mount namespace that is joined")
-		}
 		if err = cfg.Prepare(c.root); err != nil {
 			return nil, err
 		}
@@ -96,7 +90,7 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 		}
 	}
 	filter, _ := c.filter()
-	opt, err := b.compileInit(c, &cfg, at, filter)
+	opt, err := b.compileInit(c, &cfg, filter)
 	if err != nil {
 		return nil, err
 	}
@@ -123,25 +117,12 @@ func newBuilder(spec *oci.Spec, bundle string) *builder {
 	return b
 }
 
-// joinsMounts tells that the container lives in a mount namespace made by someone else,
-// whose root and mounts it takes as they are.
-func (b *builder) joinsMounts() bool { return b.ns.joins()&unix.CLONE_NEWNS != 0 }
-
-// warnUnmounted tells which wishes a container has for nothing in such a namespace.
-func (b *builder) warnUnmounted() {
-	l := b.spec.Linux
-	for _, wish := range []struct {
-		n    int
-		what string
-	}{{len(b.spec.Mounts), "mounts"}, {len(l.MaskedPaths), "maskedPaths"}, {len(l.ReadonlyPaths), "readonlyPaths"}, {len(l.Devices), "devices"}} {
-		if wish.n > 0 {
-			b.warnings = append(b.warnings, wish.what+" are ignored: the container joins a mount namespace, whose mounts it takes as they are")
-		}
-	}
-}
+// sharesMounts tells that the container lives in a mount namespace with others: the
+// creator's, or one that is joined. What is mounted for it has to be taken away again.
+func (b *builder) sharesMounts() bool { return b.ns.create&unix.CLONE_NEWNS == 0 }
 
 // compileInit compiles the life of the container's first process.
-func (b *builder) compileInit(c *Container, cfg *Config, at string, filter *seccomp.Program) (stage.Options, error) {
+func (b *builder) compileInit(c *Container, cfg *Config, filter *seccomp.Program) (stage.Options, error) {
 	p, spec := b.p, b.spec
 	opt := stage.Options{FirstFree: firstFree(cfg.Extra)}
 	if err := b.openNamespaces(); err != nil {
@@ -168,7 +149,7 @@ func (b *builder) compileInit(c *Container, cfg *Config, at string, filter *secc
 	}
 
 	p.DefaultSignals()
-	b.openProc(cfg.ExecFifo != "", opt.FirstFree)
+	b.openProc(opt.FirstFree)
 	if opt.Cgroup, err = b.joinGroup(c.group, len(b.ns.join) == 0); err != nil {
 		return opt, err
 	}
@@ -198,30 +179,18 @@ func (b *builder) compileInit(c *Container, cfg *Config, at string, filter *secc
 		p.Call(unix.SYS_UNSHARE, stage.Int(unix.CLONE_NEWCGROUP))
 	}
 
-	slave := stage.Slot(-1)
-	if b.joinsMounts() {
-		root := p.Slot()
-		p.About("open the root directory", "")
-		p.Call(unix.SYS_OPENAT, stage.Int(unix.AT_FDCWD), p.Str("/"), stage.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)).Into(root)
-		b.root = root.Arg()
-		if spec.Process.Terminal {
-			slave = b.console(spec.Process.User.UID)
-		}
-	} else {
-		b.root = p.File(c.root)
-		if slave, err = b.fileSystems(cfg, plans, at); err != nil {
-			return opt, err
-		}
+	b.root = p.File(c.root)
+	slave, err := b.fileSystems(c, cfg, plans)
+	if err != nil {
+		return opt, err
 	}
 	if c.hasCreateHooks() {
 		p.Notify(atHooks)
 		p.Await()
 	}
-	if !b.joinsMounts() {
-		b.finishRoot()
-		b.enterRoot(cfg.NoPivot)
-		b.propagateRoot()
-	}
+	b.finishRoot()
+	b.enterRoot(cfg.NoPivot)
+	b.propagateRoot()
 
 	sets, dropped := capabilities(spec.Process.Capabilities, b.userns)
 	b.warnDropped(dropped)
@@ -239,9 +208,11 @@ func (b *builder) compileInit(c *Container, cfg *Config, at string, filter *secc
 
 // fileSystems compiles all that is mounted. It leaves the terminal, if there is one,
 // in the returned slot.
-func (b *builder) fileSystems(cfg *Config, plans []*mountPlan, at string) (slave stage.Slot, err error) {
+func (b *builder) fileSystems(c *Container, cfg *Config, plans []*mountPlan) (slave stage.Slot, err error) {
 	spec := b.spec
-	b.attachRoot(at, cfg.NoPivot)
+	if err := b.attachRoot(c.at, cfg.NoPivot); err != nil {
+		return -1, err
+	}
 	for _, plan := range plans {
 		if err := b.mount(plan); err != nil {
 			return -1, err
@@ -332,38 +303,35 @@ func (b *builder) openStreams(stdio [3]*os.File, terminal bool) (args [3]stage.A
 	return args, nil
 }
 
-// openFifo opens the exec fifo without opening its end for writing, which would wait.
-func (b *builder) openFifo(path string, firstFree int) (int, error) {
+// openFifo opens the exec fifo for the child. Open for both directions it never reads
+// as ended, and needs no partner.
+func (b *builder) openFifo(path string, firstFree int) (stage.Arg, error) {
 	if path == "" {
-		return -1, nil
+		return stage.Arg{}, nil
 	}
-	low, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	low, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return -1, fail.New(classOfPath(err), "exec fifo %s: %w", path, err)
+		return stage.Arg{}, fail.New(classOfPath(err), "exec fifo %s: %w", path, err)
 	}
 	defer unix.Close(low)
 	fd, err := unix.FcntlInt(uintptr(low), unix.F_DUPFD_CLOEXEC, firstFree)
 	if err != nil {
-		return -1, os.NewSyscallError("fcntl", err)
+		return stage.Arg{}, os.NewSyscallError("fcntl", err)
 	}
 	b.closeLater(fd)
-	b.p.FD(fd)
-	return fd, nil
+	return b.p.FD(fd), nil
 }
 
-// waitFifo waits until someone opens the fifo for reading.
-func (b *builder) waitFifo(fifo int) {
-	p := b.p
-	p.About("wait on the exec fifo", "")
-	f := p.Slot()
-	p.Call(unix.SYS_OPENAT, b.proc.Arg(), p.Str("self/fd/"+strconv.Itoa(fifo)), stage.Int(unix.O_WRONLY|unix.O_CLOEXEC)).Into(f)
-	p.Call(unix.SYS_WRITE, f.Arg(), p.Str("0"), stage.Int(1))
-	b.close(f)
+// waitFifo waits until someone writes to the fifo. It stays open until execve, and that
+// is how the writer sees that it has happened.
+func (b *builder) waitFifo(fifo stage.Arg) {
+	b.p.About("wait on the exec fifo", "")
+	b.p.Call(unix.SYS_READ, fifo, b.path.addr, stage.Int(1))
 }
 
 // openProc keeps the host's /proc at hand for what is done when the root is entered.
-func (b *builder) openProc(needed bool, firstFree int) {
-	if !needed && b.labels == nil {
+func (b *builder) openProc(firstFree int) {
+	if b.labels == nil {
 		return
 	}
 	p := b.p
@@ -475,13 +443,7 @@ func (c *Container) setUp(ctx context.Context, b *builder) error {
 				return err
 			}
 		case m.Value == atReady:
-			if err := c.schedule(b.scheduling); err != nil {
-				return err
-			}
-			if c.root == nil {
-				c.root, err = os.OpenFile("/proc/"+strconv.Itoa(c.pid)+"/root", unix.O_PATH|unix.O_CLOEXEC, 0)
-			}
-			return err
+			return c.schedule(b.scheduling)
 		}
 	}
 }
@@ -538,8 +500,8 @@ func (p *Process) setOOMScore(adj int, b *builder) error {
 //	exec: "nope": executable file not found in $PATH
 //	exec: "/etc/passwd": permission denied
 //
-// With Config.ExecFifo the end of execve cannot be seen; Start returns when the
-// process has been let go.
+// With Config.ExecFifo a failure of execve cannot be told from a program that ends at
+// once; Create has looked for what can be known before.
 func (c *Container) Start(ctx context.Context) error {
 	if err := c.startHooks(ctx); err != nil {
 		return err

@@ -101,14 +101,13 @@ func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) 
 		return opt, err
 	}
 	p.DefaultSignals()
-	b.openProc(false, opt.FirstFree)
+	b.openProc(opt.FirstFree)
 	b.affinity("initial", b.initial)
 	if opt.Cgroup, err = b.joinGroup(c.group, b.initial == nil); err != nil {
 		return opt, err
 	}
 	b.affinity("final", b.final)
-	p.About("join the container's namespaces", "")
-	p.Call(unix.SYS_SETNS, p.File(c.handle()), stage.Int(int(c.flags)))
+	b.joinAll(c)
 	if c.flags&unix.CLONE_NEWPID != 0 {
 		p.About("fork into the pid namespace", "")
 		p.Respawn()
@@ -121,6 +120,11 @@ func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) 
 	b.hide()
 	b.newKeyring(c.id)
 	p.Call(unix.SYS_UMASK, stage.Int(0))
+	if c.shared {
+		p.About("enter the root file system", "")
+		p.Call(unix.SYS_FCHDIR, p.File(c.root))
+		p.Call(unix.SYS_CHROOT, p.Str("."))
+	}
 	root := p.Slot()
 	p.About("open the root directory", "")
 	p.Call(unix.SYS_OPENAT, stage.Int(unix.AT_FDCWD), p.Str("/"), stage.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)).Into(root)
@@ -135,6 +139,15 @@ func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) 
 		p.Notify(atReady)
 		p.Await()
 	})
+}
+
+// joinAll joins all namespaces that the container does not share with its creator.
+func (b *builder) joinAll(c *Container) {
+	if c.flags == 0 {
+		return
+	}
+	b.p.About("join the container's namespaces", "")
+	b.p.Call(unix.SYS_SETNS, b.p.File(c.handle()), stage.Int(int(c.flags)))
 }
 
 // enter answers the child until its program runs.

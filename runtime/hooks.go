@@ -55,15 +55,13 @@ func (c *Container) poststartHooks(ctx context.Context) error {
 	return c.runHooks(ctx, "poststart", c.hooks().Poststart, specs.StateRunning)
 }
 
-// poststopHooks all run, whatever becomes of one of them.
-func (c *Container) poststopHooks(ctx context.Context) error {
-	var first error
+// poststopHooks all run, whatever becomes of one of them (runtime.md, "Lifecycle").
+func (c *Container) poststopHooks(ctx context.Context) {
 	for i := range c.hooks().Poststop {
-		if err := c.runHooks(ctx, "poststop", c.hooks().Poststop[i:i+1], specs.StateStopped); err != nil && first == nil {
-			first = err
+		if err := c.runHooks(ctx, "poststop", c.hooks().Poststop[i:i+1], specs.StateStopped); err != nil {
+			c.warnings = append(c.warnings, err.Error())
 		}
 	}
-	return first
 }
 
 // runHooks runs programs of the host one after another, each with the container's
@@ -186,8 +184,7 @@ func (c *Container) hostProgram(ctx context.Context, h specs.Hook, stdio [3]*os.
 		conf.stdio[i] = p.File(f)
 	}
 	p.DefaultSignals()
-	p.About("join the container's namespaces", "")
-	p.Call(unix.SYS_SETNS, p.File(c.handle()), stage.Int(int(c.flags)))
+	b.joinAll(c)
 	if c.flags&unix.CLONE_NEWPID != 0 {
 		p.Respawn()
 	}

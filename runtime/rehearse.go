@@ -38,7 +38,7 @@ func Rehearse(spec *oci.Spec) error {
 	if _, _, err := ResolveUser(c.root, "", nil); err != nil {
 		return err
 	}
-	if _, err := b.compileInit(c, &cfg, "", filter); err != nil {
+	if _, err := b.compileInit(c, &cfg, filter); err != nil {
 		return fmt.Errorf("rehearse: %w", err)
 	}
 	return nil

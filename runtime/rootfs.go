@@ -81,25 +81,37 @@ func openRoot(root oci.Rootfs, spec *oci.Spec, bundle string) (f *os.File, at st
 	return f, at, nil
 }
 
-// attachRoot makes the child's mounts private and puts the root among them: at its
-// directory, where hooks look for it, or on top of "/" for one that has none.
-func (b *builder) attachRoot(at string, noPivot bool) {
+// attachRoot puts the root among the child's mounts: at its directory, where hooks look
+// for it, or on top of "/" for one that has none. In a namespace of its own all mounts
+// are made private before; in a shared one only what is below the root is.
+func (b *builder) attachRoot(at string, noPivot bool) error {
 	p := b.p
-	p.About("make all mounts private", "")
-	p.Call(unix.SYS_MOUNT, stage.Int(0), p.Str("/"), stage.Int(0), stage.Int(unix.MS_REC|unix.MS_PRIVATE), stage.Int(0))
-	if at == "" || noPivot {
-		at = "/"
+	shared := b.sharesMounts()
+	if shared && at == "" {
+		return fail.New(fail.Invalid, "a container without a mount namespace of its own needs a root directory on the host")
+	}
+	if !shared {
+		p.About("make all mounts private", "")
+		p.Call(unix.SYS_MOUNT, stage.Int(0), p.Str("/"), stage.Int(0), stage.Int(unix.MS_REC|unix.MS_PRIVATE), stage.Int(0))
+		if at == "" || noPivot {
+			at = "/"
+		}
 	}
 	p.About("attach the root file system", "")
 	p.Call(unix.SYS_MOVE_MOUNT, b.root, b.empty(), stage.Int(unix.AT_FDCWD), p.Str(at), stage.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
+	if shared {
+		b.setMount(b.root, true, unix.MountAttr{Propagation: unix.MS_PRIVATE})
+	}
+	return nil
 }
 
-// enterRoot makes the root the child's "/" and lets go of the host's mounts.
+// enterRoot makes the root the child's "/" and lets go of the host's mounts. In a shared
+// namespace the others' root stays what it is.
 func (b *builder) enterRoot(noPivot bool) {
 	p := b.p
 	p.About("enter the root file system", "")
 	p.Call(unix.SYS_FCHDIR, b.root)
-	if noPivot {
+	if noPivot || b.sharesMounts() {
 		p.Call(unix.SYS_CHROOT, p.Str("."))
 	} else {
 		// With both places ".", the old root ends up on top of the new one, and needs no
@@ -123,9 +135,8 @@ func (b *builder) propagateRoot() {
 // finishRoot sets the root's write protection, when nothing needs to be made in it any
 // more.
 func (b *builder) finishRoot() {
-	p := b.p
 	if b.spec.Root != nil && b.spec.Root.Readonly {
-		p.About("make the root file system read-only", "")
+		b.p.About("make the root file system read-only", "")
 		b.setMount(b.root, false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 	}
 }

@@ -29,8 +29,8 @@ type Config struct {
 	Prepare func(root *os.File) error
 	// NoNewKeyring leaves the session keyring of the caller in place.
 	NoNewKeyring bool
-	// ExecFifo makes the container's process wait, when it is created, until someone opens
-	// this named pipe for reading, instead of for Start of this very process. The creator
+	// ExecFifo makes the container's process wait, when it is created, until someone writes
+	// a byte to this named pipe, instead of for Start of this very process. The creator
 	// may then exit. The program is looked for in Create.
 	ExecFifo string
 	// NoPivot enters the root with chroot instead of pivot_root (for a ramfs host).

@@ -3,7 +3,6 @@ package runtime
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 	"strconv"
 	"sync"
@@ -27,6 +26,8 @@ type State struct {
 	Cgroup     string    `json:"cgroup"`
 	Namespaces uintptr   `json:"namespaces"` // CLONE_NEW* flags of those it does not share with its creator
 	ExecFifo   string    `json:"execFifo,omitempty"`
+	Root       string    `json:"root,omitempty"`      // where its root is mounted, if it shares its mount namespace with others
+	RootMount  uint64    `json:"rootMount,omitempty"` // and as which mount
 	Created    time.Time `json:"created"`
 	Spec       *oci.Spec `json:"spec"`
 }
@@ -37,8 +38,12 @@ func (c *Container) State() (State, error) {
 	if err != nil {
 		return State{}, fail.New(fail.NotFound, "process %d has ended", c.pid)
 	}
-	return State{ID: c.id, Bundle: c.bundle, Pid: c.pid, StartTime: started, Cgroup: c.groupPath(),
-		Namespaces: c.flags, ExecFifo: c.fifo, Created: c.created, Spec: c.spec}, nil
+	st := State{ID: c.id, Bundle: c.bundle, Pid: c.pid, StartTime: started, Cgroup: c.groupPath(),
+		Namespaces: c.flags, ExecFifo: c.fifo, Created: c.created, Spec: c.spec}
+	if c.shared {
+		st.Root, st.RootMount = c.at, c.mount
+	}
+	return st, nil
 }
 
 // Load finds a container that another process created. Its processes cannot be waited
@@ -48,7 +53,8 @@ func Load(s State) (*Container, error) {
 	if s.Spec == nil || s.Spec.Process == nil {
 		return nil, fail.New(fail.Invalid, "the state of container %s has no specification", s.ID)
 	}
-	c := &Container{id: s.ID, bundle: s.Bundle, spec: s.Spec, created: s.Created, fifo: s.ExecFifo, flags: s.Namespaces}
+	c := &Container{id: s.ID, bundle: s.Bundle, spec: s.Spec, created: s.Created, fifo: s.ExecFifo, flags: s.Namespaces,
+		shared: s.RootMount != 0, at: s.Root, mount: s.RootMount}
 	if c.spec.Linux == nil {
 		return nil, fail.New(fail.Invalid, "the state of container %s has no Linux specification", s.ID)
 	}
@@ -102,89 +108,41 @@ func (c *Container) Waiting() bool {
 	return err == nil
 }
 
-// openGate lets a process go that waits on the exec fifo, and removes the fifo.
+// openGate lets a process go that waits on the exec fifo, and returns when it executes
+// its program. Whoever removes the fifo is the one who starts the container.
 func (c *Container) openGate(ctx context.Context) error {
-	// With O_NONBLOCK the open does not wait for the writer, and the read is polled.
-	f, err := os.OpenFile(c.fifo, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if errors.Is(err, os.ErrNotExist) {
+	f, err := os.OpenFile(c.fifo, os.O_WRONLY|unix.O_NONBLOCK, 0)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return fail.New(fail.Conflict, "container %s was started before", c.id)
-	}
-	if err != nil {
+	case errors.Is(err, unix.ENXIO): // nobody has it open
+		return fail.New(fail.Conflict, "container %s is not running", c.id)
+	case err != nil:
 		return fail.New(fail.Internal, "exec fifo: %w", err)
 	}
 	defer f.Close()
-	stop := context.AfterFunc(ctx, func() { f.Close() })
+	if err := os.Remove(c.fifo); errors.Is(err, os.ErrNotExist) {
+		return fail.New(fail.Conflict, "container %s was started before", c.id)
+	} else if err != nil {
+		return fail.New(fail.Internal, "exec fifo: %w", err)
+	}
+	if _, err := f.Write([]byte{0}); err != nil {
+		return fail.New(fail.Conflict, "container %s is not running", c.id)
+	}
+	stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	ended, done := make(chan struct{}), make(chan struct{})
-	defer func() { // the watcher must not outlive the caller's hold of the process
-		close(ended)
-		<-done
-	}()
-	go func() { // a process that died waiting never writes
-		defer close(done)
-		if c.waitEnd(ended) {
-			f.Close()
-		}
-	}()
-	var b [1]byte
-	if err := c.readGate(ctx, f, b[:]); err != nil {
-		return err
-	}
-	return os.Remove(c.fifo)
-}
-
-// readGate reads the byte of the waiting process. Before the process has opened its
-// end, a fifo without a writer reads as ended.
-func (c *Container) readGate(ctx context.Context, f *os.File, b []byte) error {
-	for {
-		n, err := f.Read(b)
-		switch {
-		case n == 1:
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case !c.Alive():
-			return fail.New(fail.Conflict, "container %s is not running", c.id)
-		case err == io.EOF:
-			conn, err := f.SyscallConn()
-			if err != nil {
-				return err
-			}
-			conn.Control(func(fd uintptr) { unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 20) })
-		case err != nil:
-			return fail.New(fail.Internal, "exec fifo: %w", err)
-		}
-	}
-}
-
-// waitEnd waits for the end of the process, or of the interest in it.
-func (c *Container) waitEnd(ended <-chan struct{}) bool {
-	pidfd := c.handle()
-	if pidfd == nil {
-		return true
-	}
-	fd, err := unix.FcntlInt(pidfd.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return false
-	}
-	f := os.NewFile(uintptr(fd), "pidfd")
-	defer f.Close()
-	done := make(chan struct{})
-	defer close(done)
-	go func() {
-		select {
-		case <-ended:
-			f.SetReadDeadline(time.Unix(1, 0))
-		case <-done:
-		}
-	}()
 	conn, err := f.SyscallConn()
 	if err != nil {
-		return false
+		return err
 	}
 	err = conn.Read(func(fd uintptr) bool {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		return err == nil && n > 0
+		// The end for writing is in error when nobody has the other one.
+		fds := []unix.PollFd{{Fd: int32(fd)}}
+		n, err := unix.Poll(fds, 0)
+		return err == nil && n > 0 && fds[0].Revents&unix.POLLERR != 0
 	})
-	return err == nil
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
 }

@@ -75,9 +75,6 @@ func validateNamespaces(s *oci.Spec) error {
 			}
 		}
 	}
-	if !namespaceGiven(list, specs.MountNamespace) {
-		return invalid("linux.namespaces", "a container needs a mount namespace of its own")
-	}
 	if len(s.Linux.TimeOffsets) > 0 && !hasNamespace(list, specs.TimeNamespace) {
 		return invalid("linux.timeOffsets", "they are given without a new time namespace")
 	}

@@ -481,23 +481,3 @@ func TestContainersCannotReachTheRuntimesProgram(t *testing.T) {
 		t.Error("the program's mount can be made writable")
 	}
 }
-
-func TestAJoinedMountNamespaceTakesNoMounts(t *testing.T) {
-	h := newHost(t, "sleep", "1000")
-	h.must("run", "--detach", "--bundle", h.bundle, "--pid-file", filepath.Join(h.dir, "pid"), h.id)
-	first := h.pid(filepath.Join(h.dir, "pid"))
-	h.configure(func(s *oci.Spec) {
-		s.Process.Args = []string{"true"}
-		s.Hostname = ""
-		for i, ns := range s.Linux.Namespaces {
-			file := map[string]string{"mount": "mnt", "pid": "pid", "network": "net", "ipc": "ipc", "uts": "uts"}[string(ns.Type)]
-			if file != "" {
-				s.Linux.Namespaces[i].Path = "/proc/" + strconv.Itoa(first) + "/ns/" + file
-			}
-		}
-	})
-	status, _, errs := h.run("run", "--bundle", h.bundle, h.id+"second")
-	if status != 0 || !strings.Contains(errs, "mounts are ignored") {
-		t.Errorf("status %d: %s", status, errs)
-	}
-}

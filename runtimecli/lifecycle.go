@@ -73,6 +73,7 @@ func deleteFlags(f *flag.FlagSet) action {
 		if err := c.Destroy(ctx); err != nil {
 			return 1, err
 		}
+		a.warn(c.Warnings())
 		return 0, os.RemoveAll(a.dir(id))
 	}
 }
