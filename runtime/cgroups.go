@@ -88,7 +88,7 @@ func (b *builder) mountCgroup(plan *mountPlan) error {
 			b.mountFS(&own)
 			return nil
 		}
-		return b.bindGroup(plan, "/sys/fs/cgroup", plan.Destination)
+		return b.bindGroup(plan, "/sys/fs/cgroup", plan.at)
 	}
 
 	p := b.p
@@ -98,7 +98,7 @@ func (b *builder) mountCgroup(plan *mountPlan) error {
 	dir.opts.set &^= unix.MOUNT_ATTR_RDONLY // until the directories are made
 	b.mountFS(&dir)
 	for _, h := range list {
-		at := plan.Destination + "/" + h.name
+		at := plan.at + "/" + h.name
 		if !private {
 			if h.at == "" {
 				continue
@@ -108,7 +108,8 @@ func (b *builder) mountCgroup(plan *mountPlan) error {
 			}
 		} else {
 			one := *plan
-			one.Type, one.Source, one.Destination, one.opts.data = "cgroup", "cgroup", at, h.options
+			one.Type, one.Source, one.at, one.opts.data = "cgroup", "cgroup", at, h.options
+			one.Destination = plan.Destination + "/" + h.name
 			b.mountFS(&one)
 		}
 		if names := strings.Split(h.name, ","); len(names) > 1 {

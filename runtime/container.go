@@ -153,6 +153,7 @@ func (c *Container) end(ctx context.Context) error {
 	if c.child != nil {
 		errs = append(errs, c.reapWithin(ctx))
 	}
+	errs = append(errs, c.unmountRoot()) // its mounts may hold the group
 	if c.group != nil {
 		err := c.group.Remove(ctx)
 		if fail.Is(err, fail.Conflict) { // a process on its way into the container
@@ -164,7 +165,6 @@ func (c *Container) end(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
-	errs = append(errs, c.unmountRoot())
 	if c.root != nil {
 		c.root.Close()
 	}

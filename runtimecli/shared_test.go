@@ -111,3 +111,21 @@ func TestAContainerInAUserNamespaceIsCreatedAndStarted(t *testing.T) {
 		t.Errorf("got %q", out)
 	}
 }
+
+func TestEachCgroupHierarchyHasItsOwnPlace(t *testing.T) {
+	h := newHost(t)
+	h.configure(func(s *oci.Spec) { s.Process.Args = []string{"cat", "/proc/1/mountinfo"} })
+	seen := map[string]bool{}
+	for line := range strings.Lines(h.must("run", "--bundle", h.bundle, h.id)) {
+		f := strings.Fields(line)
+		if at := f[4]; strings.HasPrefix(at, "/sys/fs/cgroup") {
+			if seen[at] {
+				t.Errorf("two mounts lie at %s", at)
+			}
+			seen[at] = true
+		}
+	}
+	if len(seen) == 0 {
+		t.Error("there is no cgroup mount")
+	}
+}
