@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -88,6 +89,16 @@ func (c builtIn) Exec(ctx context.Context, cfg runtime.ExecConfig) (process, err
 		return nil, err
 	}
 	return p, nil
+}
+
+// Destroy tells of poststop hooks that failed.
+func (c builtIn) Destroy(ctx context.Context) error {
+	told := len(c.Warnings())
+	err := c.Container.Destroy(ctx)
+	for _, w := range c.Warnings()[told:] {
+		fmt.Fprintln(os.Stderr, "berth-shim:", w)
+	}
+	return err
 }
 
 // foreign is a container that an external runtime has made.

@@ -286,12 +286,8 @@ func (s *shim) teardown() {
 func (s *shim) destroyContainer(c container) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	told := len(c.Warnings())
 	if err := c.Destroy(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "berth-shim: destroy container:", err)
-	}
-	for _, w := range c.Warnings()[told:] {
-		fmt.Fprintln(os.Stderr, "berth-shim:", w)
 	}
 }
 
