@@ -30,6 +30,7 @@ func (d *daemon) reload() {
 		{"pidfile", d.set.Pidfile, next.Pidfile},
 		{"cgroup-parent", d.set.CgroupParent, next.CgroupParent},
 		{"insecure-registries", d.set.InsecureRegistries, next.InsecureRegistries},
+		{"allow-nondistributable-artifacts", d.set.PushForeign, next.PushForeign},
 		{"registry-mirrors", d.set.RegistryMirrors, next.RegistryMirrors},
 		{"log-driver", d.set.LogDriver, next.LogDriver},
 		{"log-opts", d.set.LogOpts, next.LogOpts},

@@ -33,6 +33,7 @@ type Settings struct {
 	LogLevel, LogFormat string // of the engine's own log
 
 	InsecureRegistries, RegistryMirrors []string
+	PushForeign                         []string // registries that take non-distributable layers
 
 	LogDriver      string // default of containers
 	LogOpts        map[string]string
@@ -82,7 +83,7 @@ var flagOnly = []string{"config-file", "ready-fd", "on-demand", "knock", "versio
 // dockerKeys are keys of dockerd's that Berth does not serve (yet): they are refused by
 // name, so that nobody thinks they took effect.
 var dockerKeys = []string{
-	"allow-direct-routing", "allow-nondistributable-artifacts", "api-cors-header", "authorization-plugins", "bip", "bip6", "bridge", "bridge-accept-fwmark",
+	"allow-direct-routing", "api-cors-header", "authorization-plugins", "bip", "bip6", "bridge", "bridge-accept-fwmark",
 	"builder", "cdi-spec-dirs", "containerd", "containerd-namespace", "containerd-plugins-namespace", "cpu-rt-period", "cpu-rt-runtime", "data-path-port", "default-address-pools",
 	"default-cgroupns-mode", "default-gateway", "default-gateway-v6", "default-ipc-mode", "default-network-opts", "dns", "dns-opts", "dns-search", "exec-opts",
 	"experimental", "features", "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "host-gateway-ip", "host-gateway-ips", "http-proxy", "https-proxy", "icc", "init", "init-path", "ip",
@@ -134,6 +135,7 @@ func newSettings() *Settings {
 	f.StringVarP(&s.LogLevel, "log-level", "l", "info", "Level of the engine's log: debug, info, warn, error or fatal")
 	f.StringVar(&s.LogFormat, "log-format", "text", "Format of the engine's log: text or json")
 	f.StringArrayVar(&s.InsecureRegistries, "insecure-registry", nil, "Registry (host or CIDR) that may be used without verified TLS")
+	f.StringArrayVar(&s.PushForeign, "allow-nondistributable-artifacts", nil, "Registry (host or CIDR) that non-distributable layers are pushed to")
 	f.StringArrayVar(&s.RegistryMirrors, "registry-mirror", nil, "Base URL of a mirror to ask before docker.io")
 	f.StringVar(&s.LogDriver, "log-driver", "json-file", "Default log driver of containers")
 	f.Var(mapValue{s.LogOpts}, "log-opt", "Default log option of containers, key=value")
@@ -227,6 +229,8 @@ func (s *Settings) set(key string, raw json.RawMessage) error {
 		return json.Unmarshal(raw, &s.Labels)
 	case "insecure-registries":
 		return json.Unmarshal(raw, &s.InsecureRegistries)
+	case "allow-nondistributable-artifacts":
+		return json.Unmarshal(raw, &s.PushForeign)
 	case "registry-mirrors":
 		return json.Unmarshal(raw, &s.RegistryMirrors)
 	case "log-opts":

@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -57,12 +56,12 @@ func (k *creator) create(ctx context.Context, r CreateRequest) (string, []string
 		}
 		name = bare
 	}
-	img, err := k.images.Get(r.Config.Image)
+	img, err := k.images.GetFor(r.Config.Image, r.Platform)
 	if err != nil {
 		return "", nil, err
 	}
-	if err := checkPlatform(r, img); err != nil {
-		return "", nil, err
+	if img.Artifact != "" {
+		return "", nil, fail.New(fail.Invalid, "%s is an artifact (%s) and no container image: it cannot be run", r.Config.Image, img.Artifact)
 	}
 	id, err := newID()
 	if err != nil {
@@ -213,22 +212,6 @@ func (k *creator) normalise(cfg *container.Config, h *container.HostConfig, net 
 		h.ShmSize = 64 << 20
 	}
 	return warnings, nil
-}
-
-func checkPlatform(r CreateRequest, img images.Image) error {
-	p := r.Platform
-	if p == nil {
-		return nil
-	}
-	got := img.Config.Platform
-	if p.OS != "" && p.OS != got.OS || p.Architecture != "" && p.Architecture != got.Architecture ||
-		p.Variant != "" && got.Variant != "" && p.Variant != got.Variant {
-		want := strings.Trim(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
-		have := strings.Trim(got.OS+"/"+got.Architecture+"/"+got.Variant, "/")
-		return fail.New(fail.NotFound, "image with reference %s was found but its platform (%s) does not match the specified platform (%s)",
-			r.Config.Image, have, want)
-	}
-	return nil
 }
 
 func newID() (string, error) {

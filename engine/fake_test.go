@@ -32,7 +32,7 @@ func busybox() *fakeImages {
 	}}
 }
 
-func (f *fakeImages) Get(name string) (images.Image, error) {
+func (f *fakeImages) GetFor(name string, _ *oci.Platform) (images.Image, error) {
 	if name != "busybox" && name != f.img.ID.String() {
 		return images.Image{}, fail.New(fail.NotFound, "No such image: %s", name)
 	}

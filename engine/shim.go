@@ -55,7 +55,7 @@ func (r realShims) Reattach(ctx context.Context, runDir string) (shim, error) {
 
 // imageStore is what the engine asks of the images; see images.Store.
 type imageStore interface {
-	Get(name string) (images.Image, error)
+	GetFor(name string, platform *oci.Platform) (images.Image, error)
 	Rootfs(id oci.Digest, dir string) (oci.Rootfs, error)
 	Use(ctx context.Context, id oci.Digest, fn func() error) error
 	GraphDriver() string

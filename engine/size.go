@@ -18,7 +18,7 @@ func (c *Containers) Size(ctx context.Context, ref string) (rw, rootfs int64, er
 	if rw, err = writableSize(ctx, i.dir); err != nil {
 		return 0, 0, err
 	}
-	img, err := c.images.Get(i.now().Image.String())
+	img, err := c.images.GetFor(i.now().Image.String(), nil)
 	if err != nil {
 		return rw, rw, nil // the image was removed by force; what is left is ours
 	}

@@ -34,7 +34,7 @@ func crashWork(s *Store, ref reference.Named, archive []byte) error {
 	if _, err := s.Pull(ctx, ref, nil, nil, nil); err != nil {
 		return err
 	}
-	if _, err := s.Load(ctx, bytes.NewReader(archive), nil); err != nil {
+	if _, err := s.Load(ctx, bytes.NewReader(archive), LoadOptions{}, nil); err != nil {
 		return err
 	}
 	imported, _ := reference.ParseNormalizedNamed("imported:1")
@@ -45,7 +45,7 @@ func crashWork(s *Store, ref reference.Named, archive []byte) error {
 	if err := s.Tag("old:1", elsewhere); err != nil {
 		return err
 	}
-	if err := s.Push(ctx, elsewhere, nil, nil); err == nil {
+	if err := s.Push(ctx, elsewhere, PushOptions{}, nil, nil); err == nil {
 		return errors.New("the push went through")
 	}
 	// One image goes at once, one leaves its layers to a container and Collect.
@@ -114,7 +114,7 @@ func TestKillAtEveryStepLosesNothing(t *testing.T) {
 				if _, err := s.Rootfs(i.ID, ""); err != nil {
 					t.Errorf("image %v: %v", i.RepoTags, err)
 				}
-				if err := s.Save(t.Context(), []string{i.ID.String()}, &bytes.Buffer{}); err != nil {
+				if err := s.Save(t.Context(), []string{i.ID.String()}, SaveOptions{}, &bytes.Buffer{}); err != nil {
 					t.Errorf("image %v: %v", i.RepoTags, err)
 				}
 			}

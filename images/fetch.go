@@ -25,19 +25,23 @@ func (src source) fetch(ctx context.Context, l *lease, target oci.Descriptor, in
 	if err != nil {
 		return arrived{}, err
 	}
-	v, err := parseManifest(manifest, data)
+	v, artifact, err := parseManifest(manifest, data)
 	if err != nil {
 		return arrived{}, err
 	}
 	v.Target = target
 	l.keepBlobs(v.blobs()...)
-	raw, err := src.config(ctx, v.Config)
-	if err != nil {
-		return arrived{}, err
-	}
-	p, err := newPlan(v, raw)
-	if err != nil {
-		return arrived{}, err
+	var p plan
+	if artifact != "" {
+		p = newArtifact(v, artifact)
+	} else {
+		raw, err := src.config(ctx, v.Config)
+		if err != nil {
+			return arrived{}, err
+		}
+		if p, err = newPlan(v, raw); err != nil {
+			return arrived{}, err
+		}
 	}
 	if err := p.checkPlatform(src.ref, src.platform); err != nil {
 		return arrived{}, err
@@ -67,15 +71,28 @@ func (s *Store) complete(p plan) bool {
 		return false
 	}
 	for i, d := range p.v.Layers {
-		if !s.layers.Has(p.chains[i]) || !s.blobs.Has(d.Digest) {
+		if p.artifact == "" && !s.layers.Has(p.chains[i]) || !s.blobs.Has(d.Digest) {
 			return false
 		}
 	}
-	return s.blobs.Has(p.v.Manifest.Digest)
+	return s.blobs.Has(p.v.Manifest.Digest) && s.blobs.Has(p.v.Config.Digest)
 }
 
+// blob opens a blob. One that is kept elsewhere is asked for there first.
 func (src source) blob(ctx context.Context, d oci.Descriptor, offset int64) (io.ReadCloser, error) {
-	return src.repo.Blob(ctx, d, offset)
+	var foreign error
+	if isForeign(d) && len(d.URLs) > 0 {
+		body, err := openForeign(ctx, d, offset)
+		if err == nil || ctx.Err() != nil {
+			return body, err
+		}
+		foreign = err
+	}
+	body, err := src.repo.Blob(ctx, d, offset)
+	if err != nil && foreign != nil {
+		err = fail.New(fail.Of(foreign), "%w (nor does the registry have it)", foreign)
+	}
+	return body, err
 }
 
 // config brings the configuration into the content store and returns it.
@@ -92,8 +109,28 @@ func (src source) config(ctx context.Context, d oci.Descriptor) ([]byte, error) 
 // opener is where a blob can be had from, from offset on.
 type opener func(ctx context.Context, d oci.Descriptor, offset int64) (io.ReadCloser, error)
 
+// bringArtifact gets an artifact's blobs into the content store.
+func (s *Store) bringArtifact(ctx context.Context, p plan, open opener, report Progress) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxTransfers)
+	for _, d := range append([]oci.Descriptor{p.v.Config}, p.v.Layers...) {
+		g.Go(func() error {
+			t := transfer{store: s, d: d, open: open, report: report}
+			if _, err := t.run(ctx); err != nil {
+				return fmt.Errorf("blob %s: %w", short(d.Digest), err)
+			}
+			t.step("Pull complete")
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
 // bring gets the layers of p into both stores: all at once, put upon each other in order.
 func (s *Store) bring(ctx context.Context, p plan, open opener, report Progress) error {
+	if p.artifact != "" {
+		return s.bringArtifact(ctx, p, open, report)
+	}
 	type result struct{ staged *layer.Staged }
 	ready := make([]chan result, len(p.diffs))
 	for i := range ready {
@@ -141,7 +178,10 @@ func (s *Store) bring(ctx context.Context, p plan, open opener, report Progress)
 			}
 			defer func() { <-slots }()
 			t := transfer{store: s, d: d, diff: p.diffs[i], unpack: !s.layers.Has(p.chains[i]), open: open, report: report}
-			staged, err := t.run(ctx)
+			staged, err := p.ready.take(d.Digest, p.diffs[i])
+			if staged == nil && err == nil {
+				staged, err = t.run(ctx)
+			}
 			if err != nil {
 				return fmt.Errorf("layer %s: %w", short(d.Digest), err)
 			}
@@ -262,23 +302,36 @@ func (t transfer) stream(ctx context.Context, w *blob.Writer) (*layer.Staged, er
 
 // unpack stages the layer that r holds and checks its diff ID.
 func (s *Store) unpack(ctx context.Context, r io.Reader, diff oci.Digest) (*layer.Staged, error) {
-	tar, _, err := decompress(r)
+	staged, got, err := s.stage(ctx, r)
+	if err == nil && got != diff {
+		err = also(wrongDiff(got, diff), staged.Discard())
+	}
 	if err != nil {
 		return nil, err
+	}
+	return staged, nil
+}
+
+func wrongDiff(got, want oci.Digest) error {
+	return fail.New(fail.Invalid, "the content is %s, but the image's configuration says %s", got, want)
+}
+
+// stage unpacks the layer that r holds into staging, and tells its diff ID.
+func (s *Store) stage(ctx context.Context, r io.Reader) (*layer.Staged, oci.Digest, error) {
+	tar, _, err := decompress(r)
+	if err != nil {
+		return nil, "", err
 	}
 	defer tar.Close()
 	staged, err := s.layers.Stage(ctx)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	got, _, err := staged.Apply(ctx, tar)
-	if err == nil && got != diff {
-		err = fail.New(fail.Invalid, "the content is %s, but the image's configuration says %s", got, diff)
-	}
+	diff, _, err := staged.Apply(ctx, tar)
 	if err != nil {
-		return nil, also(err, staged.Discard())
+		return nil, "", also(err, staged.Discard())
 	}
-	return staged, nil
+	return staged, diff, nil
 }
 
 // download brings one blob into the content store.

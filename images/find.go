@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 
@@ -42,6 +44,8 @@ type found struct {
 	*entry
 	// ref is the full tag or digest reference that named it; empty: it was an ID.
 	ref string
+	// all are its platforms that are here, entry first.
+	all []*entry
 }
 
 // find looks name up by Docker's rules: an ID in full, a reference, a prefix of an ID.
@@ -50,7 +54,7 @@ func (s *Store) find(name string) (found, error) {
 	defer s.mu.Unlock()
 	if id := digest.Digest(name); id.Validate() == nil {
 		if e := s.index.images[id]; e != nil {
-			return found{entry: e}, nil
+			return found{entry: e, all: []*entry{e}}, nil
 		}
 		return found{}, fail.New(fail.NotFound, "No such image: %s", name)
 	}
@@ -66,13 +70,12 @@ func (s *Store) find(name string) (found, error) {
 		return s.findPrefix(name, name)
 	}
 	named = reference.TagNameOnly(named)
+	full := named.String()
 	if canonical, ok := named.(reference.Canonical); ok {
-		full := canonical.Name() + "@" + canonical.Digest().String()
-		if id, ok := s.index.digests[full]; ok {
-			return found{s.index.images[id], full}, nil
-		}
-	} else if id, ok := s.index.names[named.String()]; ok {
-		return found{s.index.images[id], named.String()}, nil
+		full = canonical.Name() + "@" + canonical.Digest().String()
+	}
+	if all := s.index.all(full); len(all) > 0 {
+		return found{all[0], full, all}, nil
 	}
 	return s.findPrefix(name, reference.FamiliarString(named))
 }
@@ -95,7 +98,7 @@ func (s *Store) findPrefix(prefix, called string) (found, error) {
 	if hit == nil {
 		return found{}, fail.New(fail.NotFound, "No such image: %s", called)
 	}
-	return found{entry: hit}, nil
+	return found{entry: hit, all: []*entry{hit}}, nil
 }
 
 // Get finds an image by familiar or full reference, digest reference, ID or unique ID
@@ -110,13 +113,124 @@ func (s *Store) Get(name string) (Image, error) {
 	return f.image()
 }
 
-// List returns all images, newest first.
+// GetFor is Get of the platform among those here that suits best (nil: this machine's,
+// or any). If none suits, the error is class NotFound and lists those there are.
+func (s *Store) GetFor(name string, platform *oci.Platform) (Image, error) {
+	f, err := s.findFor(name, platform)
+	if err != nil {
+		return Image{}, err
+	}
+	return f.image()
+}
+
+// GetExact is GetFor without the platforms that would do as well, as 386 does for amd64.
+func (s *Store) GetExact(name string, platform *oci.Platform) (Image, error) {
+	f, err := s.findExact(name, platform)
+	if err != nil {
+		return Image{}, err
+	}
+	return f.image()
+}
+
+func (s *Store) findFor(name string, platform *oci.Platform) (found, error) {
+	f, err := s.find(name)
+	if err != nil || platform == nil {
+		return f, err
+	}
+	return f.choose(name, *platform, platforms.Only(*platform))
+}
+
+func (s *Store) findExact(name string, platform *oci.Platform) (found, error) {
+	f, err := s.find(name)
+	if err != nil || platform == nil {
+		return f, err
+	}
+	return f.exact(name, *platform)
+}
+
+// exact narrows f to one platform.
+func (f found) exact(name string, want oci.Platform) (found, error) {
+	return f.choose(name, want, platforms.OnlyStrict(want))
+}
+
+// choose narrows f to the platform that match likes best.
+func (f found) choose(name string, want oci.Platform, match platforms.MatchComparer) (found, error) {
+	var best *entry
+	for _, e := range f.all {
+		p := e.platform()
+		if match.Match(p) && (best == nil || match.Less(p, best.platform())) {
+			best = e
+		}
+	}
+	if best == nil {
+		return found{}, fail.New(fail.NotFound, "image with reference %s was found but its platform (%s) does not match the specified platform (%s)",
+			name, f.platforms(), platforms.Format(want))
+	}
+	return found{best, f.ref, []*entry{best}}, nil
+}
+
+// platforms lists what is here of an image.
+func (f found) platforms() string {
+	var all []string
+	for _, e := range f.all {
+		all = append(all, platformText(e.platform()))
+	}
+	return strings.Join(all, ", ")
+}
+
+func platformText(p oci.Platform) string {
+	if p.OS == "" {
+		return "unknown"
+	}
+	return platforms.FormatAll(p)
+}
+
+// platform is what the image is for.
+func (e *entry) platform() oci.Platform {
+	if e.Platform.OS == "" { // stored before records told it
+		if c, err := e.config(); err == nil {
+			return c.image.Platform
+		}
+	}
+	return e.Platform
+}
+
+// thisMachine is the platform taken when none is asked for.
+var thisMachine = sync.OnceValue(func() platforms.MatchComparer { return platforms.Only(platforms.DefaultSpec()) })
+
+// bySuitability orders the platforms of one image: what suits this machine, best first,
+// then what was named last.
+func bySuitability(a, b *entry) int {
+	m, p, q := thisMachine(), a.platform(), b.platform()
+	switch fits, others := m.Match(p), m.Match(q); {
+	case fits && !others, fits && m.Less(p, q):
+		return -1
+	case others && !fits, others && m.Less(q, p):
+		return 1
+	}
+	return cmp.Or(b.Tagged.Compare(a.Tagged), cmp.Compare(a.ID, b.ID))
+}
+
+// List returns all images, newest first. Of a multi-platform image it is the platform
+// that suits this machine best; the others are listed by Manifests.
 func (s *Store) List() ([]Image, error) {
 	s.mu.Lock()
 	entries := make([]*entry, 0, len(s.index.images))
+	leads := map[*entry]map[string]bool{} // the references that stand for an image in lists
 	for _, e := range s.index.images {
-		if !e.Hidden {
-			entries = append(entries, e)
+		if e.Hidden {
+			continue
+		}
+		mine, others := map[string]bool{}, 0
+		for _, ref := range append(slices.Clone(e.Names), e.Digests...) {
+			if s.index.all(ref)[0] == e {
+				mine[ref] = true
+			} else {
+				others++
+			}
+		}
+		if len(mine) > 0 || others == 0 {
+			entries, leads[e] = append(entries, e), mine
 		}
 	}
 	s.mu.Unlock()
@@ -127,6 +241,17 @@ func (s *Store) List() ([]Image, error) {
 			// One damaged image must not hide the others.
 			s.log.Warn("an image cannot be listed", "image", e.ID, "error", err)
 			continue
+		}
+		img.RepoTags, img.RepoDigests = nil, nil
+		for _, n := range e.Names {
+			if leads[e][n] {
+				img.RepoTags = append(img.RepoTags, familiar(n))
+			}
+		}
+		for _, d := range e.Digests {
+			if leads[e][d] {
+				img.RepoDigests = append(img.RepoDigests, familiar(d))
+			}
 		}
 		all = append(all, img)
 	}

@@ -47,6 +47,6 @@ func TestFullDiskIsNamedAndLeavesNothing(t *testing.T) {
 	full("import", err, "import: ")
 	o := newStore(t)
 	put(t, o, makeImage("full", "application/vnd.oci.image.layer.v1.tar", bytes.Clone, big), "big:1")
-	_, err = s.Load(t.Context(), bytes.NewReader(save(t, o, "big:1")), nil)
+	_, err = s.Load(t.Context(), bytes.NewReader(save(t, o, "big:1")), LoadOptions{}, nil)
 	full("load", err, "load")
 }

@@ -3,6 +3,8 @@ package images
 import (
 	"slices"
 	"time"
+
+	"berth/oci"
 )
 
 // HistoryEntry is one row of history, newest first.
@@ -15,10 +17,10 @@ type HistoryEntry struct {
 	Size      int64
 }
 
-// History tells how the image came about. Layers that its configuration says nothing
+// History tells how the image came about, of a platform if one is given. Layers that its configuration says nothing
 // about get rows without words, so that the sizes add up.
-func (s *Store) History(name string) ([]HistoryEntry, error) {
-	f, err := s.find(name)
+func (s *Store) History(name string, platform *oci.Platform) ([]HistoryEntry, error) {
+	f, err := s.findExact(name, platform)
 	if err != nil {
 		return nil, err
 	}

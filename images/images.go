@@ -43,6 +43,9 @@ type Config struct {
 	Registry *registry.Client
 	Events   *events.Bus
 	Log      *slog.Logger
+	// PushForeign lists registries (hosts or CIDRs) to which non-distributable layers are
+	// pushed too.
+	PushForeign []string
 }
 
 // Store is the engine's image store. It is safe for concurrent use.
@@ -54,6 +57,8 @@ type Store struct {
 	log      *slog.Logger
 	blobs    *blob.Store
 	layers   *layer.Store
+
+	pushForeign []string
 
 	// Locks are taken in the order of these fields.
 	removal sync.RWMutex // Use holds it shared, the deciding part of Remove alone
@@ -70,7 +75,7 @@ type Store struct {
 func Open(cfg Config) (*Store, error) {
 	s := &Store{
 		root: cfg.Root, db: cfg.DB, registry: cfg.Registry, events: cfg.Events, log: cfg.Log,
-		leases: map[*lease]struct{}{}, flights: map[oci.Digest]*flight{},
+		pushForeign: cfg.PushForeign, leases: map[*lease]struct{}{}, flights: map[oci.Digest]*flight{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -101,11 +106,13 @@ func Open(cfg Config) (*Store, error) {
 // Close waits for deletions that Open began.
 func (s *Store) Close() error { return s.layers.Close() }
 
-// Image is an image that is here, complete for one platform. Values are immutable.
+// Image is an image that is here, complete for one platform, or an artifact. Values are
+// immutable.
 type Image struct {
 	ID          oci.Digest     // digest of the configuration
 	Target      oci.Descriptor // what the reference resolved to: a manifest, or an index
 	Manifest    oci.Descriptor // of this platform
+	Artifact    string         // the type of what is no image to run; then Config is empty
 	Config      oci.Image
 	RawConfig   []byte   // the configuration's bytes (fields that oci.Image lacks, e.g. Healthcheck)
 	RepoTags    []string // familiar: "debian:12"

@@ -62,11 +62,11 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (oci.D
 		return "", fmt.Errorf("import: %w", err)
 	}
 	durable.Failpoint("images.import.unpacked")
-	name := ""
+	a := arrival{arrived: img}
 	if o.Ref != nil {
-		name = o.Ref.String()
+		a.names = []string{o.Ref.String()}
 	}
-	if err := s.record(img, name, ""); err != nil {
+	if err := s.record(a); err != nil {
 		return "", fmt.Errorf("import: %w", err)
 	}
 	s.tell("import", img.id, img.id.String(), img.id.String())
@@ -112,7 +112,7 @@ func (s *Store) importImage(ctx context.Context, l *lease, r io.Reader, o Import
 		return arrived{}, err
 	}
 	v := variant{Target: md, Manifest: md, Config: m.Config, Layers: m.Layers}
-	return arrived{id: m.Config.Digest, v: v, chains: []oci.Digest{diff}}, nil
+	return arrived{id: m.Config.Digest, v: v, chains: []oci.Digest{diff}, platform: platform}, nil
 }
 
 // importLayer unpacks the tar while it takes it in as a blob: as it came if it is plain

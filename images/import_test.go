@@ -55,7 +55,7 @@ func TestImportMakesAnImageOfOneLayer(t *testing.T) {
 			if !strings.Contains(string(got.RawConfig), `"comment":"Imported from -"`) {
 				t.Errorf("%s", got.RawConfig)
 			}
-			rows, err := s.History("base")
+			rows, err := s.History("base", nil)
 			if err != nil || len(rows) != 1 || rows[0].Size != 8 || rows[0].Comment != "Imported from -" || rows[0].ID != id.String() || rows[0].Tags[0] != "base:latest" {
 				t.Errorf("history %+v, %v", rows, err)
 			}

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -47,10 +48,11 @@ func (s *Store) Pull(ctx context.Context, ref reference.Named, platform *oci.Pla
 		return Image{}, pulling(ref, err)
 	}
 	promise := ref.Name() + "@" + target.Digest.String()
-	before := s.named(name)
+	known := name
 	if name == "" {
-		before = s.named(promise)
+		known = promise
 	}
+	before := s.named(known)
 	got, leave, err := s.board(ctx, manifest.Digest, report, func(ctx context.Context, report Progress, l *lease) (arrived, error) {
 		return src.fetch(ctx, l, target, index, manifest, report)
 	})
@@ -63,7 +65,11 @@ func (s *Store) Pull(ctx context.Context, ref reference.Named, platform *oci.Pla
 		got.v.Target = manifest
 	}
 	durable.Failpoint("images.pull.fetched")
-	if err := s.record(got, name, promise); err != nil {
+	arrival := arrival{arrived: got, digest: promise}
+	if name != "" {
+		arrival.names = []string{name}
+	}
+	if err := s.record(arrival); err != nil {
 		return Image{}, pulling(ref, err)
 	}
 	durable.Failpoint("images.pull.recorded")
@@ -71,7 +77,7 @@ func (s *Store) Pull(ctx context.Context, ref reference.Named, platform *oci.Pla
 		s.log.Warn("not remembered where blobs are", "repository", ref.Name(), "error", err)
 	}
 	report(Step{Status: "Digest: " + target.Digest.String()})
-	if before == got.id {
+	if slices.ContainsFunc(before, func(e *entry) bool { return e.ID == got.id }) {
 		report(Step{Status: "Status: Image is up to date for " + reference.FamiliarString(ref)})
 	} else {
 		report(Step{Status: "Status: Downloaded newer image for " + reference.FamiliarString(ref)})
@@ -92,14 +98,11 @@ func pulling(ref reference.Named, err error) error {
 	return fmt.Errorf("pull %s: %w", reference.FamiliarString(ref), err)
 }
 
-// named is the image of a full tag or digest reference, empty if there is none.
-func (s *Store) named(full string) oci.Digest {
+// named are the platforms of a full tag or digest reference that are here.
+func (s *Store) named(full string) []*entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if strings.Contains(full, "@") {
-		return s.index.digests[full]
-	}
-	return s.index.names[full]
+	return s.index.all(full)
 }
 
 // tell publishes an event about an image. actor is what Docker gives as its id, name
@@ -146,58 +149,102 @@ func (src source) choose(ctx context.Context, target oci.Descriptor) (manifest o
 	if err := json.Unmarshal(index, &ix); err != nil {
 		return manifest, nil, fail.New(fail.Invalid, "index %s: %w", target.Digest, err)
 	}
-	manifest, err = chooseManifest(ix.Manifests, src.platform)
-	if err != nil {
+	if manifest, err = src.chooseManifest(ctx, ix.Manifests); err != nil {
 		return manifest, nil, fail.New(fail.Of(err), "%s: %w", reference.FamiliarString(src.ref), err)
 	}
 	return manifest, index, nil
 }
+
+var errSchema1 = fail.New(fail.Invalid, "the image has the old manifest format schema 1, which no current tool supports: it must be pushed anew")
 
 func checkManifestType(t string) error {
 	switch {
 	case oci.IsManifest(t):
 		return nil
 	case strings.HasPrefix(t, "application/vnd.docker.distribution.manifest.v1"):
-		return fail.New(fail.Invalid, "the image has the old manifest format schema 1, which no current tool supports: it must be pushed anew")
+		return errSchema1
 	}
 	return fail.New(fail.Invalid, "unsupported manifest media type %q", t)
 }
 
-// chooseManifest picks the manifest that suits platform best (nil: this machine).
-func chooseManifest(all []oci.Descriptor, platform *oci.Platform) (oci.Descriptor, error) {
+// maxUndescribed bounds how many manifests of an index are asked for their platform.
+const maxUndescribed = 16
+
+// chooseManifest picks the manifest that suits the wanted platform best (nil: this
+// machine's). Of entries that do not tell their platform, the configuration does.
+func (src source) chooseManifest(ctx context.Context, all []oci.Descriptor) (oci.Descriptor, error) {
 	want := platforms.DefaultSpec()
-	if platform != nil {
-		want = *platform
+	if src.platform != nil {
+		want = *src.platform
 	}
 	match := platforms.Only(want)
-	var fit []oci.Descriptor
-	for _, d := range all {
-		if d.Platform != nil && match.Match(*d.Platform) && oci.IsManifest(d.MediaType) {
-			fit = append(fit, d)
+	all = slices.DeleteFunc(slices.Clone(all), func(d oci.Descriptor) bool { return !oci.IsManifest(d.MediaType) })
+	if len(all) == 1 && all[0].Platform == nil && src.platform == nil {
+		return all[0], checkEntry(all[0])
+	}
+	var best oci.Descriptor
+	var there []string
+	for i, d := range all {
+		if err := checkEntry(d); err != nil {
+			return d, err
+		}
+		p := d.Platform
+		if p == nil && i < maxUndescribed {
+			var err error
+			if p, err = src.askPlatform(ctx, d); err != nil {
+				return d, err
+			}
+		}
+		if p == nil || p.OS == "unknown" { // an artifact or an attestation
+			continue
+		}
+		if text := platformText(*p); !slices.Contains(there, text) {
+			there = append(there, text)
+		}
+		if match.Match(*p) && (best.Digest == "" || match.Less(*p, *best.Platform)) {
+			best = d
+			best.Platform = p
 		}
 	}
-	if len(fit) == 0 && len(all) == 1 && all[0].Platform == nil && oci.IsManifest(all[0].MediaType) {
-		fit = all // an index of one manifest that says nothing about its platform
-	}
-	if len(fit) == 0 {
-		return oci.Descriptor{}, fail.New(fail.NotFound, "no matching manifest for %s in the manifest list entries", platforms.Format(want))
-	}
-	slices.SortStableFunc(fit, func(a, b oci.Descriptor) int {
-		switch {
-		case a.Platform == nil || b.Platform == nil:
-			return 0
-		case match.Less(*a.Platform, *b.Platform):
-			return -1
-		case match.Less(*b.Platform, *a.Platform):
-			return 1
+	if best.Digest == "" {
+		list := "; there is none for any platform"
+		if len(there) > 0 {
+			list = "; there are: " + strings.Join(there, ", ")
 		}
-		return 0
-	})
-	d := fit[0]
+		return best, fail.New(fail.NotFound, "no matching manifest for %s in the manifest list entries%s", platforms.Format(want), list)
+	}
+	return best, nil
+}
+
+func checkEntry(d oci.Descriptor) error {
 	if err := d.Digest.Validate(); err != nil {
-		return d, fail.New(fail.Invalid, "manifest list entry: %w", err)
+		return fail.New(fail.Invalid, "manifest list entry %q: %w", d.Digest, err)
 	}
-	return d, nil
+	return nil
+}
+
+// askPlatform reads the platform of a manifest from its configuration; nil: it has none.
+func (src source) askPlatform(ctx context.Context, d oci.Descriptor) (*oci.Platform, error) {
+	data, err := src.document(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	v, artifact, err := parseManifest(d, data)
+	if err != nil || artifact != "" {
+		return nil, err
+	}
+	raw, err := src.config(ctx, v.Config)
+	if err != nil {
+		return nil, err
+	}
+	var img oci.Image
+	if err := json.Unmarshal(raw, &img); err != nil {
+		return nil, fail.New(fail.Invalid, "image configuration %s: %w", v.Config.Digest, err)
+	}
+	if img.OS == "" {
+		return nil, nil
+	}
+	return &img.Platform, nil
 }
 
 // plan is a manifest and its configuration, read and checked against each other.
@@ -205,31 +252,65 @@ type plan struct {
 	arrived
 	diffs []oci.Digest
 	image oci.Image
+	ready *unpackedLayers // nil: none
 }
 
-// parseManifest reads an image manifest and checks what everything else relies on.
-func parseManifest(d oci.Descriptor, data []byte) (variant, error) {
+// layerTypes are the media types of what can be unpacked. What Docker calls foreign and
+// OCI non-distributable is among them.
+var layerTypes = map[string]bool{
+	oci.DockerLayer: true, oci.DockerLayerGzip: true, dockerLayerZstd: true, "application/vnd.docker.image.rootfs.diff": true,
+	ocispec.MediaTypeImageLayer: true, ocispec.MediaTypeImageLayerGzip: true, ocispec.MediaTypeImageLayerZstd: true,
+	dockerForeignLayer: true, dockerForeignLayer + ".gzip": true,
+	foreignLayer: true, foreignLayer + "+gzip": true, foreignLayer + "+zstd": true,
+}
+
+const (
+	dockerLayerZstd    = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+	dockerForeignLayer = "application/vnd.docker.image.rootfs.foreign.diff.tar"
+	foreignLayer       = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+)
+
+// isForeign reports whether a layer is to be had from its URLs and not to be pushed.
+func isForeign(d oci.Descriptor) bool {
+	return strings.HasPrefix(d.MediaType, dockerForeignLayer) || strings.HasPrefix(d.MediaType, foreignLayer)
+}
+
+// parseManifest reads a manifest and checks what everything else relies on. artifact is
+// the type of what cannot be unpacked and run, and empty for an image.
+func parseManifest(d oci.Descriptor, data []byte) (v variant, artifact string, err error) {
 	var m oci.Manifest
 	if err := json.Unmarshal(data, &m); err != nil {
-		return variant{}, fail.New(fail.Invalid, "manifest %s: %w", d.Digest, err)
+		return v, "", fail.New(fail.Invalid, "manifest %s: %w", d.Digest, err)
 	}
-	switch m.Config.MediaType {
-	case ocispec.MediaTypeImageConfig, oci.DockerConfig, "":
-	default:
-		return variant{}, fail.New(fail.Invalid, "manifest %s is no container image: its configuration is %q", d.Digest, m.Config.MediaType)
+	if m.SchemaVersion == 1 {
+		return v, "", errSchema1
 	}
 	for _, b := range append([]oci.Descriptor{m.Config}, m.Layers...) {
+		if b.Digest == "" && b.Size == 0 && b.MediaType == "" {
+			return v, "", fail.New(fail.Invalid, "manifest %s lacks a configuration", d.Digest)
+		}
 		if err := b.Digest.Validate(); err != nil {
-			return variant{}, fail.New(fail.Invalid, "manifest %s names the blob %q: %w", d.Digest, b.Digest, err)
+			return v, "", fail.New(fail.Invalid, "manifest %s names the blob %q: %w", d.Digest, b.Digest, err)
 		}
 		if b.Size < 0 {
-			return variant{}, fail.New(fail.Invalid, "manifest %s: blob %s has the size %d", d.Digest, b.Digest, b.Size)
+			return v, "", fail.New(fail.Invalid, "manifest %s: blob %s has the size %d", d.Digest, b.Digest, b.Size)
 		}
 	}
-	if m.Config.Size > maxConfig {
-		return variant{}, fail.New(fail.Invalid, "manifest %s: a configuration of %d bytes is too large", d.Digest, m.Config.Size)
+	v = variant{Target: d, Manifest: d, Config: m.Config, Layers: m.Layers}
+	switch m.Config.MediaType {
+	case ocispec.MediaTypeImageConfig, oci.DockerConfig, "":
+		for _, l := range m.Layers {
+			if !layerTypes[l.MediaType] {
+				return v, cmp.Or(m.ArtifactType, l.MediaType, "unknown"), nil
+			}
+		}
+	default:
+		return v, cmp.Or(m.ArtifactType, m.Config.MediaType), nil
 	}
-	return variant{Target: d, Manifest: d, Config: m.Config, Layers: m.Layers}, nil
+	if m.Config.Size > maxConfig {
+		return v, "", fail.New(fail.Invalid, "manifest %s: a configuration of %d bytes is too large", d.Digest, m.Config.Size)
+	}
+	return v, "", nil
 }
 
 // maxConfig bounds a configuration, which is read into memory.
@@ -253,14 +334,23 @@ func newPlan(v variant, raw []byte) (plan, error) {
 		chain = oci.NextChainID(chain, d)
 		p.chains = append(p.chains, chain)
 	}
+	p.platform = p.image.Platform
+	if said := v.Manifest.Platform; said != nil && p.platform.Variant == "" && said.Architecture == p.platform.Architecture {
+		p.platform.Variant = said.Variant // which old configurations do not tell
+	}
 	return p, nil
+}
+
+// newArtifact is the plan of what is no image.
+func newArtifact(v variant, kind string) plan {
+	return plan{arrived: arrived{id: v.Manifest.Digest, v: v, artifact: kind}}
 }
 
 // checkPlatform refuses an image that is for another platform than was asked for.
 func (p plan) checkPlatform(ref reference.Named, want *oci.Platform) error {
-	if want == nil || platforms.Only(*want).Match(p.image.Platform) {
+	if want == nil || p.artifact != "" || platforms.Only(*want).Match(p.platform) {
 		return nil
 	}
 	return fail.New(fail.NotFound, "image with reference %s was found but its platform (%s) does not match the specified platform (%s)",
-		reference.FamiliarString(ref), platforms.Format(p.image.Platform), platforms.Format(*want))
+		reference.FamiliarString(ref), platformText(p.platform), platforms.Format(*want))
 }

@@ -10,12 +10,10 @@ import (
 	"sync"
 
 	"github.com/distribution/reference"
-	"github.com/klauspost/pgzip"
+	"github.com/moby/moby/api/types/auxprogress"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
-	"berth/durable"
 	"berth/fail"
 	"berth/oci"
 	"berth/registry"
@@ -28,19 +26,36 @@ type Pushed struct {
 	Size   int64 // of the manifest
 }
 
+// PushOptions guide Push.
+type PushOptions struct {
+	// Platform pushes this one of a multi-platform image, as an image of its own.
+	Platform *oci.Platform
+	// Compression is what layers are compressed with on their way: see ParseCompression.
+	// The zero value sends compressed layers as they are and plain ones with gzip.
+	Compression Compression
+}
+
 // Push sends ref to its registry; nothing that is there already is sent. An image that
-// was pulled is pushed with its very manifest. One that was loaded or imported with
-// plain layers gets compressed ones first, once: later pushes send the same bytes.
-func (s *Store) Push(ctx context.Context, ref reference.Named, auth *registry.Auth, report Progress) error {
+// was pulled is pushed with its very manifest, a multi-platform one with its index. One
+// that was loaded or imported with plain layers gets compressed ones first, once: later
+// pushes send the same bytes.
+func (s *Store) Push(ctx context.Context, ref reference.Named, o PushOptions, auth *registry.Auth, report Progress) error {
 	report = serial(report)
 	ref = reference.TagNameOnly(ref)
 	tagged, ok := ref.(reference.Tagged)
 	if _, digested := ref.(reference.Digested); digested || !ok {
 		return fail.New(fail.Invalid, "cannot push a digest reference")
 	}
-	id := s.named(ref.String())
-	if id == "" {
+	f := found{ref: ref.String(), all: s.named(ref.String())}
+	if len(f.all) == 0 {
 		return fail.New(fail.NotFound, "An image does not exist locally with the tag: %s", reference.FamiliarName(ref))
+	}
+	f.entry = f.all[0]
+	if o.Platform != nil {
+		var err error
+		if f, err = f.exact(reference.FamiliarString(ref), *o.Platform); err != nil {
+			return err
+		}
 	}
 	report(Step{Status: "The push refers to repository [" + ref.Name() + "]"})
 	l, err := s.newLease("push", ref.String())
@@ -48,31 +63,40 @@ func (s *Store) Push(ctx context.Context, ref reference.Named, auth *registry.Au
 		return err
 	}
 	defer l.release()
-	e := s.entry(id)
-	if e == nil {
-		return fail.New(fail.NotFound, "No such image: %s", reference.FamiliarString(ref))
+	for _, e := range f.all {
+		for _, v := range e.Variants {
+			l.keepBlobs(v.blobs()...)
+		}
+		l.keepLayers(e.Chains...)
+		if now := s.entry(e.ID); now == nil || now.Hidden {
+			return fail.New(fail.NotFound, "No such image: %s", reference.FamiliarString(ref))
+		}
 	}
-	p := push{store: s, ref: ref, repo: s.registry.Repository(ref, auth), lease: l, report: report}
-	v, data, err := p.run(ctx, e, tagged.Tag())
+	p := push{store: s, ref: ref, repo: s.registry.Repository(ref, auth), lease: l, report: report, compression: o.Compression}
+	sent, err := p.run(ctx, f, o.Platform != nil, tagged.Tag())
 	if err != nil {
 		return fmt.Errorf("push %s: %w", reference.FamiliarString(ref), err)
 	}
-	err = s.recordPush(id, v, ref.Name()+"@"+v.Manifest.Digest.String())
-	if err == nil {
-		err = s.sawBlobs(ref.Name(), v)
+	var replaced []oci.Digest
+	for _, e := range f.all {
+		replaced = append(replaced, e.current().blobs()...)
 	}
-	if err != nil {
-		return fmt.Errorf("push %s: pushed, but not recorded: %w", reference.FamiliarString(ref), err)
+	for id, v := range sent.images {
+		if err = s.recordPush(id, v, ref.Name()+"@"+sent.target.Digest.String()); err == nil {
+			err = s.sawBlobs(ref.Name(), v)
+		}
+		if err != nil {
+			return fmt.Errorf("push %s: pushed, but not recorded: %w", reference.FamiliarString(ref), err)
+		}
 	}
 	l.release()
 	// Plain layers that were compressed are not needed any more.
-	if err := s.discardBlobs(e.current().blobs()); err != nil {
-		s.log.Warn("replaced blobs are left", "image", id, "error", err)
+	if err := s.discardBlobs(replaced); err != nil {
+		s.log.Warn("replaced blobs are left", "image", f.ID, "error", err)
 	}
-	size := int64(len(data))
-	report(Step{Status: fmt.Sprintf("%s: digest: %s size: %d", tagged.Tag(), v.Manifest.Digest, size)})
-	report(Step{Aux: Pushed{Tag: tagged.Tag(), Digest: v.Manifest.Digest.String(), Size: size}})
-	s.tell("push", id, reference.FamiliarString(ref), reference.FamiliarName(ref))
+	report(Step{Status: fmt.Sprintf("%s: digest: %s size: %d", tagged.Tag(), sent.target.Digest, sent.target.Size)})
+	report(Step{Aux: Pushed{Tag: tagged.Tag(), Digest: sent.target.Digest.String(), Size: sent.target.Size}})
+	s.tell("push", f.ID, reference.FamiliarString(ref), reference.FamiliarName(ref))
 	return nil
 }
 
@@ -88,7 +112,10 @@ func (s *Store) recordPush(id oci.Digest, v variant, digest string) error {
 			r.Digests = append(r.Digests, digest)
 			slices.Sort(r.Digests)
 		}
-		r.addVariant(v)
+		// A manifest that went alone is still of the index that it came with.
+		if o := r.current(); o.Manifest.Digest != v.Manifest.Digest {
+			r.addVariant(v)
+		}
 		d.put(r)
 		return nil
 	})
@@ -96,32 +123,156 @@ func (s *Store) recordPush(id oci.Digest, v variant, digest string) error {
 
 // push is one push under way.
 type push struct {
-	store  *Store
-	ref    reference.Named
-	repo   *registry.Repository
-	lease  *lease
-	report Progress
+	store       *Store
+	ref         reference.Named
+	repo        *registry.Repository
+	lease       *lease
+	report      Progress
+	compression Compression
 }
 
-func (p push) run(ctx context.Context, e *entry, tag string) (variant, []byte, error) {
+// pushed is what a push came to.
+type pushed struct {
+	target oci.Descriptor // what the tag names now
+	images map[oci.Digest]variant
+}
+
+// run pushes an index if f has one and alone is not set, else the one image.
+func (p push) run(ctx context.Context, f found, alone bool, tag string) (pushed, error) {
 	s := p.store
-	for _, v := range e.Variants {
-		p.lease.keepBlobs(v.blobs()...)
+	target := f.current().Target
+	if !alone && oci.IsIndex(target.MediaType) && s.blobs.Has(target.Digest) && p.compression.keepsAll(f.all) {
+		whole, err := p.index(ctx, f, target)
+		if err != nil {
+			return pushed{}, err
+		}
+		if whole != nil {
+			data, err := s.blobs.Read(target.Digest)
+			if err != nil {
+				return pushed{}, err
+			}
+			whole.target.Size = int64(len(data))
+			return *whole, p.repo.PushManifest(ctx, target, data, tag)
+		}
 	}
-	p.lease.keepLayers(e.Chains...)
-	if now := s.entry(e.ID); now == nil || now.Hidden {
-		return variant{}, nil, fail.New(fail.NotFound, "No such image: %s", reference.FamiliarString(p.ref))
+	if len(f.all) > 1 {
+		return pushed{}, fail.New(fail.Invalid, "%s are here, which is not all that the index %s names, or is to be compressed anew: push one of them with --platform",
+			f.platforms(), short(target.Digest))
 	}
+	v, data, err := p.image(ctx, f.entry)
+	if err != nil {
+		return pushed{}, err
+	}
+	if err := p.repo.PushManifest(ctx, v.Manifest, data, tag); err != nil {
+		return pushed{}, err
+	}
+	if !alone && oci.IsIndex(target.MediaType) {
+		p.report(Step{Aux: auxprogress.ManifestPushedInsteadOfIndex{ManifestPushedInsteadOfIndex: true, OriginalIndex: target, SelectedManifest: v.Manifest}})
+	}
+	v.Manifest.Size = int64(len(data))
+	return pushed{v.Manifest, map[oci.Digest]variant{f.ID: v}}, nil
+}
+
+// index sends all that target names but itself. The result is nil if something is neither
+// here nor in the registry.
+func (p push) index(ctx context.Context, f found, target oci.Descriptor) (*pushed, error) {
+	s := p.store
+	out := &pushed{target: target, images: map[oci.Digest]variant{}}
+	data, err := s.blobs.Read(target.Digest)
+	if err != nil {
+		return nil, err
+	}
+	var ix oci.Index
+	if err := json.Unmarshal(data, &ix); err != nil {
+		return nil, fail.New(fail.Invalid, "index %s: %w", target.Digest, err)
+	}
+	type child struct {
+		oci.Descriptor
+		image *entry // nil: a document with what it names
+	}
+	var send []child
+	for _, d := range ix.Manifests {
+		i := slices.IndexFunc(f.all, func(e *entry) bool { return e.current().Manifest.Digest == d.Digest })
+		switch {
+		case i >= 0:
+			send = append(send, child{d, f.all[i]})
+		case s.blobs.Has(d.Digest) && slices.Contains(f.current().Extra, d.Digest):
+			send = append(send, child{d, nil})
+		default:
+			if _, err := p.repo.Resolve(ctx, d.Digest.String()); err != nil {
+				return nil, ctx.Err()
+			}
+		}
+	}
+	for _, c := range send {
+		if c.image == nil {
+			if err := p.document(ctx, c.Descriptor, 0); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		v, data, err := p.image(ctx, c.image)
+		if err == nil {
+			err = p.repo.PushManifest(ctx, v.Manifest, data, "")
+		}
+		if err != nil {
+			return nil, err
+		}
+		out.images[c.image.ID] = v
+	}
+	return out, nil
+}
+
+// document sends a manifest or index that is no image here, and the blobs it names.
+func (p push) document(ctx context.Context, d oci.Descriptor, depth int) error {
+	data, err := p.store.blobs.Read(d.Digest)
+	if err != nil {
+		return err
+	}
+	var m struct {
+		Config    *oci.Descriptor  `json:"config"`
+		Layers    []oci.Descriptor `json:"layers"`
+		Manifests []oci.Descriptor `json:"manifests"`
+	}
+	if err := json.Unmarshal(data, &m); err != nil {
+		return fail.New(fail.Invalid, "manifest %s: %w", d.Digest, err)
+	}
+	if len(m.Manifests) > 0 && depth == maxNesting {
+		return fail.New(fail.Invalid, "index %s is nested too deep", d.Digest)
+	}
+	for _, c := range m.Manifests {
+		if err := p.document(ctx, c, depth+1); err != nil {
+			return err
+		}
+	}
+	blobs := m.Layers
+	if m.Config != nil {
+		blobs = append(blobs, *m.Config)
+	}
+	for _, b := range blobs {
+		if err := p.layer(ctx, short(b.Digest), b); err != nil {
+			return err
+		}
+	}
+	return p.repo.PushManifest(ctx, d, data, "")
+}
+
+// image sends the blobs of one image or artifact, and returns what its manifest is then.
+func (p push) image(ctx context.Context, e *entry) (variant, []byte, error) {
+	s := p.store
 	c, err := e.config()
 	if err != nil {
 		return variant{}, nil, err
 	}
-	ids := make([]string, len(e.Chains))
-	for i, d := range c.image.RootFS.DiffIDs {
-		ids[i] = short(d)
+	ids := make([]string, len(e.current().Layers))
+	for i, d := range e.current().Layers {
+		ids[i] = short(d.Digest)
+		if i < len(c.image.RootFS.DiffIDs) {
+			ids[i] = short(c.image.RootFS.DiffIDs[i])
+		}
 		p.report(Step{ID: ids[i], Status: "Preparing"})
 	}
-	v, data, err := p.compressed(ctx, e.current(), ids)
+	v, data, err := p.compressed(ctx, e, ids)
 	if err != nil {
 		return variant{}, nil, err
 	}
@@ -154,10 +305,7 @@ func (p push) run(ctx context.Context, e *entry, tag string) (variant, []byte, e
 		}
 		return p.repo.PushBlob(gctx, v.Config, s.source(v.Config.Digest), nil)
 	})
-	if err := g.Wait(); err != nil {
-		return variant{}, nil, err
-	}
-	return v, data, p.repo.PushManifest(ctx, v.Manifest, data, tag)
+	return v, data, g.Wait()
 }
 
 func (s *Store) source(d oci.Digest) func() (io.ReadCloser, error) {
@@ -165,8 +313,12 @@ func (s *Store) source(d oci.Digest) func() (io.ReadCloser, error) {
 }
 
 // layer sends one layer, unless the registry has it or can take it over from another
-// repository.
+// repository, or it is a foreign one that stays where its URLs say.
 func (p push) layer(ctx context.Context, id string, d oci.Descriptor) error {
+	if isForeign(d) && !p.store.mayPushForeign(ctx, reference.Domain(p.ref)) {
+		p.report(Step{ID: id, Status: "Skipped foreign layer"})
+		return nil
+	}
 	has, err := p.repo.HasBlob(ctx, d)
 	if err != nil {
 		return err
@@ -198,42 +350,6 @@ func (p push) layer(ctx context.Context, id string, d oci.Descriptor) error {
 	return nil
 }
 
-// compressed returns v as it is, or with its plain layers compressed, and the bytes of
-// its manifest.
-func (p push) compressed(ctx context.Context, v variant, ids []string) (variant, []byte, error) {
-	s := p.store
-	data, err := s.blobs.Read(v.Manifest.Digest)
-	if err != nil {
-		return v, nil, err
-	}
-	if !slices.ContainsFunc(v.Layers, isPlain) {
-		return v, data, nil
-	}
-	layers := slices.Clone(v.Layers)
-	for i, d := range layers {
-		if !isPlain(d) {
-			continue
-		}
-		if layers[i], err = s.compress(ctx, p.lease, d, ids[i], p.report); err != nil {
-			return v, nil, fmt.Errorf("compress layer %s: %w", ids[i], err)
-		}
-	}
-	var m oci.Manifest
-	if err := json.Unmarshal(data, &m); err != nil {
-		return v, nil, fmt.Errorf("manifest %s: %w", v.Manifest.Digest, err)
-	}
-	m.Layers = layers
-	v.Layers = layers
-	v.Manifest, data, err = describeManifest(m)
-	if err != nil {
-		return v, nil, err
-	}
-	v.Target = v.Manifest
-	p.lease.keepBlobs(v.Manifest.Digest)
-	_, err = s.blobs.Put(ctx, data)
-	return v, data, err
-}
-
 // describeManifest returns the bytes of m and their descriptor.
 func describeManifest(m oci.Manifest) (oci.Descriptor, []byte, error) {
 	data, err := json.Marshal(m)
@@ -241,59 +357,6 @@ func describeManifest(m oci.Manifest) (oci.Descriptor, []byte, error) {
 		return oci.Descriptor{}, nil, err
 	}
 	return oci.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}, data, nil
-}
-
-// gzipTypes maps the media types of plain layers to those of compressed ones.
-var gzipTypes = map[string]string{
-	oci.DockerLayer:                            oci.DockerLayerGzip,
-	ocispec.MediaTypeImageLayer:                ocispec.MediaTypeImageLayerGzip,
-	"application/vnd.docker.image.rootfs.diff": oci.DockerLayerGzip,
-}
-
-func isPlain(d oci.Descriptor) bool { return gzipTypes[d.MediaType] != "" }
-
-// compress makes the compressed form of a plain layer, or finds the one made before.
-func (s *Store) compress(ctx context.Context, l *lease, d oci.Descriptor, id string, report Progress) (oci.Descriptor, error) {
-	info, err := s.blobInfo(d.Digest)
-	if err != nil {
-		return d, err
-	}
-	if z := info.Gzip; z != nil {
-		l.keepBlobs(z.Digest)
-		if s.blobs.Has(z.Digest) {
-			return oci.Descriptor{MediaType: gzipTypes[d.MediaType], Digest: z.Digest, Size: z.Size}, nil
-		}
-	}
-	f, err := s.blobs.Open(d.Digest)
-	if err != nil {
-		return d, err
-	}
-	defer f.Close()
-	w, err := s.blobs.Ingest(ctx, "")
-	if err != nil {
-		return d, err
-	}
-	defer w.Close()
-	z := pgzip.NewWriter(w)
-	in := metered{untilDone{ctx, f}, &meter{report: report, id: id, status: "Preparing", total: d.Size}}
-	if _, err := io.Copy(z, in); err != nil {
-		return d, also(err, z.Close())
-	}
-	if err := z.Close(); err != nil {
-		return d, err
-	}
-	out := oci.Descriptor{MediaType: gzipTypes[d.MediaType], Size: w.Offset()}
-	if out.Digest, err = l.commit(w, -1); err != nil {
-		return d, err
-	}
-	durable.Failpoint("images.push.compressed")
-	return out, s.change(func(c *draft) error {
-		if info, err = s.blobInfo(d.Digest); err == nil {
-			info.Gzip = &out
-			c.blobs[d.Digest] = info
-		}
-		return err
-	})
 }
 
 // untilDone ends reading when ctx does.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,7 +33,11 @@ type record struct {
 	Names    []string     `json:"names,omitempty"`   // "docker.io/library/debian:12"
 	Digests  []string     `json:"digests,omitempty"` // "docker.io/library/debian@sha256:…"
 	Stored   time.Time    `json:"stored"`
-	Tagged   time.Time    `json:"tagged,omitzero"`
+	Platform oci.Platform `json:"platform,omitzero"`
+	// Artifact is the type of what is no image to run: no layers are unpacked of it, and
+	// its ID is its manifest's digest.
+	Artifact string    `json:"artifact,omitempty"`
+	Tagged   time.Time `json:"tagged,omitzero"`
 	// Hidden: removed, but containers still stand on the layers.
 	Hidden bool `json:"hidden,omitempty"`
 }
@@ -43,12 +48,14 @@ type variant struct {
 	Manifest oci.Descriptor   `json:"manifest"`
 	Config   oci.Descriptor   `json:"config"`
 	Layers   []oci.Descriptor `json:"layers"`
+	// Extra are blobs of the index that belong to no image: attestations, indexes within.
+	Extra []oci.Digest `json:"extra,omitempty"`
 }
 
 // blobs lists what the variant needs of the content store. The index is kept if it is
 // there: it is small, and tells where the manifest came from.
 func (v variant) blobs() []oci.Digest {
-	all := []oci.Digest{v.Target.Digest, v.Manifest.Digest, v.Config.Digest}
+	all := append([]oci.Digest{v.Target.Digest, v.Manifest.Digest, v.Config.Digest}, v.Extra...)
 	for _, l := range v.Layers {
 		all = append(all, l.Digest)
 	}
@@ -100,6 +107,9 @@ type config struct {
 
 func (s *Store) newEntry(r record) *entry {
 	return &entry{record: r, config: sync.OnceValues(func() (*config, error) {
+		if r.Artifact != "" {
+			return &config{raw: []byte("{}")}, nil
+		}
 		raw, err := s.blobs.Read(r.ID)
 		if err != nil {
 			return nil, fmt.Errorf("configuration of image %s: %w", r.ID, err)
@@ -120,7 +130,7 @@ func (e *entry) image() (Image, error) {
 	}
 	v := e.current()
 	img := Image{ID: e.ID, Target: v.Target, Manifest: v.Manifest, Config: c.image, RawConfig: c.raw,
-		Size: e.Size, LastTagged: e.Tagged}
+		Artifact: e.Artifact, Size: e.Size, LastTagged: e.Tagged}
 	for _, n := range e.Names {
 		img.RepoTags = append(img.RepoTags, familiar(n))
 	}
@@ -130,12 +140,17 @@ func (e *entry) image() (Image, error) {
 	return img, nil
 }
 
-// index is the records by all they are called. Its maps are only changed under both
-// Store.write and Store.mu.
+// index is the records by all they are called. A tag or digest of a multi-platform image
+// names a record for each of its platforms that is here, the one that suits this machine
+// best first. Its maps are only changed under both Store.write and Store.mu.
 type index struct {
 	images  map[oci.Digest]*entry
-	names   map[string]oci.Digest
-	digests map[string]oci.Digest
+	names   map[string][]*entry
+	digests map[string][]*entry
+}
+
+func newIndex() index {
+	return index{images: map[oci.Digest]*entry{}, names: map[string][]*entry{}, digests: map[string][]*entry{}}
 }
 
 func (x *index) set(e *entry) {
@@ -143,11 +158,16 @@ func (x *index) set(e *entry) {
 	if e.Hidden {
 		return
 	}
+	join := func(m map[string][]*entry, key string) {
+		all := append(slices.Clone(m[key]), e)
+		slices.SortFunc(all, bySuitability)
+		m[key] = all
+	}
 	for _, n := range e.Names {
-		x.names[n] = e.ID
+		join(x.names, n)
 	}
 	for _, d := range e.Digests {
-		x.digests[d] = e.ID
+		join(x.digests, d)
 	}
 }
 
@@ -157,22 +177,29 @@ func (x *index) drop(id oci.Digest) {
 		return
 	}
 	delete(x.images, id)
-	maps.DeleteFunc(x.names, func(_ string, to oci.Digest) bool { return to == id })
+	leave := func(m map[string][]*entry, key string) {
+		if m[key] = slices.DeleteFunc(slices.Clone(m[key]), func(o *entry) bool { return o == e }); len(m[key]) == 0 {
+			delete(m, key)
+		}
+	}
+	for _, n := range e.Names {
+		leave(x.names, n)
+	}
 	for _, d := range e.Digests {
-		if x.digests[d] != id {
-			continue
-		}
-		delete(x.digests, d)
-		for _, o := range x.images { // an index names an image for each platform
-			if slices.Contains(o.Digests, d) && !o.Hidden {
-				x.digests[d] = o.ID
-			}
-		}
+		leave(x.digests, d)
 	}
 }
 
+// all are the records of a full tag or digest reference.
+func (x *index) all(ref string) []*entry {
+	if strings.Contains(ref, "@") {
+		return x.digests[ref]
+	}
+	return x.names[ref]
+}
+
 func (s *Store) loadIndex() (index, error) {
-	x := index{images: map[oci.Digest]*entry{}, names: map[string]oci.Digest{}, digests: map[string]oci.Digest{}}
+	x := newIndex()
 	err := s.db.View(func(tx *durable.Tx) error {
 		return tx.ForEach(imagesBucket, func(key string, data []byte) error {
 			var r record
@@ -212,10 +239,15 @@ func (d *draft) get(id oci.Digest) (record, bool) {
 func (d *draft) put(r record)         { d.changed[r.ID] = &r }
 func (d *draft) delete(id oci.Digest) { d.changed[id] = nil }
 
-// name gives r the name, which another image loses.
+// name gives r the name, which another image loses unless it is another platform of the
+// same index.
 func (d *draft) name(r *record, name string) {
-	if old, ok := d.index.names[name]; ok && old != r.ID {
-		if o, ok := d.get(old); ok {
+	owners := slices.Collect(maps.Keys(d.changed))
+	for _, e := range d.index.names[name] {
+		owners = append(owners, e.ID)
+	}
+	for _, id := range owners {
+		if o, ok := d.get(id); ok && id != r.ID && !o.sibling(*r) {
 			o.Names = slices.DeleteFunc(o.Names, func(n string) bool { return n == name })
 			d.put(o)
 		}
@@ -225,6 +257,12 @@ func (d *draft) name(r *record, name string) {
 		slices.Sort(r.Names)
 	}
 	r.Tagged = time.Now().UTC()
+}
+
+// sibling reports whether r and o are known by the same index.
+func (r record) sibling(o record) bool {
+	a, b := r.current().Target, o.current().Target
+	return a.Digest == b.Digest && oci.IsIndex(a.MediaType)
 }
 
 // change runs fn on a draft of the records, and makes what it did durable and visible.
@@ -279,37 +317,57 @@ func (s *Store) change(fn func(*draft) error) error {
 
 // arrived is an image whose content is here and not yet recorded.
 type arrived struct {
-	id     oci.Digest
-	v      variant
-	chains []oci.Digest
+	id       oci.Digest
+	v        variant
+	chains   []oci.Digest
+	platform oci.Platform
+	artifact string
 }
 
-// record makes an image visible that has wholly arrived, under name and digest if these
-// are not empty. The caller holds a lease on its content.
-func (s *Store) record(a arrived, name, digest string) error {
-	var size int64
-	for _, c := range a.chains {
-		n, err := s.layers.Size(c)
-		if err != nil {
-			return err
+// arrival is an image to record under names and a digest reference, of which there may
+// be none.
+type arrival struct {
+	arrived
+	names  []string
+	digest string
+}
+
+// record makes images visible that have wholly arrived, all at once. The caller holds a
+// lease on their content.
+func (s *Store) record(all ...arrival) error {
+	sizes := make([]int64, len(all))
+	for i, a := range all {
+		for _, c := range a.chains {
+			n, err := s.layers.Size(c)
+			if err != nil {
+				return err
+			}
+			sizes[i] += n
 		}
-		size += n
+		if a.artifact != "" {
+			for _, d := range append([]oci.Descriptor{a.v.Manifest, a.v.Config}, a.v.Layers...) {
+				sizes[i] += d.Size
+			}
+		}
 	}
 	return s.change(func(d *draft) error {
-		r, ok := d.get(a.id)
-		if !ok {
-			r = record{ID: a.id, Stored: time.Now().UTC()}
+		for i, a := range all {
+			r, ok := d.get(a.id)
+			if !ok {
+				r = record{ID: a.id, Stored: time.Now().UTC()}
+			}
+			r.Chains, r.Size, r.Hidden = a.chains, sizes[i], false
+			r.Platform, r.Artifact = a.platform, a.artifact
+			if a.digest != "" && !slices.Contains(r.Digests, a.digest) {
+				r.Digests = append(r.Digests, a.digest)
+				slices.Sort(r.Digests)
+			}
+			r.addVariant(a.v)
+			for _, n := range a.names {
+				d.name(&r, n)
+			}
+			d.put(r)
 		}
-		r.Chains, r.Size, r.Hidden = a.chains, size, false
-		if digest != "" && !slices.Contains(r.Digests, digest) {
-			r.Digests = append(r.Digests, digest)
-			slices.Sort(r.Digests)
-		}
-		r.addVariant(a.v)
-		if name != "" {
-			d.name(&r, name)
-		}
-		d.put(r)
 		return nil
 	})
 }
@@ -352,8 +410,8 @@ func sameIndex(a, b oci.Index) bool {
 
 // blobInfo is what we know of a blob beside its content.
 type blobInfo struct {
-	Repos []string        `json:"repos,omitempty"` // "localhost:5000/app": repositories that have it, latest first
-	Gzip  *oci.Descriptor `json:"gzip,omitempty"`  // what a plain layer was compressed to
+	Repos []string                  `json:"repos,omitempty"` // "localhost:5000/app": repositories that have it, latest first
+	Forms map[string]oci.Descriptor `json:"forms,omitempty"` // what a layer was packed to: "gzip", "zstd:3", "plain"
 }
 
 // maxRepos bounds how many places we remember of a blob.

@@ -20,6 +20,8 @@ type RemoveOptions struct {
 	// NoPrune asks to keep untagged parents. Images here have no parents, so there is
 	// nothing to keep.
 	NoPrune bool
+	// Platforms narrows the removal to these platforms of a multi-platform image.
+	Platforms []oci.Platform
 	// Users names the containers that use an image, and those among them that run.
 	Users func(id oci.Digest) (all, running []string)
 }
@@ -29,6 +31,7 @@ type RemoveOptions struct {
 //   - A name goes if it is not the last one, or no container uses the image, or Force.
 //     With a repository's last tag go its digests. When no name is left, the image is
 //     deleted if no container uses it; by force also under stopped containers.
+//     A name of several platforms goes from all of them.
 //   - An ID deletes the image if all names are of one repository and no container uses
 //     it; Force overrides both, but not a running container.
 //
@@ -49,26 +52,35 @@ func (s *Store) Remove(ctx context.Context, name string, o RemoveOptions) ([]Rem
 			s.tell("untag", r.id, r.id.String(), r.id.String())
 		}
 	}
-	if r.gone == nil {
-		return r.log, nil
+	for _, id := range r.deleted {
+		s.tell("delete", id, id.String(), id.String())
 	}
-	s.tell("delete", r.id, r.id.String(), r.id.String())
-	chains, _, err := s.discard(r.gone.Chains, r.gone.blobs())
-	for _, c := range chains {
-		r.log = append(r.log, Removal{Deleted: c.String()})
-	}
-	if err != nil {
-		// The image is gone; what could not be deleted is found again by Collect.
-		s.log.Warn("content of a removed image is left", "image", r.id, "error", err)
+	for _, gone := range r.gone {
+		chains, _, err := s.discard(gone.Chains, gone.blobs())
+		for _, c := range chains {
+			r.log = append(r.log, Removal{Deleted: c.String()})
+		}
+		if err != nil {
+			// The image is gone; what could not be deleted is found again by Collect.
+			s.log.Warn("content of a removed image is left", "image", gone.ID, "error", err)
+		}
 	}
 	return r.log, nil
 }
 
 // removed is what takeAway decided and recorded.
 type removed struct {
-	id   oci.Digest
-	log  []Removal
-	gone *record // the image itself, if nothing needs its content any more
+	id      oci.Digest
+	log     []Removal
+	deleted []oci.Digest
+	gone    []record // of deleted, those whose content nothing needs any more
+}
+
+// say adds a line to the log, once.
+func (out *removed) say(r Removal) {
+	if !slices.Contains(out.log, r) {
+		out.log = append(out.log, r)
+	}
 }
 
 // takeAway changes the records. The caller holds Store.removal, so that no container
@@ -81,45 +93,75 @@ func (s *Store) takeAway(name string, o RemoveOptions) (removed, error) {
 	if f.Hidden {
 		return removed{}, fail.New(fail.NotFound, "No such image: %s", name)
 	}
-	u := users{}
-	if o.Users != nil {
-		u.all, u.running = o.Users(f.ID)
+	these := f.all
+	if len(o.Platforms) > 0 {
+		if these, err = f.exactly(name, o.Platforms); err != nil {
+			return removed{}, err
+		}
 	}
 	out := removed{id: f.ID}
 	err = s.change(func(d *draft) error {
-		r, ok := d.get(f.ID)
-		if !ok {
-			return fail.New(fail.NotFound, "No such image: %s", name)
+		for _, e := range these {
+			r, ok := d.get(e.ID)
+			if !ok {
+				return fail.New(fail.NotFound, "No such image: %s", name)
+			}
+			u := users{}
+			if o.Users != nil {
+				u.all, u.running = o.Users(r.ID)
+			}
+			part := len(these) < len(f.all) // other platforms keep the names
+			remove := true
+			var err error
+			switch {
+			case part:
+				err = out.unname(&r, true, o.Force, u)
+			case f.ref != "":
+				remove, err = out.untag(&r, f.ref, name, o.Force, u)
+			default:
+				err = out.unname(&r, false, o.Force, u)
+			}
+			if err != nil {
+				return err
+			}
+			if !remove {
+				d.put(r)
+				continue
+			}
+			for _, full := range append(slices.Clone(r.Names), r.Digests...) {
+				if !part {
+					out.say(Removal{Untagged: familiar(full)})
+				}
+			}
+			r.Names, r.Digests = nil, nil
+			out.say(Removal{Deleted: r.ID.String()})
+			out.deleted = append(out.deleted, r.ID)
+			if len(u.all) > 0 {
+				r.Hidden = true
+				d.put(r)
+				continue
+			}
+			out.gone = append(out.gone, r)
+			d.delete(r.ID)
 		}
-		remove := true
-		var err error
-		if f.ref != "" {
-			remove, err = out.untag(&r, f.ref, name, o.Force, u)
-		} else {
-			err = out.unname(&r, o.Force, u)
-		}
-		if err != nil {
-			return err
-		}
-		if !remove {
-			d.put(r)
-			return nil
-		}
-		for _, full := range append(slices.Clone(r.Names), r.Digests...) {
-			out.log = append(out.log, Removal{Untagged: familiar(full)})
-		}
-		r.Names, r.Digests = nil, nil
-		out.log = append(out.log, Removal{Deleted: r.ID.String()})
-		if len(u.all) > 0 {
-			r.Hidden = true
-			d.put(r)
-			return nil
-		}
-		out.gone = &r
-		d.delete(r.ID)
 		return nil
 	})
 	return out, err
+}
+
+// exactly are the wanted platforms of f, each of which has to be here.
+func (f found) exactly(name string, want []oci.Platform) ([]*entry, error) {
+	var these []*entry
+	for _, p := range want {
+		one, err := f.exact(name, p)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(these, one.entry) {
+			these = append(these, one.entry)
+		}
+	}
+	return these, nil
 }
 
 // users are the containers that stand on an image.
@@ -135,7 +177,7 @@ func (out *removed) untag(r *record, ref, asked string, force bool, u users) (bo
 	}
 	drop := func(list *[]string, full string) {
 		*list = slices.DeleteFunc(*list, func(n string) bool { return n == full })
-		out.log = append(out.log, Removal{Untagged: familiar(full)})
+		out.say(Removal{Untagged: familiar(full)})
 	}
 	if strings.Contains(ref, "@") {
 		drop(&r.Digests, ref)
@@ -157,8 +199,9 @@ func (out *removed) untag(r *record, ref, asked string, force bool, u users) (bo
 	return len(u.running) == 0 && (force || len(u.all) == 0), nil
 }
 
-// unname checks whether an image asked for by its ID may go with all its names.
-func (out *removed) unname(r *record, force bool, u users) error {
+// unname checks whether an image asked for by its ID may go with all its names. As part
+// of a multi-platform image its names do not count.
+func (out *removed) unname(r *record, part, force bool, u users) error {
 	refuse := func(how, why string) error {
 		return fail.New(fail.Conflict, "conflict: unable to delete %s (%s) - %s", short(r.ID), how, why)
 	}
@@ -167,7 +210,7 @@ func (out *removed) unname(r *record, force bool, u users) error {
 		return refuse("cannot be forced", "image is being used by running container "+shortID(u.running[0]))
 	case force:
 		return nil
-	case !r.oneRepository():
+	case !part && !r.oneRepository():
 		return refuse("must be forced", "image is referenced in multiple repositories")
 	case len(u.all) > 0:
 		return refuse("must be forced", "image is being used by stopped container "+shortID(u.all[0]))

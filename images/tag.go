@@ -21,12 +21,17 @@ func (s *Store) Tag(source string, target reference.Named) error {
 		return err
 	}
 	err = s.change(func(d *draft) error {
-		r, ok := d.get(f.ID)
-		if !ok || r.Hidden {
+		tagged := 0
+		for _, e := range f.all {
+			if r, ok := d.get(e.ID); ok && !r.Hidden {
+				d.name(&r, target.String())
+				d.put(r)
+				tagged++
+			}
+		}
+		if tagged == 0 {
 			return fail.New(fail.NotFound, "No such image: %s", source)
 		}
-		d.name(&r, target.String())
-		d.put(r)
 		return nil
 	})
 	if err == nil {

@@ -165,7 +165,7 @@ func (f *fakeImages) Pull(_ context.Context, _ reference.Named, _ *oci.Platform,
 	f.report(p)
 	return images.Image{}, f.err
 }
-func (f *fakeImages) Push(_ context.Context, _ reference.Named, _ *registry.Auth, p images.Progress) error {
+func (f *fakeImages) Push(_ context.Context, _ reference.Named, _ images.PushOptions, _ *registry.Auth, p images.Progress) error {
 	f.report(p)
 	return f.err
 }
@@ -182,20 +182,36 @@ func (f *fakeImages) Get(name string) (images.Image, error) {
 	}
 	return images.Image{}, fail.New(fail.NotFound, "No such image: %s", name)
 }
+func (f *fakeImages) GetExact(name string, platform *oci.Platform) (images.Image, error) {
+	img, err := f.Get(name)
+	if err == nil && platform != nil && platform.Architecture != img.Config.Architecture {
+		err = fail.New(fail.NotFound, "its platform (linux/%s) does not match", img.Config.Architecture)
+	}
+	return img, err
+}
+func (f *fakeImages) Manifests(oci.Digest) ([]images.Part, error) { return nil, f.err }
+func (f *fakeImages) CanSave(names []string, _ images.SaveOptions) error {
+	for _, n := range names {
+		if _, err := f.Get(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 func (f *fakeImages) List() ([]images.Image, error)     { return f.list, nil }
 func (f *fakeImages) Tag(string, reference.Named) error { return f.err }
 func (f *fakeImages) Remove(_ context.Context, name string, _ images.RemoveOptions) ([]images.Removal, error) {
 	f.removed = append(f.removed, name)
 	return []images.Removal{{Untagged: name}}, f.err
 }
-func (f *fakeImages) History(string) ([]images.HistoryEntry, error) {
+func (f *fakeImages) History(string, *oci.Platform) ([]images.HistoryEntry, error) {
 	return []images.HistoryEntry{{ID: "sha256:aa", Created: day, CreatedBy: "CMD sh", Tags: []string{"busybox:latest"}, Size: 0}, {ID: "<missing>", Created: day, Size: 1000}}, nil
 }
-func (f *fakeImages) Save(_ context.Context, _ []string, w io.Writer) error {
+func (f *fakeImages) Save(_ context.Context, _ []string, _ images.SaveOptions, w io.Writer) error {
 	_, err := io.WriteString(w, "tar")
 	return err
 }
-func (f *fakeImages) Load(_ context.Context, r io.Reader, p images.Progress) ([]string, error) {
+func (f *fakeImages) Load(_ context.Context, r io.Reader, _ images.LoadOptions, p images.Progress) ([]string, error) {
 	first := make([]byte, 1)
 	_, _ = io.ReadFull(r, first)
 	if p != nil {
@@ -214,6 +230,7 @@ func (f *fakeImages) Import(_ context.Context, _ io.Reader, o images.ImportOptio
 }
 func (f *fakeImages) GraphDriver() string        { return "overlay" }
 func (f *fakeImages) LayersSize() (int64, error) { return 1000, nil }
+func (f *fakeImages) Usage() (int64, error)      { return 2000, nil }
 func (f *fakeImages) Collect(context.Context, func(oci.Digest) bool) (int64, error) {
 	return 0, nil
 }

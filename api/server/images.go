@@ -54,7 +54,9 @@ func listImages(w *writer, r *request) error {
 			row.Containers = int64(len(users))
 		}
 		if r.version >= 47 && r.boolean("manifests") {
-			row.Manifests = r.s.manifests(img)
+			if row.Manifests, err = r.s.manifests(img); err != nil && !fail.Is(err, fail.NotFound) {
+				return err
+			}
 		}
 		if refs := f["reference"]; len(refs) > 0 {
 			fits := func(ref string) bool {
@@ -101,18 +103,33 @@ func orEmpty(s []string) []string {
 	return s
 }
 
-// manifests describes the one manifest of an image that is here.
-func (s *Server) manifests(img images.Image) []image.ManifestSummary {
-	if img.Manifest.Digest == "" {
-		return nil
+// manifests describes the manifests of an image.
+func (s *Server) manifests(img images.Image) ([]image.ManifestSummary, error) {
+	parts, err := s.Images.Manifests(img.ID)
+	if err != nil {
+		return nil, err
 	}
-	users, _ := s.Containers.Using(img.ID)
-	props := &image.ImageProperties{Platform: img.Config.Platform, Containers: orEmpty(users)}
-	props.Size.Unpacked = img.Size
-	m := image.ManifestSummary{ID: img.Manifest.Digest.String(), Descriptor: img.Manifest, Available: true, Kind: image.ManifestKindImage, ImageData: props}
-	m.Size.Content = img.Manifest.Size
-	m.Size.Total = img.Manifest.Size + img.Size
-	return []image.ManifestSummary{m}
+	out := []image.ManifestSummary{}
+	for _, p := range parts {
+		m := image.ManifestSummary{ID: p.Descriptor.Digest.String(), Descriptor: p.Descriptor, Available: p.Available, Kind: image.ManifestKindUnknown}
+		m.Size.Content = p.Content
+		m.Size.Total = p.Content + p.Unpacked
+		switch {
+		case p.Attests != "":
+			m.Kind = image.ManifestKindAttestation
+			m.AttestationData = &image.AttestationProperties{For: p.Attests}
+		case p.Artifact == "" && p.Platform.OS != "" && p.Platform.OS != "unknown":
+			m.Kind = image.ManifestKindImage
+			m.ImageData = &image.ImageProperties{Platform: p.Platform, Containers: []string{}}
+			m.ImageData.Size.Unpacked = p.Unpacked
+			if p.Image != "" {
+				users, _ := s.Containers.Using(p.Image)
+				m.ImageData.Containers = orEmpty(users)
+			}
+		}
+		out = append(out, m)
+	}
+	return out, nil
 }
 
 // sharedSizes tells for each image how many of its bytes other images have too. Sizes of
@@ -149,7 +166,7 @@ func (s *Server) sharedSizes() map[oci.Digest]int64 {
 
 // layerSizes are the unpacked sizes of an image's layers, lowest first.
 func (s *Server) layerSizes(img images.Image) []int64 {
-	rows, err := s.Images.History(img.ID.String())
+	rows, err := s.Images.History(img.ID.String(), nil)
 	if err != nil {
 		return nil
 	}
@@ -228,10 +245,6 @@ type imageInspect struct {
 }
 
 func inspectImage(w *writer, r *request) error {
-	img, err := r.s.Images.Get(r.path["name"])
-	if err != nil {
-		return err
-	}
 	if r.boolean("manifests") && r.query("platform") != "" {
 		return fail.New(fail.Invalid, "conflicting options: manifests and platform options cannot both be set")
 	}
@@ -239,15 +252,18 @@ func inspectImage(w *writer, r *request) error {
 	if err != nil {
 		return err
 	}
-	if platform != nil && !samePlatform(*platform, img.Config.Platform) {
-		return fail.New(fail.NotFound, "image %s is here for %s only", r.path["name"], platformText(img.Config.Platform))
+	img, err := r.s.Images.GetExact(r.path["name"], platform)
+	if err != nil {
+		return err
 	}
 	out, err := imageAnswer(img, r.s.Images.GraphDriver(), r.version)
 	if err != nil {
 		return err
 	}
 	if r.version >= 48 && r.boolean("manifests") {
-		out.Manifests = r.s.manifests(img)
+		if out.Manifests, err = r.s.manifests(img); err != nil {
+			return err
+		}
 	}
 	return writeJSON(w, http.StatusOK, out)
 }
@@ -325,7 +341,11 @@ func containerConfig(c dockerspec.DockerOCIImageConfig) *container.Config {
 }
 
 func imageHistory(w *writer, r *request) error {
-	rows, err := r.s.Images.History(r.path["name"])
+	platform, err := parsePlatform(r.query("platform"))
+	if err != nil {
+		return err
+	}
+	rows, err := r.s.Images.History(r.path["name"], platform)
 	if err != nil {
 		return err
 	}
@@ -377,10 +397,11 @@ func removeImage(w *writer, r *request) error {
 	if strings.TrimSpace(name) == "" {
 		return fail.New(fail.Invalid, "image name cannot be blank")
 	}
-	if len(r.list("platforms")) > 0 {
-		return fail.New(fail.NotImplemented, "removing single platforms of an image is not supported by this version of Berth")
+	platforms, err := r.platforms("platforms")
+	if err != nil {
+		return err
 	}
-	done, err := r.s.Images.Remove(r.Context(), name, images.RemoveOptions{Force: r.boolean("force"), NoPrune: r.boolean("noprune"), Users: r.s.Containers.Using})
+	done, err := r.s.Images.Remove(r.Context(), name, images.RemoveOptions{Force: r.boolean("force"), NoPrune: r.boolean("noprune"), Platforms: platforms, Users: r.s.Containers.Using})
 	if err != nil {
 		return err
 	}
@@ -415,7 +436,7 @@ func pruneImages(w *writer, r *request) error {
 	if err != nil {
 		return err
 	}
-	before, err := r.s.Images.LayersSize()
+	before, err := r.s.Images.Usage()
 	if err != nil {
 		return err
 	}
@@ -424,7 +445,7 @@ func pruneImages(w *writer, r *request) error {
 		if users, _ := r.s.Containers.Using(img.ID); len(users) > 0 || (danglingOnly && len(img.RepoTags) > 0) {
 			continue
 		}
-		names := img.RepoTags
+		names := append(slices.Clone(img.RepoTags), img.RepoDigests...)
 		if len(names) == 0 {
 			names = []string{img.ID.String()}
 		}
@@ -439,15 +460,14 @@ func pruneImages(w *writer, r *request) error {
 			report.ImagesDeleted = append(report.ImagesDeleted, removals(done)...)
 		}
 	}
-	freed, err := r.s.Images.Collect(r.Context(), r.s.imageInUse())
+	if _, err := r.s.Images.Collect(r.Context(), r.s.imageInUse()); err != nil {
+		return err
+	}
+	after, err := r.s.Images.Usage()
 	if err != nil {
 		return err
 	}
-	after, err := r.s.Images.LayersSize()
-	if err != nil {
-		return err
-	}
-	report.SpaceReclaimed = uint64(max(before-after, freed, 0))
+	report.SpaceReclaimed = uint64(max(before-after, 0))
 	return writeJSON(w, http.StatusOK, report)
 }
 

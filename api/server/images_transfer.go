@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -103,12 +104,9 @@ func allTags(r *request, name reference.Named) ([]reference.Named, error) {
 }
 
 func importImage(w *writer, r *request, platform *oci.Platform) error {
-	switch src := r.query("fromSrc"); src {
-	case "-":
-	case "":
+	src := r.query("fromSrc")
+	if src == "" {
 		return fail.New(fail.Invalid, "one of fromImage and fromSrc is needed")
-	default:
-		return fail.New(fail.NotImplemented, "importing from a URL is not supported: fetch %s yourself and import the file", src)
 	}
 	o := images.ImportOptions{Message: r.query("message"), Changes: r.list("changes"), Platform: platform}
 	if repo := r.query("repo"); repo != "" {
@@ -122,7 +120,21 @@ func importImage(w *writer, r *request, platform *oci.Platform) error {
 		return err
 	}
 	stream := &progressStream{w: w}
-	id, err := r.s.Images.Import(r.Context(), r.Body, o)
+	body := io.Reader(r.Body)
+	if src != "-" {
+		if !strings.Contains(src, "://") {
+			src = "http://" + src
+		}
+		answer, err := images.OpenURL(r.Context(), src)
+		if err != nil {
+			return err
+		}
+		defer answer.Close()
+		body = answer
+		o.Message = cmp.Or(o.Message, "Imported from "+src)
+		stream.send(progressMessage{Status: "Downloading from " + src})
+	}
+	id, err := r.s.Images.Import(r.Context(), body, o)
 	if err == nil {
 		stream.send(progressMessage{Status: id.String()})
 	}
@@ -134,8 +146,13 @@ func pushImage(w *writer, r *request) error {
 	if err != nil {
 		return err
 	}
-	if r.query("platform") != "" {
-		return fail.New(fail.NotImplemented, "pushing a single platform of an image is not supported by this version of Berth")
+	var o images.PushOptions
+	if o.Platform, err = parsePlatform(r.query("platform")); err != nil {
+		return err
+	}
+	// Berth's own: no client of Docker's sends it.
+	if o.Compression, err = images.ParseCompression(r.query("compression")); err != nil {
+		return err
 	}
 	name, err := reference.ParseNormalizedNamed(r.path["name"])
 	if err != nil {
@@ -154,7 +171,7 @@ func pushImage(w *writer, r *request) error {
 	}
 	stream := &progressStream{w: w}
 	for _, ref := range refs {
-		if err = r.s.Images.Push(r.Context(), ref, auth, stream.step); err != nil {
+		if err = r.s.Images.Push(r.Context(), ref, o, auth, stream.step); err != nil {
 			break
 		}
 	}
@@ -190,22 +207,23 @@ func (s *Server) save(w *writer, r *request, names []string) error {
 	if len(names) == 0 {
 		return fail.New(fail.Invalid, "no image names given")
 	}
-	if len(r.list("platform")) > 0 {
-		return fail.New(fail.NotImplemented, "saving a single platform of an image is not supported by this version of Berth")
+	platforms, err := r.platforms("platform")
+	if err != nil {
+		return err
 	}
-	for _, n := range names {
-		if _, err := s.Images.Get(n); err != nil {
-			return err // while there still is a status to say it with
-		}
+	o := images.SaveOptions{Platforms: platforms}
+	if err := s.Images.CanSave(names, o); err != nil {
+		return err // while there still is a status to say it with
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
-	return s.Images.Save(r.Context(), names, w)
+	return s.Images.Save(r.Context(), names, o, w)
 }
 
 // loadImages takes in an archive and names what was in it.
 func loadImages(w *writer, r *request) error {
-	if len(r.list("platform")) > 0 {
-		return fail.New(fail.NotImplemented, "loading a single platform of an image is not supported by this version of Berth")
+	platforms, err := r.platforms("platform")
+	if err != nil {
+		return err
 	}
 	if err := w.readWhileWriting(); err != nil {
 		return err
@@ -215,7 +233,7 @@ func loadImages(w *writer, r *request) error {
 	if !r.booleanOr("quiet", true) {
 		report = stream.step
 	}
-	names, err := r.s.Images.Load(r.Context(), r.Body, report)
+	names, err := r.s.Images.Load(r.Context(), r.Body, images.LoadOptions{Platforms: platforms}, report)
 	for _, n := range names {
 		what := "Loaded image: "
 		if _, parseErr := digest.Parse(n); parseErr == nil {

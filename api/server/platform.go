@@ -10,10 +10,6 @@ import (
 // platformFromString reads os/arch[/variant].
 func platformFromString(s string) (oci.Platform, error) { return platforms.Parse(s) }
 
-func platformText(p oci.Platform) string { return platforms.Format(p) }
-
-func samePlatform(want, have oci.Platform) bool { return platforms.NewMatcher(want).Match(have) }
-
 // exposedPorts turns an image's "80/tcp" keys into moby's; what is not a port is left out.
 func exposedPorts(in map[string]struct{}) network.PortSet {
 	if len(in) == 0 {

@@ -204,3 +204,17 @@ func parsePlatform(s string) (*oci.Platform, error) {
 	}
 	return &p, nil
 }
+
+// platforms reads a list of platforms.
+func (r *request) platforms(name string) (all []oci.Platform, err error) {
+	for _, s := range r.list(name) {
+		p, err := parsePlatform(s)
+		if err != nil {
+			return nil, err
+		}
+		if p != nil {
+			all = append(all, *p)
+		}
+	}
+	return all, nil
+}

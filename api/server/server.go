@@ -66,17 +66,21 @@ type Execs interface {
 // Images is what the API needs of *images.Store.
 type Images interface {
 	Pull(ctx context.Context, ref reference.Named, platform *oci.Platform, auth *registry.Auth, report images.Progress) (images.Image, error)
-	Push(ctx context.Context, ref reference.Named, auth *registry.Auth, report images.Progress) error
+	Push(ctx context.Context, ref reference.Named, o images.PushOptions, auth *registry.Auth, report images.Progress) error
 	Get(name string) (images.Image, error)
+	GetExact(name string, platform *oci.Platform) (images.Image, error)
+	Manifests(id oci.Digest) ([]images.Part, error)
 	List() ([]images.Image, error)
 	Tag(source string, target reference.Named) error
 	Remove(ctx context.Context, name string, o images.RemoveOptions) ([]images.Removal, error)
-	History(name string) ([]images.HistoryEntry, error)
-	Save(ctx context.Context, names []string, w io.Writer) error
-	Load(ctx context.Context, r io.Reader, report images.Progress) ([]string, error)
+	History(name string, platform *oci.Platform) ([]images.HistoryEntry, error)
+	CanSave(names []string, o images.SaveOptions) error
+	Save(ctx context.Context, names []string, o images.SaveOptions, w io.Writer) error
+	Load(ctx context.Context, r io.Reader, o images.LoadOptions, report images.Progress) ([]string, error)
 	Import(ctx context.Context, r io.Reader, o images.ImportOptions) (oci.Digest, error)
 	GraphDriver() string
 	LayersSize() (int64, error)
+	Usage() (int64, error)
 	Collect(ctx context.Context, inUse func(oci.Digest) bool) (int64, error)
 }
 
