@@ -17,6 +17,7 @@ import (
 
 type imagesFlags struct {
 	all, digests, noTrunc, quiet bool
+	tree                         bool
 	format                       string
 	filter                       opts.FilterOpt
 }
@@ -46,11 +47,15 @@ func newImageList(a *app, name string, aliases []string) *cobra.Command {
 	flags.BoolVar(&o.noTrunc, "no-trunc", false, "Don't truncate output")
 	flags.BoolVar(&o.digests, "digests", false, "Show digests")
 	flags.StringVar(&o.format, "format", "", formatHelp)
+	flags.BoolVar(&o.tree, "tree", false, "List multi-platform images as a tree (EXPERIMENTAL)")
 	flags.VarP(&o.filter, "filter", "f", "Filter output based on conditions provided")
 	return cmd
 }
 
 func (a *app) images(ctx context.Context, o *imagesFlags) error {
+	if o.tree {
+		return a.imageTree(ctx, o)
+	}
 	format := o.format
 	if format == "" && !o.quiet {
 		format = a.config().ImagesFormat

@@ -103,8 +103,8 @@ func (a *app) pullImage(ctx context.Context, name string, request pullRequest) e
 
 // showProgress prints a stream of progress messages: bars redrawn in place on a terminal,
 // plain lines elsewhere.
-func showProgress(ctx context.Context, stream io.Reader, out io.Writer) error {
-	err := jsonmessage.DisplayStream(stream, out)
+func showProgress(ctx context.Context, stream io.Reader, out io.Writer, opts ...jsonmessage.DisplayOpt) error {
+	err := jsonmessage.DisplayStream(stream, out, opts...)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

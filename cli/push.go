@@ -2,19 +2,25 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/auxprogress"
+	"github.com/moby/moby/api/types/jsonstream"
 	mobyclient "github.com/moby/moby/client"
+	"github.com/moby/moby/client/pkg/jsonmessage"
 	"github.com/spf13/cobra"
 )
 
 type pushFlags struct {
 	all, quiet, trustOff bool
 	platform             string
+	compression          string
 }
 
 func newPush(a *app) *cobra.Command {
@@ -37,6 +43,7 @@ func newPush(a *app) *cobra.Command {
 	flags.StringVar(&o.platform, "platform", os.Getenv("DOCKER_DEFAULT_PLATFORM"), `Push a platform-specific manifest as a single-platform image to the registry.
 Image index won't be pushed, meaning that other manifests, including attestations won't be preserved.
 'os[/arch[/variant]]': Explicit platform (eg. linux/amd64)`)
+	flags.StringVar(&o.compression, "compression", "", `Compress layers by "gzip[:1-9]", "zstd[:1-22]" or "uncompressed" instead of sending them as they are`)
 	registerContentTrust(flags, &o.trustOff)
 	return cmd
 }
@@ -59,9 +66,15 @@ func (a *app) push(ctx context.Context, name string, o pushFlags) error {
 	if err != nil {
 		return err
 	}
+	a.engineOptions.PushCompression = o.compression
 	engine, err := a.engine()
 	if err != nil {
 		return err
+	}
+	if o.compression != "" {
+		if err := isBerth(ctx, engine, "--compression"); err != nil {
+			return err
+		}
 	}
 	auth, err := a.registryAuth(named)
 	if err != nil {
@@ -72,12 +85,41 @@ func (a *app) push(ctx context.Context, name string, o pushFlags) error {
 		return err
 	}
 	defer progress.Close()
-	if !o.quiet {
-		return showProgress(ctx, progress, a.Out)
+	var notes []string
+	note := jsonmessage.WithAuxCallback(func(m jsonstream.Message) {
+		if m.Aux == nil {
+			return
+		}
+		var single auxprogress.ManifestPushedInsteadOfIndex
+		if err := json.Unmarshal(*m.Aux, &single); err == nil && single.ManifestPushedInsteadOfIndex {
+			notes = append(notes, fmt.Sprintf("Not all platforms of the image are here: %s was pushed alone, without its index %s",
+				single.SelectedManifest.Digest, single.OriginalIndex.Digest))
+		}
+	})
+	out := a.Out
+	if o.quiet {
+		out = io.Discard
 	}
-	if err := showProgress(ctx, progress, io.Discard); err != nil {
+	if err := showProgress(ctx, progress, out, note); err != nil {
 		return err
 	}
-	fmt.Fprintln(a.Out, named.String())
+	if o.quiet {
+		fmt.Fprintln(a.Out, named.String())
+	}
+	for _, n := range notes {
+		fmt.Fprintln(a.Err, "NOTE:", n)
+	}
+	return nil
+}
+
+// isBerth refuses an option that Docker's engine would ignore.
+func isBerth(ctx context.Context, engine *mobyclient.Client, option string) error {
+	v, err := engine.ServerVersion(ctx, mobyclient.ServerVersionOptions{})
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(v.Platform.Name, "Berth") {
+		return fmt.Errorf("%s needs a Berth engine; this one is %q", option, v.Platform.Name)
+	}
 	return nil
 }

@@ -25,6 +25,8 @@ type Options struct {
 	TLS, TLSVerify            bool
 	CAFile, CertFile, KeyFile string
 	UserAgent                 string
+	// PushCompression is what pushes ask of Berth beyond Docker's API.
+	PushCompression string
 }
 
 // New returns a client of the engine. Nothing is dialled yet. Only for the default unix
@@ -39,6 +41,9 @@ func New(o Options) (*mobyclient.Client, error) {
 	opts := []mobyclient.Opt{mobyclient.WithAPIVersionFromEnv()}
 	if o.UserAgent != "" {
 		opts = append(opts, mobyclient.WithUserAgent(o.UserAgent))
+	}
+	if o.PushCompression != "" {
+		opts = append(opts, mobyclient.WithHTTPHeaders(map[string]string{"X-Berth-Push-Compression": o.PushCompression}))
 	}
 	if helper, err := connhelper.GetConnectionHelper(e.host); err != nil {
 		return nil, err

@@ -150,8 +150,8 @@ func pushImage(w *writer, r *request) error {
 	if o.Platform, err = parsePlatform(r.query("platform")); err != nil {
 		return err
 	}
-	// Berth's own: no client of Docker's sends it.
-	if o.Compression, err = images.ParseCompression(r.query("compression")); err != nil {
+	// Berth's own, a header because Docker's client library has no way to add to a query.
+	if o.Compression, err = images.ParseCompression(r.Header.Get("X-Berth-Push-Compression")); err != nil {
 		return err
 	}
 	name, err := reference.ParseNormalizedNamed(r.path["name"])
