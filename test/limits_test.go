@@ -1,0 +1,232 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"berth/kernel/cgroup"
+	"berth/testkit"
+)
+
+// limit is a flag and what the kernel shows of it, below /sys/fs/cgroup in the container.
+type limit struct {
+	flag           string
+	v1, v1Value    string
+	v2, v2Value    string // empty: v2 does not have it
+	updatable      string // another value for `update`
+	v1Then, v2Then string
+	works          func(cgroup.Support) bool // nil: wherever there are control groups
+}
+
+func limits() []limit {
+	swap := func(s cgroup.Support) bool { return s.Swap }
+	list := []limit{
+		{"--memory 64m", "memory/memory.limit_in_bytes", "67108864", "memory.max", "67108864", "--memory 48m", "50331648", "50331648", nil},
+		{"--memory-swap 128m", "memory/memory.memsw.limit_in_bytes", "134217728", "memory.swap.max", "67108864", "--memory-swap 96m", "100663296", "50331648", swap},
+		{"--memory-reservation 32m", "memory/memory.soft_limit_in_bytes", "33554432", "memory.low", "33554432", "--memory-reservation 16m", "16777216", "16777216", nil},
+		{"--memory-swappiness 30", "memory/memory.swappiness", "30", "", "", "", "", "", func(s cgroup.Support) bool { return s.MemorySwappiness }},
+		{"--oom-kill-disable", "memory/memory.oom_control", "oom_kill_disable 1\n.*", "", "", "", "", "", func(s cgroup.Support) bool { return s.OOMKillDisable }},
+		{"--cpu-shares 512", "cpu/cpu.shares", "512", "cpu.weight", "59", "--cpu-shares 1024", "1024", "100", nil},
+		{"--cpu-period 50000", "cpu/cpu.cfs_period_us", "50000", "cpu.max", "20000 50000", "--cpu-period 60000", "60000", "30000 60000", nil},
+		{"--cpu-quota 20000", "cpu/cpu.cfs_quota_us", "20000", "cpu.max", "20000 50000", "--cpu-quota 30000", "30000", "30000 60000", nil},
+		{"--cpuset-cpus 0", "cpuset/cpuset.cpus", "0", "cpuset.cpus", "0", "--cpuset-cpus 0", "0", "0", nil},
+		{"--cpuset-mems 0", "cpuset/cpuset.mems", "0", "cpuset.mems", "0", "", "", "", nil},
+		{"--pids-limit 100", "pids/pids.max", "100", "pids.max", "100", "--pids-limit -1", "max", "max", nil},
+	}
+	if path, numbers := blockDevice(); path != "" {
+		for _, t := range []struct{ flag, value, v1, key string }{
+			{"device-read-bps", "1mb", "read_bps", "rbps=1048576"}, {"device-write-bps", "2mb", "write_bps", "wbps=2097152"},
+			{"device-read-iops", "100", "read_iops", "riops=100"}, {"device-write-iops", "200", "write_iops", "wiops=200"},
+		} {
+			_, number, _ := strings.Cut(t.key, "=")
+			list = append(list, limit{"--" + t.flag + " " + path + ":" + t.value, "blkio/blkio.throttle." + t.v1 + "_device", numbers + " " + number,
+				"io.max", "(?s).*" + numbers + " .*" + t.key + ".*", "", "", "", func(s cgroup.Support) bool { return s.BlockIO }})
+		}
+	}
+	return list
+}
+
+// blockDevice is a disk of this machine with its numbers.
+func blockDevice() (path, numbers string) {
+	names, _ := filepath.Glob("/sys/block/*")
+	for _, n := range names {
+		dev, err := os.ReadFile(n + "/dev")
+		node := "/dev/" + filepath.Base(n)
+		if _, missing := os.Stat(node); err == nil && missing == nil {
+			return node, strings.TrimSpace(string(dev))
+		}
+	}
+	return "", ""
+}
+
+func TestLimitsAreInTheKernelAndCanBeChangedWhileItRuns(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	s, err := cgroup.Supported()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var flags, changes []string
+	var used []limit
+	for _, l := range limits() {
+		if l.works != nil && !l.works(s) || s.Version == 2 && l.v2 == "" {
+			t.Logf("%s: this machine does not have it", l.flag)
+			continue
+		}
+		used = append(used, l)
+		flags = append(flags, strings.Fields(l.flag)...)
+		changes = append(changes, strings.Fields(l.updatable)...)
+	}
+	e.Must(append(append([]string{"run", "-d", "--name", "limited", "--network", "none"}, flags...), "busybox", "sleep", "1000")...)
+	check := func(when, v1, v2 func(limit) string) {
+		t.Helper()
+		for _, l := range used {
+			file, want := l.v1, v1(l)
+			if s.Version == 2 {
+				file, want = l.v2, v2(l)
+			}
+			if want == "" {
+				continue
+			}
+			if got := e.Must("exec", "limited", "cat", "/sys/fs/cgroup/"+file); !regexp.MustCompile("^(?s:" + want + ")$").MatchString(strings.TrimSpace(got)) {
+				t.Errorf("%s: %s is %q, want %s", when(l), file, got, want)
+			}
+		}
+	}
+	check(func(l limit) string { return l.flag }, func(l limit) string { return l.v1Value }, func(l limit) string { return l.v2Value })
+	if out := e.Must(append(append([]string{"update"}, changes...), "limited")...); strings.TrimSpace(out) != "limited" {
+		t.Errorf("update says %q", out)
+	}
+	check(func(l limit) string { return l.updatable }, func(l limit) string { return l.v1Then }, func(l limit) string { return l.v2Then })
+	if got := e.Must("inspect", "-f", "{{.HostConfig.Memory}} {{.HostConfig.CpuShares}} {{.HostConfig.PidsLimit}}", "limited"); strings.TrimSpace(got) != "50331648 1024 0" {
+		t.Errorf("inspect shows %q", got)
+	}
+
+	for _, r := range []struct{ args, why string }{
+		{"update limited", "you must provide one or more flags"},
+		{"update --memory 1m limited", "Minimum memory limit allowed is 6MB"},
+		{"update --memory 1g limited", "update the memoryswap at the same time"},
+		{"update --cpus 0.5 limited", "Nano CPUs cannot be updated as CPU Period has already been set"},
+		{"update --cpuset-cpus 4000 limited", "Requested CPUs are not available"},
+		{"update --restart sometimes limited", "invalid restart policy"},
+		{"update --kernel-memory 10m limited", "no longer has this limit"},
+		{"update --memory 32m nobody", "No such container: nobody"},
+	} {
+		got := e.Berth(strings.Fields(r.args)...)
+		if got.Code == 0 || !strings.Contains(got.Stderr, r.why) || strings.Count(strings.TrimSpace(got.Stderr), "\n") > 0 {
+			t.Errorf("%s: exit %d, %q (want one line with %s)", r.args, got.Code, got.Stderr, r.why)
+		}
+	}
+	e.Must("update", "--restart", "always", "limited")
+	e.Must("restart", "-t", "0", "limited")
+	check(func(l limit) string { return l.updatable + ", started again" }, func(l limit) string { return l.v1Then }, func(l limit) string { return l.v2Then })
+	e.MustDocker("update", "--memory", "40m", "--memory-swap", "-1", "limited")
+	e.Must("rm", "-f", "limited")
+}
+
+func TestALimitBelowWhatIsInUseIsOneLineWithBothNumbers(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	if s, _ := cgroup.Supported(); s.Version != 1 {
+		t.Skip("cgroup v2 reclaims and kills instead")
+	}
+	e.Must("run", "-d", "--name", "full", "--network", "none", "--memory", "64m", "--memory-swap", "64m", "--shm-size", "32m", "busybox",
+		"sh", "-c", "dd if=/dev/zero of=/dev/shm/x bs=1M count=24 2>/dev/null; echo full; sleep 1000")
+	for r := e.Berth("logs", "full"); !strings.Contains(r.Stdout, "full"); r = e.Berth("logs", "full") {
+		if r.Code != 0 {
+			t.Fatal(r.Stderr)
+		}
+	}
+	r := e.Berth("update", "--memory", "8m", "full")
+	if r.Code == 0 || !regexp.MustCompile(`cannot set memory limit to 8388608 bytes: [0-9]{8} bytes are in use\n$`).MatchString(r.Stderr) {
+		t.Errorf("exit %d, %q", r.Code, r.Stderr)
+	}
+	if got := e.Must("inspect", "-f", "{{.HostConfig.Memory}}", "full"); strings.TrimSpace(got) != "67108864" {
+		t.Errorf("inspect shows %s", got)
+	}
+	e.Must("rm", "-f", "full")
+}
+
+func TestSecurityOptionsConfine(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	profile := func(name, text string) string {
+		path := filepath.Join(e.Dir, name)
+		write(t, path, text)
+		return path
+	}
+	const rest = `"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_AARCH64"]`
+	noMkdir := profile("nomkdir", `{`+rest+`,"syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":28}]}`)
+	byArgument := profile("argument", `{`+rest+`,"syscalls":[{"names":["kill"],"action":"SCMP_ACT_ERRNO","errnoRet":38,"args":[{"index":1,"value":10,"op":"SCMP_CMP_EQ"}]}]}`)
+	extended := profile("extended", `{"defaultAction":"SCMP_ACT_ALLOW","archMap":[{"architecture":"SCMP_ARCH_X86_64","subArchitectures":["SCMP_ARCH_X86","SCMP_ARCH_X32"]},{"architecture":"SCMP_ARCH_AARCH64","subArchitectures":["SCMP_ARCH_ARM"]}],
+		"syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":28,"includes":{"minKernel":"3.0"},"excludes":{"caps":["CAP_SYS_TIME"]}}]}`)
+	unknown := profile("unknown", `{`+rest+`,"syscalls":[{"names":["mkdirr"],"action":"SCMP_ACT_ERRNO"}]}`)
+	action := profile("action", `{"defaultAction":"SCMP_ACT_SMILE"}`)
+	kill := profile("kill", `{`+rest+`,"syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_KILL_PROCESS"}]}`)
+	for _, c := range []struct {
+		name  string
+		flags string
+		shell string
+		code  int
+		want  string // in what it says
+	}{
+		{"a profile of one's own", "--security-opt seccomp=" + noMkdir, "mkdir /x 2>&1", 1, "No space left on device"},
+		{"a rule with an argument", "--security-opt seccomp=" + byArgument, "trap 'echo caught' USR1 USR2; kill -USR1 $$ 2>&1; kill -USR2 $$", 0, "Function not implemented"},
+		{"Docker's extended form", "--security-opt seccomp=" + extended, "mkdir /x 2>&1", 1, "No space left on device"},
+		{"and its exclusions", "--cap-add SYS_TIME --security-opt seccomp=" + extended, "mkdir /x && echo made", 0, "made"},
+		{"a call that kills", "--security-opt seccomp=" + kill, "mkdir /x; echo $?", 0, "159"},
+		{"the built-in profile by name", "--security-opt seccomp=builtin", "grep Seccomp: /proc/self/status; unshare -U true 2>&1", 1, "not permitted"},
+		{"unconfined", "--security-opt seccomp=unconfined", "grep Seccomp: /proc/self/status", 0, "\t0"},
+		{"no new privileges", "--security-opt no-new-privileges:true", "grep NoNewPrivs /proc/self/status", 0, "\t1"},
+		{"open system paths", "--security-opt systempaths=unconfined", "mount | grep -c '/proc/sys '; wc -c </proc/keys >/dev/null && echo open", 0, "open"},
+		{"no AppArmor", "--security-opt apparmor=unconfined", "echo fine", 0, "fine"},
+		{"no label", "--security-opt label=disable", "echo fine", 0, "fine"},
+		{"an unknown call to forbid", "--security-opt seccomp=" + unknown, "true", 125, `unknown system call "mkdirr"`},
+		{"an unknown action", "--security-opt seccomp=" + action, "true", 125, `SCMP_ACT_SMILE`},
+		{"a profile that is not there", "--security-opt seccomp=/no/such", "true", 125, `opening seccomp profile (/no/such) failed`},
+		{"another parent group", "--cgroup-parent /berth-test-parent", "echo fine", 0, "fine"},
+		{"systemd's slices", "--cgroup-parent user.slice", "true", 125, "slice of systemd"},
+		{"a device rule", "--device-cgroup-rule c_42:7_r", "cat /sys/fs/cgroup/devices/devices.list 2>/dev/null || echo 'cgroup v2 has no such list: c 42:7 r'", 0, "c 42:7 r"},
+		{"an annotation", "--annotation a=b", "echo fine", 0, "fine"},
+		{"a domain name", "--domainname example.org --hostname h", "cat /proc/sys/kernel/domainname", 0, "example.org"},
+		{"the host's UTS", "--uts host", "hostname", 0, hostName()},
+		{"the host's cgroups", "--cgroupns host", "grep -qE '/[0-9a-f]{64}$' /proc/self/cgroup && echo its path", 0, "its path"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			args := []string{"run", "--rm", "--network", "none"}
+			for _, f := range strings.Fields(c.flags) {
+				if strings.HasPrefix(f, "c_") {
+					f = strings.ReplaceAll(f, "_", " ")
+				}
+				args = append(args, f)
+			}
+			r := e.Berth(append(args, "busybox", "sh", "-c", c.shell)...)
+			if r.Code != c.code || !strings.Contains(r.Stdout+r.Stderr, c.want) {
+				t.Errorf("exit %d (want %d), %q %q (want %s)", r.Code, c.code, r.Stdout, r.Stderr, c.want)
+			}
+			if c.code == 125 && strings.Count(strings.TrimSpace(r.Stderr), "\n") > 1 {
+				t.Errorf("more than a line: %q", r.Stderr)
+			}
+		})
+	}
+	for _, dir := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
+		left, _ := filepath.Glob(dir + "berth-test-parent")
+		for _, l := range left {
+			if err := os.Remove(l); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return fmt.Sprint(err)
+	}
+	return name
+}
