@@ -35,6 +35,7 @@ func limits() []limit {
 		{"--cpu-quota 20000", "cpu/cpu.cfs_quota_us", "20000", "cpu.max", "20000 50000", "--cpu-quota 30000", "30000", "30000 60000", nil},
 		{"--cpuset-cpus 0", "cpuset/cpuset.cpus", "0", "cpuset.cpus", "0", "--cpuset-cpus 0", "0", "0", nil},
 		{"--cpuset-mems 0", "cpuset/cpuset.mems", "0", "cpuset.mems", "0", "", "", "", nil},
+		{"--blkio-weight 300", "blkio/blkio*.weight", "300", "io*.weight", "(default )?(300|2930)", "--blkio-weight 500", "500", "(default )?(500|4950)", func(s cgroup.Support) bool { return s.BlockIOWeight }},
 		{"--pids-limit 100", "pids/pids.max", "100", "pids.max", "100", "--pids-limit -1", "max", "max", nil},
 	}
 	if path, numbers := blockDevice(); path != "" {
@@ -92,7 +93,7 @@ func TestLimitsAreInTheKernelAndCanBeChangedWhileItRuns(t *testing.T) {
 			if want == "" {
 				continue
 			}
-			if got := e.Must("exec", "limited", "cat", "/sys/fs/cgroup/"+file); !regexp.MustCompile("^(?s:" + want + ")$").MatchString(strings.TrimSpace(got)) {
+			if got := e.Must("exec", "limited", "sh", "-c", "cat /sys/fs/cgroup/"+file); !regexp.MustCompile("^(?s:" + want + ")$").MatchString(strings.TrimSpace(got)) {
 				t.Errorf("%s: %s is %q, want %s", when(l), file, got, want)
 			}
 		}
