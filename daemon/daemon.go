@@ -147,7 +147,7 @@ func (d *daemon) run(ctx context.Context) error {
 
 	bus := events.NewBus()
 	reg := registry.New(registry.Config{Insecure: set.InsecureRegistries, Mirrors: set.RegistryMirrors, UserAgent: "berth/" + version.Version, Log: d.log})
-	store, err := images.Open(images.Config{Root: set.DataRoot, DB: db, Registry: reg, Events: bus, Log: d.log, PushForeign: set.PushForeign})
+	store, err := images.Open(images.Config{Root: set.DataRoot, DB: db, Registry: reg, Events: bus, Log: d.log, PushForeign: set.PushForeign, Driver: set.StorageDriver})
 	if err != nil {
 		return fmt.Errorf("open the image store: %w", err)
 	}

@@ -28,6 +28,7 @@ type Settings struct {
 	Pidfile            string
 	ConfigFile         string
 	CgroupParent       string
+	StorageDriver      string // empty: what the data root's file system can
 
 	Debug               bool
 	LogLevel, LogFormat string // of the engine's own log
@@ -89,9 +90,12 @@ var dockerKeys = []string{
 	"experimental", "features", "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "host-gateway-ip", "host-gateway-ips", "http-proxy", "https-proxy", "icc", "init", "init-path", "ip",
 	"ip-forward", "ip-forward-no-drop", "ip-masq", "ip6tables", "iptables", "ipv6", "live-restore", "max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts",
 	"metrics-addr", "min-api-version", "mtu", "network-control-plane-mtu", "no-new-privileges", "no-proxy", "node-generic-resources", "oom-score-adjust", "proxies", "raw-logs",
-	"registries", "seccomp-profile", "selinux-enabled", "storage-driver", "storage-opts", "swarm-default-advertise-addr", "userland-proxy", "userland-proxy-path",
+	"registries", "seccomp-profile", "selinux-enabled", "storage-opts", "swarm-default-advertise-addr", "userland-proxy", "userland-proxy-path",
 	"userns-remap", "validate",
 }
+
+// dockerDrivers are Docker's names of storage drivers for what ours do.
+var dockerDrivers = map[string]string{"overlay2": "overlay", "vfs": "copy"}
 
 // ParseSettings reads a command line (without the program's name) and the
 // configuration file.
@@ -131,6 +135,7 @@ func newSettings() *Settings {
 	f.StringVarP(&s.Pidfile, "pidfile", "p", "", "File to write the process ID to (default <exec-root>/berthd.pid)")
 	f.StringVar(&s.ConfigFile, "config-file", defaultConfigFile, "Configuration file with dockerd's keys")
 	f.StringVar(&s.CgroupParent, "cgroup-parent", "/berth", "Parent cgroup of all containers")
+	f.StringVarP(&s.StorageDriver, "storage-driver", "s", "", "How root file systems are made of layers: overlay, or copy where the file system cannot (default: what it can)")
 	f.BoolVarP(&s.Debug, "debug", "D", false, "Log at level debug")
 	f.StringVarP(&s.LogLevel, "log-level", "l", "info", "Level of the engine's log: debug, info, warn, error or fatal")
 	f.StringVar(&s.LogFormat, "log-format", "text", "Format of the engine's log: text or json")
@@ -271,6 +276,12 @@ func (s *Settings) complete() error {
 	}
 	if s.LogFormat != "text" && s.LogFormat != "json" {
 		return fail.New(fail.Invalid, "invalid log format %q: use text or json", s.LogFormat)
+	}
+	if own, ok := dockerDrivers[s.StorageDriver]; ok {
+		s.StorageDriver = own
+	}
+	if d := s.StorageDriver; d != "" && d != "overlay" && d != "copy" {
+		return fail.New(fail.Invalid, "unknown storage driver %q: use overlay or copy", d)
 	}
 	for name, u := range s.DefaultUlimits {
 		if u == nil {

@@ -176,7 +176,7 @@ func (c *Containers) Prune(ctx context.Context, keep func(Container) bool) (ids 
 		if s.State.Running() || s.State.Status == removing || keep != nil && keep(s) {
 			continue
 		}
-		size, err := writableSize(ctx, i.dir)
+		size, err := c.writableSize(ctx, i)
 		if err != nil {
 			return ids, freed, err
 		}

@@ -38,7 +38,9 @@ func (f *fakeImages) GetFor(name string, _ *oci.Platform) (images.Image, error) 
 	}
 	return f.img, nil
 }
-func (f *fakeImages) Rootfs(oci.Digest, string) (oci.Rootfs, error) {
+func (f *fakeImages) WritableSize(context.Context, oci.Digest, string) (int64, error) { return 0, nil }
+
+func (f *fakeImages) Rootfs(context.Context, oci.Digest, string) (oci.Rootfs, error) {
 	return oci.Rootfs{Path: "/nowhere"}, nil
 }
 func (f *fakeImages) Use(_ context.Context, _ oci.Digest, fn func() error) error { return fn() }

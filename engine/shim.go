@@ -56,7 +56,8 @@ func (r realShims) Reattach(ctx context.Context, runDir string) (shim, error) {
 // imageStore is what the engine asks of the images; see images.Store.
 type imageStore interface {
 	GetFor(name string, platform *oci.Platform) (images.Image, error)
-	Rootfs(id oci.Digest, dir string) (oci.Rootfs, error)
+	Rootfs(ctx context.Context, id oci.Digest, dir string) (oci.Rootfs, error)
+	WritableSize(ctx context.Context, id oci.Digest, dir string) (int64, error)
 	Use(ctx context.Context, id oci.Digest, fn func() error) error
 	GraphDriver() string
 }

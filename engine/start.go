@@ -241,7 +241,7 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container) (cf
 			return cfg, nil, err
 		}
 	}
-	root, err := l.images.Rootfs(c.Image, i.dir)
+	root, err := l.images.Rootfs(ctx, c.Image, i.dir)
 	if err != nil {
 		return cfg, nil, fmt.Errorf("root file system of container %s: %w", c.ID, asInternal(err))
 	}

@@ -111,7 +111,7 @@ func TestKillAtEveryStepLosesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, i := range all {
-				if _, err := s.Rootfs(i.ID, ""); err != nil {
+				if _, err := s.Rootfs(t.Context(), i.ID, ""); err != nil {
 					t.Errorf("image %v: %v", i.RepoTags, err)
 				}
 				if err := s.Save(t.Context(), []string{i.ID.String()}, SaveOptions{}, &bytes.Buffer{}); err != nil {

@@ -261,7 +261,7 @@ func (f *fakeRegistry) serve(w http.ResponseWriter, r *http.Request) {
 // read returns a file of an image's root, lower layers first wins last.
 func read(t testing.TB, s *Store, id oci.Digest, name string) string {
 	t.Helper()
-	root, err := s.Rootfs(id, "")
+	root, err := s.Rootfs(t.Context(), id, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,6 +46,9 @@ type Config struct {
 	// PushForeign lists registries (hosts or CIDRs) to which non-distributable layers are
 	// pushed too.
 	PushForeign []string
+	// Driver is how root file systems are made of layers: "overlay", "copy", or empty for
+	// what the file system of Root can.
+	Driver string
 }
 
 // Store is the engine's image store. It is safe for concurrent use.
@@ -90,8 +93,11 @@ func Open(cfg Config) (*Store, error) {
 	if s.blobs, err = blob.Open(filepath.Join(cfg.Root, "content")); err != nil {
 		return nil, err
 	}
-	if s.layers, err = layer.Open(filepath.Join(cfg.Root, "layers")); err != nil {
+	if s.layers, err = layer.Open(filepath.Join(cfg.Root, "layers"), cfg.Driver); err != nil {
 		return nil, err
+	}
+	if why := s.layers.WhyCopy(); why != nil {
+		s.log.Warn("each container gets a copy of its image's files, which takes time and space (driver copy)", "reason", why)
 	}
 	if s.index, err = s.loadIndex(); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)

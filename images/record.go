@@ -12,7 +12,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"berth/durable"
-	"berth/fail"
 	"berth/oci"
 )
 
@@ -443,19 +442,6 @@ func (s *Store) sawBlobs(repo string, v variant) error {
 		}
 		return nil
 	})
-}
-
-// Rootfs describes the root file system of image id with a writable layer in dir.
-func (s *Store) Rootfs(id oci.Digest, dir string) (oci.Rootfs, error) {
-	e := s.entry(id)
-	if e == nil {
-		return oci.Rootfs{}, fail.New(fail.NotFound, "No such image: %s", id)
-	}
-	root, err := s.layers.Rootfs(e.Chains, dir)
-	if err != nil {
-		return oci.Rootfs{}, fmt.Errorf("root file system of image %s: %w", id, err)
-	}
-	return root, nil
 }
 
 // entry returns the record of id, also a hidden one; nil if there is none.

@@ -144,7 +144,7 @@ func TestImagesAreRemovedByDockersRules(t *testing.T) {
 			if left != tt.left {
 				t.Errorf("left %q, want %q", left, tt.left)
 			}
-			if _, err := s.Rootfs(id, ""); (tt.users != "" || left != "gone") != (err == nil) {
+			if _, err := s.Rootfs(t.Context(), id, ""); (tt.users != "" || left != "gone") != (err == nil) {
 				t.Errorf("containers %q, root file system: %v", tt.users, err)
 			}
 			if left != "gone" {

@@ -118,8 +118,8 @@ type explained struct {
 func (e *explained) Error() string { return e.error.Error() + " (" + e.text + ")" }
 func (e *explained) Unwrap() error { return e.error }
 
-// MountOverlayByText is MountOverlay for old kernels: it mounts with one page of options, where every layer is named by
-// a short path: /proc/self/fd/N of its directory.
+// MountOverlayByText is MountOverlay for old kernels: it mounts with one page of options,
+// where every layer is named by its descriptor, relative to /proc/thread-self/fd.
 func MountOverlayByText(o *Overlay) (*os.File, error) {
 	return inPrivateMounts(func() (int, error) {
 		text, files, err := o.text()
@@ -130,6 +130,10 @@ func MountOverlayByText(o *Overlay) (*os.File, error) {
 		}()
 		if err != nil {
 			return -1, err
+		}
+		// The thread has a working directory of its own, as it has mounts of its own.
+		if err := unix.Chdir("/proc/thread-self/fd"); err != nil {
+			return -1, os.NewSyscallError("chdir", err)
 		}
 		// The top layer's own directory is as good a place as any: nobody else sees it.
 		at := o.Lower[0]
@@ -150,7 +154,7 @@ func (o *Overlay) text() (string, []int, error) {
 			return &os.PathError{Op: "open", Path: path, Err: err}
 		}
 		files = append(files, fd)
-		text.WriteString(key + "/proc/self/fd/" + strconv.Itoa(fd))
+		text.WriteString(key + strconv.Itoa(fd))
 		return nil
 	}
 	for i, l := range o.Lower {

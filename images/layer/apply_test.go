@@ -91,7 +91,12 @@ func tarOf(t testing.TB, entries ...entry) []byte {
 
 func open(t testing.TB) *Store {
 	t.Helper()
-	s, err := Open(filepath.Join(t.TempDir(), "layers"))
+	return openDriver(t, "")
+}
+
+func openDriver(t testing.TB, driver string) *Store {
+	t.Helper()
+	s, err := Open(filepath.Join(t.TempDir(), "layers"), driver)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +157,7 @@ func describe(s *Store, p string) (string, error) {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		b := make([]byte, 8)
-		if n, err := unix.Getxattr(p, s.marks.opaque(), b); err == nil && string(b[:n]) == "y" {
+		if n, err := unix.Getxattr(p, overlayMarksFor(os.Geteuid()).opaque(), b); err == nil && string(b[:n]) == "y" {
 			return "dir " + perm + " opaque", nil
 		}
 		return "dir " + perm, nil

@@ -32,7 +32,7 @@ type creation struct {
 	uid, gid uint32
 }
 
-func headerAttributes(h *tar.Header) (attributes, error) {
+func headerAttributes(h *tar.Header, m marks) (attributes, error) {
 	// The highest ID is chown(2)'s "leave it".
 	if h.Uid < 0 || h.Gid < 0 || int64(h.Uid) >= 1<<32-1 || int64(h.Gid) >= 1<<32-1 {
 		return attributes{}, fail.New(fail.Invalid, "owner %d:%d is out of range", h.Uid, h.Gid)
@@ -53,7 +53,7 @@ func headerAttributes(h *tar.Header) (attributes, error) {
 				return a, fail.New(fail.Invalid, "attribute %.255q is larger than %d bytes", name, maxXattr)
 			}
 			// Copies: the records are pieces of one string of up to a megabyte.
-			a.xattrs = append(a.xattrs, xattr{strings.Clone(storedXattr(name)), strings.Clone(v)})
+			a.xattrs = append(a.xattrs, xattr{strings.Clone(m.stored(name)), strings.Clone(v)})
 		}
 	}
 	return a, nil

@@ -38,33 +38,14 @@ func (s *Store) Changes(ctx context.Context, chains []oci.Digest, dir string) ([
 		return nil, err
 	}
 	kinds := map[string]ChangeKind{}
-	fresh := map[string]bool{} // directories that hide what lower layers have
-	err = walkUpper(ctx, dir, func(f *upperFile) error {
-		parent := path.Dir("/" + f.path)
-		below, known := found{}, false
-		if !fresh[parent] {
-			if below, known, err = s.lookup(lowers, f.path); err != nil {
-				return fmt.Errorf("%s: %w", f.path, err)
-			}
+	tell := s.overlayChange(lowers, kinds)
+	if s.driver == copyDriver {
+		tell = func(f *upperFile) error {
+			kinds["/"+f.path] = changeOf(f)
+			return nil
 		}
-		if known {
-			defer unix.Close(below.fd)
-		}
-		if f.isDir() && (fresh[parent] || !known || s.isOpaque(f.fd)) {
-			fresh["/"+f.path] = true
-		}
-		switch {
-		case isWhiteout(&f.stat):
-			if known {
-				kinds["/"+f.path] = Deleted
-			}
-		case !known:
-			kinds["/"+f.path] = Added
-		case !f.isDir() || !sameDir(&f.stat, &below.stat) || fresh["/"+f.path]:
-			kinds["/"+f.path] = Modified
-		}
-		return nil
-	})
+	}
+	err = s.walkWritable(ctx, chains, dir, tell)
 	if err != nil {
 		return nil, fmt.Errorf("changes: %w", err)
 	}
@@ -82,6 +63,48 @@ func (s *Store) Changes(ctx context.Context, chains []oci.Digest, dir string) ([
 	}
 	slices.SortFunc(changes, func(a, b Change) int { return strings.Compare(a.Path, b.Path) })
 	return changes, nil
+}
+
+// changeOf is the change that a visit of a prepared root tells of.
+func changeOf(f *upperFile) ChangeKind {
+	switch {
+	case f.whiteout:
+		return Deleted
+	case f.replaces:
+		return Modified
+	}
+	return Added
+}
+
+// overlayChange notes in kinds what becomes of each file of an upper directory.
+func (s *Store) overlayChange(lowers []string, kinds map[string]ChangeKind) func(*upperFile) error {
+	fresh := map[string]bool{} // directories that hide what lower layers have
+	return func(f *upperFile) (err error) {
+		parent := path.Dir("/" + f.path)
+		below, known := found{}, false
+		if !fresh[parent] {
+			if below, known, err = s.lookup(lowers, f.path); err != nil {
+				return fmt.Errorf("%s: %w", f.path, err)
+			}
+		}
+		if known {
+			defer unix.Close(below.fd)
+		}
+		if f.isDir() && (fresh[parent] || !known || f.opaque) {
+			fresh["/"+f.path] = true
+		}
+		switch {
+		case f.whiteout:
+			if known {
+				kinds["/"+f.path] = Deleted
+			}
+		case !known:
+			kinds["/"+f.path] = Added
+		case !f.isDir() || !sameDir(&f.stat, &below.stat) || fresh["/"+f.path]:
+			kinds["/"+f.path] = Modified
+		}
+		return nil
+	}
 }
 
 // sameDir reports whether a directory of the writable layer is there only because of

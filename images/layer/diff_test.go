@@ -31,7 +31,7 @@ type container struct {
 func run(t *testing.T, s *Store, chains ...oci.Digest) container {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "c")
-	r, err := s.Rootfs(chains, dir)
+	r, err := s.Rootfs(t.Context(), chains, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func must(t *testing.T, errs ...error) {
 func diff(t *testing.T, s *Store, dir string) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	if err := s.Diff(t.Context(), dir, &b); err != nil {
+	if err := s.Diff(t.Context(), nil, dir, &b); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
@@ -116,7 +116,7 @@ func TestDiffTellsWhatAContainerChanged(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Fatal(d)
 	}
-	if n, err := s.Usage(t.Context(), c.dir); err != nil || n != 1+1+1+int64(len("kept")) {
+	if n, err := s.Usage(t.Context(), c.chains, c.dir); err != nil || n != 1+1+1+int64(len("kept")) {
 		t.Fatalf("usage %d, %v", n, err)
 	}
 }
@@ -192,16 +192,16 @@ func TestDiffRefusesWhatALayerCannotTell(t *testing.T) {
 	for name, spoil := range map[string]func(upper string) error{
 		"a file that looks like a whiteout": func(u string) error { return os.WriteFile(filepath.Join(u, ".wh.x"), nil, 0o600) },
 		"a redirected directory": func(u string) error {
-			return errors.Join(os.Mkdir(filepath.Join(u, "d"), 0o700), unix.Setxattr(filepath.Join(u, "d"), s.marks.prefix+"redirect", []byte("/x"), 0))
+			return errors.Join(os.Mkdir(filepath.Join(u, "d"), 0o700), unix.Setxattr(filepath.Join(u, "d"), overlayMarksFor(os.Geteuid()).prefix+"redirect", []byte("/x"), 0))
 		},
 	} {
 		dir := writable(t, s, tarOf(t))
 		must(t, spoil(filepath.Join(dir, "upper")))
-		if err := s.Diff(t.Context(), dir, io.Discard); err == nil {
+		if err := s.Diff(t.Context(), nil, dir, io.Discard); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if err := s.Diff(t.Context(), t.TempDir(), io.Discard); !fail.Is(err, fail.NotFound) {
+	if err := s.Diff(t.Context(), nil, t.TempDir(), io.Discard); !fail.Is(err, fail.NotFound) {
 		t.Error(err)
 	}
 }

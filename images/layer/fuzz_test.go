@@ -36,7 +36,7 @@ func FuzzApply(f *testing.F) {
 		f.Add(tarOf(f, entries...))
 	}
 	base := f.TempDir()
-	s, err := Open(filepath.Join(base, "layers"))
+	s, err := Open(filepath.Join(base, "layers"), "")
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -58,7 +58,7 @@ type found struct {
 
 // copyAttributes gives the directory fd the owner, mode, attributes and times of from.
 func (s *Store) copyAttributes(from found, fd int) error {
-	xattrs, _, err := s.marks.readXattrs(procPath(from.fd))
+	xattrs, _, err := readXattrs(s.marks, procPath(from.fd))
 	if err != nil {
 		return err
 	}
@@ -103,12 +103,13 @@ func (s *Store) lookupOne(lower, path string) (f found, here, last bool, err err
 		var name string
 		name, rest, _ = strings.Cut(rest, "/")
 		if !last {
-			last = s.isOpaque(f.fd)
+			last = s.marks.isOpaque(f.fd)
 		}
 		next, err := openat(f.fd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+		hidden := errors.Is(err, unix.ENOENT) && s.marks.isHidden(f.fd, name)
 		unix.Close(f.fd)
 		if errors.Is(err, unix.ENOENT) {
-			return found{}, false, last, nil
+			return found{}, false, last || hidden, nil
 		}
 		if err != nil {
 			return found{}, false, false, err
@@ -118,18 +119,12 @@ func (s *Store) lookupOne(lower, path string) (f found, here, last bool, err err
 			unix.Close(f.fd)
 			return found{}, false, false, err
 		}
-		if isWhiteout(&f.stat) || rest != "" && f.stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if _, mark := s.marks.hides(name, &f.stat); mark || rest != "" && f.stat.Mode&unix.S_IFMT != unix.S_IFDIR {
 			unix.Close(f.fd)
 			return found{}, false, true, nil
 		}
 	}
 	return f, true, false, nil
-}
-
-func (s *Store) isOpaque(fd int) bool {
-	var b [1]byte
-	n, err := unix.Getxattr(procPath(fd), s.marks.opaque(), b[:])
-	return err == nil && n == 1 && b[0] == 'y'
 }
 
 // openBeneath opens the directory path beneath root, following no symlink.

@@ -1,7 +1,9 @@
 // Package layer keeps unpacked layers by chain ID and makes root file systems and
 // diffs of them. Nothing outside knows what a layer is on disk.
 //
-//	<algorithm>/<hex of chain ID>/diff       the layer's files, as overlayfs takes them
+//	driver                                   how layers mark what they hide: "overlay" or "copy"
+//	<algorithm>/<hex of chain ID>/diff       the layer's files, with the driver's marks
+//	<algorithm>/<hex of chain ID>/flat       all that it and the layers below show, if that was asked for
 //	<algorithm>/<hex of chain ID>/meta.json  what it is: parent, diff ID, size
 //	staging/<random>                         layers being unpacked
 //	trash/<random>                           what is being deleted
@@ -29,8 +31,6 @@ import (
 	"berth/oci"
 )
 
-const driver = "overlay"
-
 // metaVersion is the version of meta.json and of the form of diff/.
 const metaVersion = 1
 
@@ -44,29 +44,35 @@ type meta struct {
 	// OpaqueRoot: the layer hides all layers below it. Overlayfs has no mark for that on
 	// the root of a layer, so the stack is cut here.
 	OpaqueRoot bool `json:"opaqueRoot,omitempty"`
+	// Root: the tar had an entry for the root directory itself.
+	Root bool `json:"root,omitempty"`
 }
 
 // Store keeps layers at one directory, all with one driver. One process uses a store
 // at a time; within it a Store is safe for concurrent use.
 type Store struct {
-	root   string
-	marks  overlayMarks
-	umask  uint32
-	debris sync.WaitGroup // the goroutine that empties trash after Open
+	root    string
+	driver  string
+	whyCopy error
+	marks   marks
+	umask   uint32
+	debris  sync.WaitGroup // the goroutine that empties trash after Open
 
 	mu    sync.Mutex
 	metas map[oci.Digest]meta // what was read of meta.json; layers never change
 }
 
 // Open opens or creates the store at root and collects what crashes left in staging.
-// It chooses the driver: "overlay" where the file system can, else it fails with class
-// Unavailable. Without root only what needs no privileges works, and nothing is tried.
-func Open(root string) (*Store, error) {
+// driver is "overlay", "copy" or empty: then it is the one of the layers that are here,
+// or else "overlay" where the file system can and "copy" where it cannot. A driver that
+// does not work here is class Unavailable, another one than that of the layers that are
+// here Conflict. Without root only what needs no privileges works, and nothing is tried.
+func Open(root, driver string) (*Store, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{root: root, marks: marksFor(os.Geteuid()), umask: processUmask(), metas: map[oci.Digest]meta{}}
+	s := &Store{root: root, umask: processUmask(), metas: map[oci.Digest]meta{}}
 	for _, d := range []string{"staging", "trash", "empty/0", "empty/1"} {
 		if err := os.MkdirAll(filepath.Join(root, d), 0o700); err != nil {
 			return nil, fmt.Errorf("open layer store: %w", err)
@@ -80,10 +86,9 @@ func Open(root string) (*Store, error) {
 	if err := s.collectDebris(); err != nil {
 		return nil, fmt.Errorf("open layer store: %w", err)
 	}
-	if os.Geteuid() == 0 {
-		if err := s.probe(); err != nil {
-			return nil, err
-		}
+	if err := s.chooseDriver(driver); err != nil {
+		s.debris.Wait()
+		return nil, err
 	}
 	return s, nil
 }
@@ -94,8 +99,11 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// Driver names the driver ("overlay").
-func (s *Store) Driver() string { return driver }
+// Driver names the driver: "overlay" or "copy".
+func (s *Store) Driver() string { return s.driver }
+
+// WhyCopy is why the driver "copy" was chosen though none was asked for, else nil.
+func (s *Store) WhyCopy() error { return s.whyCopy }
 
 // collectDebris moves what a crash left out of the way and deletes it in the
 // background: it can be large, and nobody needs to wait for it.
@@ -223,7 +231,7 @@ func (s *Store) meta(chain oci.Digest) (meta, error) {
 	if err != nil {
 		return m, fmt.Errorf("layer %s: %w", chain, err)
 	}
-	if m.Version != metaVersion || m.Driver != driver {
+	if m.Version != metaVersion || m.Driver != s.driver {
 		return m, fail.New(fail.Unavailable, "layer %s was written by another Berth (driver %s, version %d)", chain, m.Driver, m.Version)
 	}
 	s.mu.Lock()

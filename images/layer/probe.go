@@ -9,16 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
+	"berth/kernel"
 )
 
 // probe tries everything that the driver needs of the kernel and of the file system on
 // a tiny overlay that is never attached anywhere.
-func (s *Store) probe() error {
+func (s *Store) probe(m overlayMarks) error {
 	dir, err := os.MkdirTemp(filepath.Join(s.root, "staging"), "probe-")
 	if err != nil {
 		return fmt.Errorf("open layer store: %w", err)
 	}
-	err = s.probeIn(dir)
+	err = probeIn(m, dir)
 	if e := os.RemoveAll(dir); err == nil && e != nil {
 		return fmt.Errorf("open layer store: %w", e)
 	}
@@ -28,7 +29,7 @@ func (s *Store) probe() error {
 	return nil
 }
 
-func (s *Store) probeIn(dir string) error {
+func probeIn(m overlayMarks, dir string) error {
 	for _, d := range []string{"lower", "lower/d", "upper", "work"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
 			return err
@@ -41,15 +42,15 @@ func (s *Store) probeIn(dir string) error {
 	if err := probeTypes(lower); err != nil {
 		return err
 	}
-	if err := unix.Setxattr(filepath.Join(lower, "d"), s.marks.opaque(), []byte("y"), 0); err != nil {
-		return fmt.Errorf("it does not take the attribute %s: %w", s.marks.opaque(), err)
+	if err := unix.Setxattr(filepath.Join(lower, "d"), m.opaque(), []byte("y"), 0); err != nil {
+		return fmt.Errorf("it does not take the attribute %s: %w", m.opaque(), err)
 	}
-	mnt, err := mountDetached(lower, upper, filepath.Join(dir, "work"))
+	mnt, err := kernel.MountOverlay(&kernel.Overlay{Lower: []string{lower}, Upper: upper, Work: filepath.Join(dir, "work")})
 	if err != nil {
-		return err
+		return fmt.Errorf("mount a trial overlay: %w", err)
 	}
-	defer unix.Close(mnt)
-	if err := unix.Unlinkat(mnt, "f", 0); err != nil {
+	defer mnt.Close()
+	if err := unix.Unlinkat(int(mnt.Fd()), "f", 0); err != nil {
 		return fmt.Errorf("delete a file in a trial overlay: %w", err)
 	}
 	var st unix.Stat_t
@@ -84,32 +85,4 @@ func probeTypes(dir string) error {
 		b = b[length:]
 	}
 	return nil
-}
-
-// mountDetached mounts an overlay that only its descriptor names. The directories go by
-// descriptor too, since option strings have their own meaning of commas and colons.
-func mountDetached(lower, upper, work string) (int, error) {
-	fsfd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return -1, fmt.Errorf("the kernel has no overlay file system: %w", err)
-	}
-	defer unix.Close(fsfd)
-	for _, o := range []struct{ key, dir string }{{"lowerdir", lower}, {"upperdir", upper}, {"workdir", work}} {
-		fd, err := unix.Open(o.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return -1, err
-		}
-		defer unix.Close(fd)
-		if err := unix.FsconfigSetString(fsfd, o.key, procPath(fd)); err != nil {
-			return -1, fmt.Errorf("overlay option %s: %w", o.key, err)
-		}
-	}
-	if err := unix.FsconfigCreate(fsfd); err != nil {
-		return -1, fmt.Errorf("mount a trial overlay: %w", err)
-	}
-	mnt, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("mount a trial overlay: %w", err)
-	}
-	return mnt, nil
 }

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,22 +11,31 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"berth/fail"
 	"berth/oci"
 )
 
 // maxLowers is overlayfs's OVL_MAX_STACK.
 const maxLowers = 500
 
-// Rootfs describes the overlay of a stack (its chain IDs, lowest first) with a writable
-// layer in dir/upper and dir/work, which are created if missing. An empty dir gives a
-// read-only root.
-func (s *Store) Rootfs(chains []oci.Digest, dir string) (oci.Rootfs, error) {
+// Rootfs describes the root file system of a stack (its chain IDs, lowest first) with a
+// writable layer in the directory dir, which is made if it is missing. An empty dir gives
+// a read-only root.
+func (s *Store) Rootfs(ctx context.Context, chains []oci.Digest, dir string) (oci.Rootfs, error) {
 	topFirst := slices.Clone(chains)
 	slices.Reverse(topFirst)
 	lowers, err := s.lowers(topFirst)
 	if err != nil {
 		return oci.Rootfs{}, err
+	}
+	if s.driver == copyDriver {
+		return s.copiedRootfs(ctx, topFirst, lowers, dir)
+	}
+	if len(lowers) > maxLowers { // those that are too many become one
+		flat, err := s.flat(ctx, topFirst[maxLowers-1:])
+		if err != nil {
+			return oci.Rootfs{}, err
+		}
+		lowers = append(lowers[:maxLowers-1], flat)
 	}
 	// Overlayfs wants one lower under an upper, and two without.
 	need := 1
@@ -35,9 +45,6 @@ func (s *Store) Rootfs(chains []oci.Digest, dir string) (oci.Rootfs, error) {
 	for i := 0; len(lowers) < need; i++ {
 		lowers = append(lowers, filepath.Join(s.root, "empty", fmt.Sprint(i)))
 	}
-	if len(lowers) > maxLowers {
-		return oci.Rootfs{}, fail.New(fail.Invalid, "the image has %d layers; the overlay file system takes %d", len(lowers), maxLowers)
-	}
 	if dir == "" {
 		return oci.Rootfs{Lower: lowers}, nil
 	}
@@ -46,6 +53,19 @@ func (s *Store) Rootfs(chains []oci.Digest, dir string) (oci.Rootfs, error) {
 		return oci.Rootfs{}, fmt.Errorf("make writable layer: %w", err)
 	}
 	return r, nil
+}
+
+// copiedRootfs is Rootfs of the driver "copy".
+func (s *Store) copiedRootfs(ctx context.Context, topFirst []oci.Digest, lowers []string, dir string) (oci.Rootfs, error) {
+	if dir == "" {
+		flat, err := s.flat(ctx, topFirst)
+		return oci.Rootfs{Lower: []string{flat}}, err
+	}
+	root, err := s.prepare(ctx, lowers, dir)
+	if err != nil {
+		return oci.Rootfs{}, fmt.Errorf("make writable copy of the layers: %w", err)
+	}
+	return oci.Rootfs{Path: root}, nil
 }
 
 // makeWritable makes the directories of a writable layer. The upper one is what "/"

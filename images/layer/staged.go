@@ -26,6 +26,7 @@ type Staged struct {
 	diffID     oci.Digest
 	size       int64
 	opaqueRoot bool
+	rootEntry  bool
 	implicit   []string // directories that Commit completes from the parent
 }
 
@@ -93,7 +94,7 @@ func (st *Staged) unpack(in *stream, rootfd int) error {
 	if st.implicit, err = u.finish(); err != nil {
 		return err
 	}
-	st.size, st.opaqueRoot = u.size, u.root.opaque
+	st.size, st.opaqueRoot, st.rootEntry = u.size, u.root.opaque, !u.root.implicit
 	return nil
 }
 
@@ -168,7 +169,7 @@ func (st *Staged) Commit(parent, diffID oci.Digest) (chain oci.Digest, err error
 	if err := st.complete(ancestors); err != nil {
 		return "", fmt.Errorf("commit layer %s: %w", chain, err)
 	}
-	m := meta{Version: metaVersion, Driver: driver, Parent: parent, DiffID: diffID, Size: st.size, OpaqueRoot: st.opaqueRoot}
+	m := meta{Version: metaVersion, Driver: st.store.driver, Parent: parent, DiffID: diffID, Size: st.size, OpaqueRoot: st.opaqueRoot, Root: st.rootEntry}
 	if err := durable.WriteJSON(filepath.Join(st.dir, "meta.json"), m, 0o600); err != nil {
 		return "", fmt.Errorf("commit layer %s: %w", chain, err)
 	}

@@ -39,7 +39,7 @@ type unpacker struct {
 	ctx    context.Context
 	makers *makers
 	born   creation
-	marks  overlayMarks
+	marks  marks
 	size   int64 // of all regular files
 
 	// The directory of the entry before, whose path led through no symlink.
@@ -67,7 +67,7 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 	if strings.HasPrefix(path, whiteoutMeta) || strings.Contains(path, "/"+whiteoutMeta) {
 		return nil
 	}
-	a, err := headerAttributes(h)
+	a, err := headerAttributes(h, u.marks)
 	if err != nil {
 		return err
 	}
@@ -320,11 +320,7 @@ func (u *unpacker) whiteout(p place) error {
 	if err := u.clear(p); err != nil {
 		return err
 	}
-	err := unix.Mknodat(p.in.fd, p.name, unix.S_IFCHR, 0)
-	if err != nil && err != unix.EEXIST {
-		return fmt.Errorf("make whiteout: %w", err)
-	}
-	return nil
+	return u.marks.hide(p.in.fd, p.name)
 }
 
 // hideLower makes d opaque.
@@ -340,10 +336,7 @@ func (u *unpacker) hideLower(d *dir) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Fsetxattr(fd, u.marks.opaque(), []byte("y"), 0); err != nil {
-		return fmt.Errorf("make directory opaque: %w", err)
-	}
-	return nil
+	return u.marks.setOpaque(fd)
 }
 
 // walk finds the directory of path, and makes what is missing of it if create is set.
@@ -427,11 +420,6 @@ func (u *unpacker) readlink(p place) (string, error) {
 	return "", unix.ENOTDIR
 }
 
-// isWhiteout reports overlayfs's own form of a whiteout.
-func isWhiteout(st *unix.Stat_t) bool {
-	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
-}
-
 // makeDir makes the directory at p if it is not there. In the place of something else,
 // whiteouts included, it hides what lower layers have, as that did.
 func (u *unpacker) makeDir(p place) (*dir, error) {
@@ -461,9 +449,13 @@ func (u *unpacker) makeDir(p place) (*dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
+	hidden, err := u.marks.unhide(fd, p.name)
+	if err != nil {
+		return nil, fmt.Errorf("make directory: %w", err)
+	}
 	d := u.add(p.in, p.name)
 	d.uid, d.gid = u.born.uid, u.born.gid
-	if replaced {
+	if replaced || hidden {
 		return d, u.hideLower(d)
 	}
 	return d, nil

@@ -1,0 +1,74 @@
+package layer
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"berth/durable"
+	"berth/fail"
+)
+
+// The drivers. "overlay" has overlayfs stack the layers. "copy" needs nothing of the file
+// system: each container gets a copy of all that its layers show.
+const (
+	overlayDriver = "overlay"
+	copyDriver    = "copy"
+)
+
+// chooseDriver decides for want, or what fits if that is empty.
+func (s *Store) chooseDriver(want string) error {
+	switch want {
+	case "", overlayDriver, copyDriver:
+	default:
+		return fail.New(fail.Invalid, "unknown storage driver %q: there are overlay and copy", want)
+	}
+	had, err := s.formerDriver()
+	if err != nil {
+		return err
+	}
+	if want != "" && had != "" && want != had {
+		return fail.New(fail.Conflict, "%s holds layers of the storage driver %s, which %s cannot use: start with --storage-driver %s, or remove the images first", s.root, had, want, had)
+	}
+	s.driver = want
+	if want == "" {
+		s.driver = had
+	}
+	overlay := overlayMarksFor(os.Geteuid())
+	if os.Geteuid() == 0 && s.driver != copyDriver {
+		err := s.probe(overlay)
+		switch {
+		case err == nil:
+			s.driver = overlayDriver
+		case s.driver == "" && fail.Is(err, fail.Unavailable):
+			s.driver, s.whyCopy = copyDriver, err
+		default:
+			return err
+		}
+	}
+	s.marks = overlay
+	if s.driver == copyDriver {
+		s.marks = fileMarks{}
+	} else {
+		s.driver = overlayDriver
+	}
+	if s.driver == had {
+		return nil
+	}
+	return durable.WriteFile(filepath.Join(s.root, "driver"), []byte(s.driver+"\n"), 0o600)
+}
+
+// formerDriver is the driver of the layers that are here, empty if there are none.
+func (s *Store) formerDriver() (string, error) {
+	chains, err := s.List()
+	if err != nil || len(chains) == 0 {
+		return "", err
+	}
+	text, err := os.ReadFile(filepath.Join(s.root, "driver"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return overlayDriver, nil // from before there was a choice
+	}
+	return strings.TrimSpace(string(text)), err
+}
