@@ -30,6 +30,7 @@ type builder struct {
 	ownable      map[stage.Arg]bool // streams that are handed to the user
 	afterDev     []string           // read-only when the device files are there
 	warnings     []string
+	passListener func(pid int, f *os.File) error // of a process for a running container
 	// Memory that calls write to.
 	statfs, statx, path scratch
 }

@@ -133,10 +133,15 @@ func (b *builder) confine(c *confinement, await func()) error {
 
 	env := proc.Env
 	p.Exec(programOf(proc), proc.Args, env)
+	last := proc.NoNewPrivileges && c.filter != nil
+	if last && c.filter.Notify { // while the parent that knows the agent listens
+		b.installFilter(c.filter)
+		last = false
+	}
 	p.About("execute", proc.Args[0])
 	await()
 	b.applyLabels()
-	if proc.NoNewPrivileges && c.filter != nil {
+	if last {
 		b.installFilter(c.filter)
 	}
 	p.About("execute", proc.Args[0])
@@ -185,13 +190,19 @@ func (b *builder) becomeUser(u *oci.User) {
 }
 
 func (b *builder) installFilter(f *seccomp.Program) {
-	p := b.p
-	if len(f.Filter) == 0 {
-		return
+	switch {
+	case len(f.Filter) == 0:
+	case f.Notify:
+		b.installListener(f)
+	default:
+		b.filterCall(f)
 	}
-	p.About("install the seccomp filter", "")
+}
+
+func (b *builder) filterCall(f *seccomp.Program) stage.Step {
+	b.p.About("install the seccomp filter", "")
 	filter := append([]unix.SockFilter(nil), f.Filter...)
-	p.Call(unix.SYS_SECCOMP, stage.Int(unix.SECCOMP_SET_MODE_FILTER), stage.Int(int(f.Flags)), b.sockFprog(filter))
+	return b.p.Call(unix.SYS_SECCOMP, stage.Int(unix.SECCOMP_SET_MODE_FILTER), stage.Int(int(f.Flags)), b.sockFprog(filter))
 }
 
 func (b *builder) sockFprog(filter []unix.SockFilter) stage.Arg {

@@ -34,6 +34,7 @@ type Container struct {
 	group     *cgroup.Group
 	warnings  []string
 	filter    func() (*seccomp.Program, error) // compiled once
+	rdt       rdtGroup
 	destroyed bool
 }
 
@@ -71,8 +72,11 @@ func (c *Container) compileFilter() (*seccomp.Program, error) {
 		return nil, nil
 	}
 	p, _, err := seccomp.Compile(profile)
-	if err == nil && p.Notify {
-		return nil, fail.New(fail.NotImplemented, "seccomp action %s is not supported yet", "SCMP_ACT_NOTIFY")
+	if err != nil {
+		return nil, fail.New(fail.Of(err), "linux.seccomp: %w", err)
+	}
+	if p.Notify {
+		err = checkListener(profile)
 	}
 	return p, err
 }
@@ -165,6 +169,7 @@ func (c *Container) end(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
+	errs = append(errs, c.rdt.remove())
 	if c.root != nil {
 		c.root.Close()
 	}

@@ -25,6 +25,7 @@ import (
 const (
 	atHooks   = iota + 1 // everything is mounted, the root is not entered yet
 	atReady              // only execve is left
+	atNetwork            // in the network namespace, without its devices
 	atOffsets            // the new time namespace waits for its clocks
 )
 
@@ -34,6 +35,7 @@ const (
 	sentCopySource
 	sentCopyTarget
 	sentCopyTargetWithMode
+	sentListener
 )
 
 // Create builds the container up to the point of executing its process, and runs
@@ -72,6 +74,13 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 	if c.shared && err == nil {
 		c.mount = mountID(c.root)
 	}
+	if c.at == "" && len(c.hooks().CreateContainer) > 0 {
+		// Not on top of "/", where such a hook's program would be out of reach.
+		c.at = cfg.Root.Upper
+		if c.at == "" && len(cfg.Root.Lower) > 0 {
+			c.at = cfg.Root.Lower[0]
+		}
+	}
 	groupErr, filterErr := <-group, <-compiled
 	defer func() {
 		if err != nil {
@@ -79,6 +88,9 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 		}
 	}()
 	if err = errors.Join(err, groupErr, filterErr); err != nil {
+		return nil, err
+	}
+	if err = c.openRDT(); err != nil {
 		return nil, err
 	}
 	if cfg.Prepare != nil {
@@ -170,6 +182,10 @@ func (b *builder) compileInit(c *Container, cfg *Config, filter *seccomp.Program
 	b.hostNames()
 	if b.ns.create&unix.CLONE_NEWNET != 0 {
 		b.loopback()
+	}
+	if len(spec.Linux.NetDevices) > 0 {
+		p.Notify(atNetwork)
+		p.Await()
 	}
 	if b.ns.create&unix.CLONE_NEWTIME != 0 {
 		b.timeOffsets(spec.Linux.TimeOffsets)
@@ -428,8 +444,19 @@ func (c *Container) setUp(ctx context.Context, b *builder) error {
 			if err := c.child.Send(); err != nil {
 				return err
 			}
+		case m.Kind == stage.File && m.Value == sentListener:
+			if err := c.passListener(ctx, c.pid, specs.StateCreating, m.File); err != nil {
+				return err
+			}
 		case m.Value == atOffsets:
 			if err := writeOffsets(c.pid, c.spec.Linux.TimeOffsets); err != nil {
+				return err
+			}
+			if err := c.child.Send(); err != nil {
+				return err
+			}
+		case m.Value == atNetwork:
+			if err := moveNetDevices(c.pid, c.spec.Linux.NetDevices); err != nil {
 				return err
 			}
 			if err := c.child.Send(); err != nil {
@@ -443,6 +470,9 @@ func (c *Container) setUp(ctx context.Context, b *builder) error {
 				return err
 			}
 		case m.Value == atReady:
+			if err := c.rdt.join(c.pid); err != nil {
+				return err
+			}
 			return c.schedule(b.scheduling)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
@@ -58,6 +59,7 @@ func (c *Container) Exec(ctx context.Context, cfg ExecConfig) (_ *Process, err e
 	if b.labels, err = labelsOf(proc); err != nil {
 		return nil, err
 	}
+	b.passListener = func(pid int, f *os.File) error { return c.passListener(ctx, pid, specs.StateRunning, f) }
 	opt, err := b.compileExec(c, &cfg, proc)
 	if err != nil {
 		return nil, err
@@ -173,6 +175,10 @@ func (p *Process) enter(ctx context.Context, b *builder, proc *oci.Process) erro
 		case m.Kind == stage.File && m.Value == sentConsole:
 			p.console = m.File
 			if err := setSize(p.console, proc.ConsoleSize); err != nil {
+				return err
+			}
+		case m.Kind == stage.File && m.Value == sentListener:
+			if err := b.passListener(p.pid, m.File); err != nil {
 				return err
 			}
 		case m.Value == atReady:

@@ -84,11 +84,16 @@ func (c *Container) runHooks(ctx context.Context, kind string, list []specs.Hook
 
 // hookState is what a hook reads.
 func (c *Container) hookState(status specs.ContainerState) ([]byte, error) {
+	return json.Marshal(c.state(status))
+}
+
+// state is the container as others are told of it (runtime-spec, runtime.md, "State").
+func (c *Container) state(status specs.ContainerState) specs.State {
 	state := specs.State{Version: specs.Version, ID: c.id, Status: status, Pid: c.pid, Bundle: c.bundle, Annotations: c.spec.Annotations}
 	if status == specs.StateStopped {
 		state.Pid = 0
 	}
-	return json.Marshal(state)
+	return state
 }
 
 // runHooksInside runs programs in the container's namespaces; start makes the process.
@@ -107,10 +112,7 @@ func (c *Container) runHooksInside(ctx context.Context, kind string, list []spec
 }
 
 func runHookInside(ctx context.Context, h specs.Hook, state []byte, start func(context.Context, specs.Hook, [3]*os.File) (*Process, error)) error {
-	ctx, cancel, err := withTimeout(ctx, h)
-	if err != nil {
-		return err
-	}
+	ctx, cancel := withTimeout(ctx, h)
 	defer cancel()
 	in, feed, err := os.Pipe()
 	if err != nil {
@@ -219,23 +221,15 @@ func hookArgs(h specs.Hook) []string {
 }
 
 // withTimeout bounds a hook's life.
-func withTimeout(ctx context.Context, h specs.Hook) (context.Context, context.CancelFunc, error) {
+func withTimeout(ctx context.Context, h specs.Hook) (context.Context, context.CancelFunc) {
 	if h.Timeout == nil {
-		ctx, cancel := context.WithCancel(ctx)
-		return ctx, cancel, nil
+		return context.WithCancel(ctx)
 	}
-	if *h.Timeout <= 0 {
-		return nil, nil, fail.New(fail.Invalid, "the timeout %d is not positive", *h.Timeout)
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(*h.Timeout)*time.Second, fmt.Errorf("no end after %d s", *h.Timeout))
-	return ctx, cancel, nil
+	return context.WithTimeoutCause(ctx, time.Duration(*h.Timeout)*time.Second, fmt.Errorf("no end after %d s", *h.Timeout))
 }
 
 func runHook(ctx context.Context, h specs.Hook, state []byte) error {
-	ctx, cancel, err := withTimeout(ctx, h)
-	if err != nil {
-		return err
-	}
+	ctx, cancel := withTimeout(ctx, h)
 	defer cancel()
 	var output bytes.Buffer
 	cmd := exec.CommandContext(ctx, h.Path)
@@ -249,7 +243,7 @@ func runHook(ctx context.Context, h specs.Hook, state []byte) error {
 	cmd.Stdin = bytes.NewReader(state)
 	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.WaitDelay = time.Second // a grandchild may hold the pipes
-	err = cmd.Run()
+	err := cmd.Run()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -145,6 +145,14 @@ func TestHooksInTheContainersNamespaces(t *testing.T) {
 	if state, rest, _ := strings.Cut(string(created), "\n"); !strings.Contains(state, `"status":"creating"`) || rest != "box\nhost\nmounted\n" {
 		t.Errorf("createContainer: %q", created)
 	}
+	// A root that has no directory of its own on the host.
+	onOverlay := config(t, "true")
+	onOverlay.Bundle, onOverlay.Spec.Hooks = bundle, &specs.Hooks{CreateContainer: cfg.Spec.Hooks.CreateContainer}
+	write(t, script, "#!/bin/sh\n{ hostname; test -d "+onOverlay.Root.Upper+"/proc/1 && echo mounted; } > "+bundle+"/created\n", 0o755)
+	destroy(t, create(t, onOverlay))
+	if created, _ := os.ReadFile(bundle + "/created"); string(created) != "box\nmounted\n" {
+		t.Errorf("createContainer with an overlay: %q", created)
+	}
 	cfg.Spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bad", Env: []string{"PATH=/bin"}}}}
 	c := create(t, cfg)
 	if err := c.Start(context.Background()); err == nil || err.Error() != "startContainer hook /bad: exit status 4: no good" {

@@ -18,7 +18,7 @@ import (
 type scheduling struct {
 	policy         specs.LinuxSchedulerPolicy
 	attr           *unix.SchedAttr // nil: as it is
-	ioPriority     int             // of ioprio_set(2); -1: as it is
+	ioPriority     int             // of ioprio_set(2); 0: as it is
 	initial, final bitset          // processors before and after the cgroup is joined; nil: as they are
 }
 
@@ -43,7 +43,6 @@ const (
 
 // schedulingOf reads what a process says about it.
 func schedulingOf(p *oci.Process) (s scheduling, err error) {
-	s.ioPriority = -1
 	if p.Scheduler != nil {
 		if s.attr, err = schedAttrOf(p.Scheduler); err != nil {
 			return s, err
@@ -108,7 +107,7 @@ func schedAttrOf(s *specs.Scheduler) (*unix.SchedAttr, error) {
 // schedule gives the waiting process its policy and priorities. It is done from outside,
 // where the privilege is, and last: a real-time process cannot change its cgroup freely.
 func (p *Process) schedule(s scheduling) error {
-	if s.ioPriority >= 0 {
+	if s.ioPriority != 0 {
 		const whoProcess = 1
 		if _, _, errno := unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, uintptr(p.pid), uintptr(s.ioPriority)); errno != 0 {
 			return fail.New(fail.Invalid, "process.ioPriority: %w", errno)

@@ -59,6 +59,7 @@ func Load(s State) (*Container, error) {
 		return nil, fail.New(fail.Invalid, "the state of container %s has no Linux specification", s.ID)
 	}
 	c.filter = sync.OnceValues(c.compileFilter)
+	c.rdt = c.rdtMade()
 	var err error
 	c.group, err = cgroup.Load(s.Cgroup)
 	if err != nil && !fail.Is(err, fail.NotFound) {

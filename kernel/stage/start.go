@@ -219,8 +219,11 @@ func receivedFile(oob []byte) (*os.File, error) {
 	if err != nil || len(fds) != 1 {
 		return nil, errors.New("stage: a descriptor did not arrive")
 	}
-	unix.SetNonblock(fds[0], true)
-	return os.NewFile(uintptr(fds[0]), "console"), nil
+	var st unix.Stat_t
+	if unix.Fstat(fds[0], &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR {
+		unix.SetNonblock(fds[0], true) // a terminal is read through Go's poller
+	}
+	return os.NewFile(uintptr(fds[0]), "of a child"), nil
 }
 
 // Send lets the child go on from Await.
