@@ -74,7 +74,7 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 	if c.shared && err == nil {
 		c.mount = mountID(c.root)
 	}
-	if c.at == "" && len(c.hooks().CreateContainer) > 0 {
+	if c.at == "" && !c.shared && len(c.hooks().CreateContainer) > 0 {
 		// Not on top of "/", where such a hook's program would be out of reach.
 		c.at = cfg.Root.Upper
 		if c.at == "" && len(cfg.Root.Lower) > 0 {
