@@ -37,6 +37,8 @@ require (
 
 require github.com/ulikunitz/xz v0.5.17
 
+require github.com/BurntSushi/toml v1.6.0 // indirect
+
 require (
 	cyphar.com/go-pathrs v0.2.5 // indirect
 	github.com/Azure/go-ansiterm v0.0.0-20261006220739-8c912ac31dd4 // indirect

@@ -55,6 +55,8 @@ type daemon struct {
 	live        atomic.Pointer[Settings] // after reloads
 	setRuntimes func(engine.Runtimes)
 	cleanup     []func() // in order of starting; run backwards
+
+	registry *registry.Client
 }
 
 // Run is the engine's whole life. It ends with nil after a signal, when the engine was
@@ -146,8 +148,11 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 
 	bus := events.NewBus()
-	reg := registry.New(registry.Config{Insecure: set.InsecureRegistries, Mirrors: set.RegistryMirrors, UserAgent: "berth/" + version.Version, Log: d.log})
-	store, err := images.Open(images.Config{Root: set.DataRoot, DB: db, Registry: reg, Events: bus, Log: d.log, PushForeign: set.PushForeign, Driver: set.StorageDriver})
+	d.registry = registry.New(registry.Config{
+		Insecure: set.InsecureRegistries, Mirrors: set.RegistryMirrors, HostDirs: set.RegistryHostsDirs,
+		Stall: set.RegistryStallTimeout, UserAgent: "berth/" + version.Version, Log: d.log,
+	})
+	store, err := images.Open(images.Config{Root: set.DataRoot, DB: db, Registry: d.registry, Events: bus, Log: d.log, PushForeign: set.PushForeign, Driver: set.StorageDriver})
 	if err != nil {
 		return fmt.Errorf("open the image store: %w", err)
 	}
@@ -178,13 +183,13 @@ func (d *daemon) run(ctx context.Context) error {
 	streams, endStreams := context.WithCancel(context.Background())
 	defer endStreams()
 	api := server.New(server.Config{
-		Containers: eng.Containers, Execs: eng.Execs, Images: store, Registry: reg, Events: bus, Log: d.log, Streams: streams,
+		Containers: eng.Containers, Execs: eng.Execs, Images: store, Registry: d.registry, Events: bus, Log: d.log, Streams: streams,
 		Facts: server.Facts{
 			ID: id, DataRoot: set.DataRoot, LogDriver: set.LogDriver, ShimPath: shim, DefaultShmSize: set.DefaultShmSize,
 			Labels:             func() []string { return d.live.Load().Labels },
 			Debug:              func() bool { return d.level.Level() <= slog.LevelDebug },
-			InsecureRegistries: func() []string { return set.InsecureRegistries },
-			Mirrors:            func() []string { return set.RegistryMirrors },
+			InsecureRegistries: func() []string { return d.live.Load().InsecureRegistries },
+			Mirrors:            func() []string { return d.live.Load().RegistryMirrors },
 			Runtimes:           eng.Runtimes,
 		},
 	})

@@ -19,6 +19,7 @@ func (d *daemon) reload() {
 	d.level.Set(next.level())
 	d.live.Store(next)
 	d.setRuntimes(next.runtimes())
+	d.registry.Configure(next.InsecureRegistries, next.RegistryMirrors)
 	for _, s := range []struct {
 		name     string
 		old, new any
@@ -29,9 +30,9 @@ func (d *daemon) reload() {
 		{"group", d.set.Group, next.Group},
 		{"pidfile", d.set.Pidfile, next.Pidfile},
 		{"cgroup-parent", d.set.CgroupParent, next.CgroupParent},
-		{"insecure-registries", d.set.InsecureRegistries, next.InsecureRegistries},
 		{"allow-nondistributable-artifacts", d.set.PushForeign, next.PushForeign},
-		{"registry-mirrors", d.set.RegistryMirrors, next.RegistryMirrors},
+		{"registry-hosts-dirs", d.set.RegistryHostsDirs, next.RegistryHostsDirs},
+		{"registry-stall-timeout", d.set.RegistryStallTimeout, next.RegistryStallTimeout},
 		{"log-driver", d.set.LogDriver, next.LogDriver},
 		{"log-opts", d.set.LogOpts, next.LogOpts},
 		{"log-format", d.set.LogFormat, next.LogFormat},

@@ -17,6 +17,7 @@ import (
 
 	"berth/engine"
 	"berth/fail"
+	"berth/registry"
 )
 
 // Settings are all that can be configured: by flags with dockerd's names, and by the
@@ -35,6 +36,8 @@ type Settings struct {
 
 	InsecureRegistries, RegistryMirrors []string
 	PushForeign                         []string // registries that take non-distributable layers
+	RegistryHostsDirs                   []string
+	RegistryStallTimeout                time.Duration
 
 	LogDriver      string // default of containers
 	LogOpts        map[string]string
@@ -73,6 +76,7 @@ var keys = map[string]string{
 	"labels":              "label",
 	"insecure-registries": "insecure-registry",
 	"registry-mirrors":    "registry-mirror",
+	"registry-hosts-dirs": "registry-hosts-dir",
 	"log-opts":            "log-opt",
 	"default-ulimits":     "default-ulimit",
 	"runtimes":            "add-runtime",
@@ -142,6 +146,8 @@ func newSettings() *Settings {
 	f.StringArrayVar(&s.InsecureRegistries, "insecure-registry", nil, "Registry (host or CIDR) that may be used without verified TLS")
 	f.StringArrayVar(&s.PushForeign, "allow-nondistributable-artifacts", nil, "Registry (host or CIDR) that non-distributable layers are pushed to")
 	f.StringArrayVar(&s.RegistryMirrors, "registry-mirror", nil, "Base URL of a mirror to ask before docker.io")
+	f.StringArrayVar(&s.RegistryHostsDirs, "registry-hosts-dir", nil, "Directory with hosts.toml or certificates of registries, in <host:port>/ each (default /etc/berth/certs.d and /etc/docker/certs.d)")
+	f.DurationVar(&s.RegistryStallTimeout, "registry-stall-timeout", time.Minute, "Begin a transfer anew that stands still for this time")
 	f.StringVar(&s.LogDriver, "log-driver", "json-file", "Default log driver of containers")
 	f.Var(mapValue{s.LogOpts}, "log-opt", "Default log option of containers, key=value")
 	f.Var(ulimitValue{s.DefaultUlimits}, "default-ulimit", "Default ulimit of containers, name=soft[:hard]")
@@ -238,6 +244,8 @@ func (s *Settings) set(key string, raw json.RawMessage) error {
 		return json.Unmarshal(raw, &s.PushForeign)
 	case "registry-mirrors":
 		return json.Unmarshal(raw, &s.RegistryMirrors)
+	case "registry-hosts-dirs":
+		return json.Unmarshal(raw, &s.RegistryHostsDirs)
 	case "log-opts":
 		return json.Unmarshal(raw, &s.LogOpts)
 	case "default-ulimits":
@@ -296,6 +304,19 @@ func (s *Settings) complete() error {
 		if k, _, ok := strings.Cut(l, "="); !ok || k == "" {
 			return fail.New(fail.Invalid, "label %q is not key=value", l)
 		}
+	}
+	for _, m := range s.RegistryMirrors {
+		if err := registry.CheckMirror(m); err != nil {
+			return fail.New(fail.Invalid, "registry mirror %w", err)
+		}
+	}
+	for _, h := range s.InsecureRegistries {
+		if err := registry.CheckInsecure(h); err != nil {
+			return fail.New(fail.Invalid, "insecure registry %w", err)
+		}
+	}
+	if s.RegistryStallTimeout <= 0 {
+		return fail.New(fail.Invalid, "--registry-stall-timeout must be more than nothing")
 	}
 	if s.ShutdownTimeout < 0 || s.IdleTimeout < 0 {
 		return fail.New(fail.Invalid, "timeouts cannot be negative")

@@ -11,6 +11,7 @@ import (
 
 	"berth/engine"
 	"berth/fail"
+	"berth/registry"
 )
 
 // parse reads flags beside a configuration file with the given text.
@@ -57,6 +58,8 @@ func TestWrongConfigurationsAreOneClearLine(t *testing.T) {
 		{"not built yet", `{"bip":"10.0.0.1/8"}`, nil, "not supported by this version of Berth: bip"},
 		{"not JSON", `{`, nil, "not a JSON object"},
 		{"wrong type", `{"debug":"perhaps"}`, nil, "debug"},
+		{"mirror that is none", `{"registry-mirrors":["ftp://m"]}`, nil, `registry mirror "ftp://m": a registry is reached by http or https`},
+		{"insecure registry with a path", `{"insecure-registries":["h:5000/x"]}`, nil, `insecure registry "h:5000/x" is neither host[:port] nor a network`},
 		{"unknown flag", `{}`, []string{"--colour"}, "unknown flag: --colour"},
 		{"argument", `{}`, []string{"now"}, "takes no arguments"},
 		{"open tcp", `{}`, []string{"-H", "tcp://0.0.0.0:2375"}, "needs --tlsverify"},
@@ -134,7 +137,7 @@ func TestAReloadTakesWhatCanChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	d := &daemon{set: set, level: new(slog.LevelVar)}
+	d := &daemon{set: set, level: new(slog.LevelVar), registry: registry.New(registry.Config{})}
 	d.log = newLog(set, d.level, &out)
 	d.live.Store(set)
 	var got engine.Runtimes

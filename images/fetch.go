@@ -99,7 +99,7 @@ func (src source) blob(ctx context.Context, d oci.Descriptor, offset int64) (io.
 func (src source) config(ctx context.Context, d oci.Descriptor) ([]byte, error) {
 	s := src.store
 	if !s.blobs.Has(d.Digest) {
-		if err := s.download(ctx, d, src.blob, nil); err != nil {
+		if err := again(func() error { return s.download(ctx, d, src.blob, nil) }); err != nil {
 			return nil, err
 		}
 	}
@@ -229,7 +229,12 @@ func (t transfer) step(status string) { t.report(Step{ID: short(t.d.Digest), Sta
 // run gets the blob into the content store and, if needed, the layer into staging. A
 // blob that comes whole is unpacked while it comes; one that is here, or was begun by an
 // earlier try, is completed first.
-func (t transfer) run(ctx context.Context) (*layer.Staged, error) {
+func (t transfer) run(ctx context.Context) (staged *layer.Staged, err error) {
+	err = again(func() error { staged, err = t.once(ctx); return err })
+	return staged, err
+}
+
+func (t transfer) once(ctx context.Context) (*layer.Staged, error) {
 	s := t.store
 	w, err := s.blobs.Ingest(ctx, t.d.Digest)
 	if err != nil && !fail.Is(err, fail.NotModified) {
@@ -288,6 +293,8 @@ func (t transfer) stream(ctx context.Context, w *blob.Writer) (*layer.Staged, er
 		if _, err = w.Commit(t.d.Size); err == nil {
 			t.step("Download complete")
 			err = unpackErr
+		} else {
+			err = blame(body, err)
 		}
 	}
 	if err != nil {
@@ -370,7 +377,7 @@ func (s *Store) fill(ctx context.Context, w *blob.Writer, d oci.Descriptor, open
 	}
 	_, err = w.Commit(d.Size)
 	if !resumed || !fail.Is(err, fail.Invalid) {
-		return err
+		return blame(body, err)
 	}
 	s.log.Info("a resumed download was damaged, fetching it anew", "blob", d.Digest)
 	return s.download(ctx, d, open, m)

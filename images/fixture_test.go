@@ -26,6 +26,7 @@ import (
 	"berth/durable"
 	"berth/events"
 	"berth/oci"
+	"berth/registry"
 	"berth/testkit"
 )
 
@@ -43,7 +44,7 @@ func reopen(t testing.TB, root string) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
-	s, err := Open(Config{Root: root, DB: db, Events: events.NewBus()})
+	s, err := Open(Config{Registry: registry.New(registry.Config{Pause: time.Millisecond}), Root: root, DB: db, Events: events.NewBus()})
 	if err != nil {
 		t.Fatal(err)
 	}

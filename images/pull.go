@@ -35,7 +35,7 @@ func (s *Store) Pull(ctx context.Context, ref reference.Named, platform *oci.Pla
 	case reference.Tagged:
 		asked = r.Tag()
 	}
-	target, err := repo.Resolve(ctx, asked)
+	target, err := repo.Resolve(ctx, asked, s.blobs.Has)
 	if err != nil {
 		return Image{}, err
 	}

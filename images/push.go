@@ -199,7 +199,7 @@ func (p push) index(ctx context.Context, f found, target oci.Descriptor) (*pushe
 		case s.blobs.Has(d.Digest) && slices.Contains(f.current().Extra, d.Digest):
 			send = append(send, child{d, nil})
 		default:
-			if _, err := p.repo.Resolve(ctx, d.Digest.String()); err != nil {
+			if _, err := p.repo.Resolve(ctx, d.Digest.String(), nil); err != nil {
 				return nil, ctx.Err()
 			}
 		}

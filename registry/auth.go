@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -62,10 +63,10 @@ func (c *Client) access(e *endpoint, a *Auth) *access {
 	if a != nil && *a == (Auth{ServerAddress: a.ServerAddress}) {
 		a = nil
 	}
-	return &access{endpoint: e, auth: a, cache: c.tokenCache(e.host, a)}
+	return &access{endpoint: e, auth: a, cache: c.tokenCache(e.way.host, a)}
 }
 
-// do sends a request for path (below /v2/, or a whole URL of the same server) with
+// do sends a request for path (below the root of the API, or a whole URL of the same server) with
 // the scopes it needs. prepare may fill in headers and body. Answers outside 2xx, but
 // for those in accept, are errors of type refusal.
 func (a *access) do(ctx context.Context, method, path string, scopes []string, prepare func(*http.Request), accept ...int) (*http.Response, error) {
@@ -75,7 +76,14 @@ func (a *access) do(ctx context.Context, method, path string, scopes []string, p
 	}
 	target := path
 	if !strings.HasPrefix(path, "http://") && !strings.HasPrefix(path, "https://") {
-		target = base + "/v2/" + path
+		target = base + "/" + path
+		if ns := a.endpoint.way.ns; ns != "" {
+			sep := "?"
+			if strings.Contains(path, "?") {
+				sep = "&"
+			}
+			target += sep + "ns=" + url.QueryEscape(ns)
+		}
 	}
 	req, err := http.NewRequestWithContext(ctx, method, target, nil)
 	if err != nil {
@@ -97,7 +105,7 @@ func (a *access) do(ctx context.Context, method, path string, scopes []string, p
 			return a.auth.credential(), nil
 		},
 	}
-	if a.endpoint.client.trust.insecure(ctx, a.endpoint.host) {
+	if a.endpoint.insecure(ctx) {
 		// The token server of a registry on loopback may be on loopback too.
 		ac.BlockedRealmPrefixes = []netip.Prefix{}
 	}
@@ -133,8 +141,15 @@ func (c *Client) Login(ctx context.Context, a Auth) (identityToken string, err e
 		host = rest
 	}
 	host, _, _ = strings.Cut(host, "/")
-	e := c.endpoint(hostOf(host))
-	base, hc, err := e.connect(ctx)
+	if hostOf(host) == hubHost {
+		host = "docker.io"
+	}
+	w, err := c.waysTo(host)
+	if err != nil {
+		return "", err
+	}
+	own := slices.IndexFunc(w.list, func(w way) bool { return w.own })
+	base, hc, err := c.endpoint(w.list[own], w.print).connect(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -168,17 +183,17 @@ func (c *Client) Login(ctx context.Context, a Auth) (identityToken string, err e
 	case resp.StatusCode == http.StatusOK:
 		return identityToken, nil
 	case resp.StatusCode == http.StatusUnauthorized:
-		return "", fail.New(fail.Unauthorized, "login attempt to %s/v2/ failed with status: %s", base, resp.Status)
+		return "", fail.New(fail.Unauthorized, "login attempt to %s/ failed with status: %s", base, resp.Status)
 	case resp.StatusCode == http.StatusForbidden:
-		return "", fail.New(fail.Forbidden, "login attempt to %s/v2/ failed with status: %s", base, resp.Status)
+		return "", fail.New(fail.Forbidden, "login attempt to %s/ failed with status: %s", base, resp.Status)
 	case resp.StatusCode >= 500:
-		return "", fail.New(fail.Unavailable, "login attempt to %s/v2/ failed with status: %s", base, resp.Status)
+		return "", fail.New(fail.Unavailable, "login attempt to %s/ failed with status: %s", base, resp.Status)
 	}
-	return "", fail.New(fail.Invalid, "%s is not a registry: /v2/ answers %s", base, resp.Status)
+	return "", fail.New(fail.Invalid, "%s is not a registry: it answers %s", base, resp.Status)
 }
 
 func (c *Client) knock(ctx context.Context, hc *http.Client, base, authorization string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/v2/", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/", nil)
 	if err != nil {
 		return nil, fail.Mark(fail.Invalid, err)
 	}
@@ -238,9 +253,9 @@ func (c *Client) token(ctx context.Context, hc *http.Client, base string, challe
 		var no *refusal
 		errors.As(err, &no)
 		if no.status == http.StatusUnauthorized {
-			return "", "", fail.New(fail.Unauthorized, "Get %q: %w", base+"/v2/", err)
+			return "", "", fail.New(fail.Unauthorized, "Get %q: %w", base+"/", err)
 		}
-		return "", "", fail.New(no.class(), "Get %q: %w", base+"/v2/", err)
+		return "", "", fail.New(no.class(), "Get %q: %w", base+"/", err)
 	}
 	defer resp.Body.Close()
 	var got struct {

@@ -3,14 +3,10 @@ package registry
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"fmt"
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +33,29 @@ func newTrust(insecure []string) trust {
 	return t
 }
 
+// CheckInsecure reports whether s can be an entry of insecure-registries: a host with an
+// optional port, or a CIDR.
+func CheckInsecure(s string) error {
+	if _, err := netip.ParsePrefix(s); err == nil {
+		return nil
+	}
+	host := strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(s, "https://"), "http://"), "/")
+	if w, err := parseWay(host); err != nil || w.root != "/v2" || strings.Contains(host, "://") {
+		return fail.New(fail.Invalid, "%q is neither host[:port] nor a network such as 10.0.0.0/8", s)
+	}
+	return nil
+}
+
+// named reports whether the configuration names host itself.
+func (t trust) named(host string) bool {
+	host = strings.ToLower(host)
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	return t.hosts[host] || t.hosts[strings.Trim(name, "[]")]
+}
+
 // insecure reports whether host ("name[:port]") is loopback or configured so. Names
 // are looked up only if there are networks to compare with.
 func (t trust) insecure(ctx context.Context, host string) bool {
@@ -46,7 +65,7 @@ func (t trust) insecure(ctx context.Context, host string) bool {
 		name = h
 	}
 	name = strings.Trim(name, "[]")
-	if name == "localhost" || t.hosts[host] || t.hosts[name] {
+	if name == "localhost" || t.named(host) {
 		return true
 	}
 	if a, err := netip.ParseAddr(name); err == nil {
@@ -80,42 +99,59 @@ func (t trust) contains(a netip.Addr) bool {
 // certificate is verified, are found out when it is first used.
 type endpoint struct {
 	client *Client
-	host   string // name[:port], as credentials and certificates are filed
-	fixed  string // the base URL, if the configuration gave one with its scheme
+	way    way
 
 	mu   sync.Mutex // serialises finding out; guards the rest
-	base string     // scheme://host[/prefix], empty: not known yet
+	base string     // scheme://host/root, empty: not known yet
 	http *http.Client
 	// probed: the scheme was tried out, and may change.
 	probed bool
+	// until when a mirror that did not answer is spared
+	resumes time.Time
 }
 
-func (c *Client) endpoint(host string) *endpoint { return c.intern(host, "") }
-
-// mirror is the endpoint of a base URL of the configuration.
-func (c *Client) mirror(base string) *endpoint {
-	base = strings.TrimSuffix(base, "/")
-	u, err := url.Parse(base)
-	if err != nil || u.Host == "" {
-		return c.intern(base, "")
-	}
-	return c.intern(u.Host, base)
-}
-
-func (c *Client) intern(host, fixed string) *endpoint {
+// endpoint returns the one for w. print tells apart what became of it when files change.
+func (c *Client) endpoint(w way, print string) *endpoint {
+	key := w.key() + print
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	key := host + " " + fixed
 	e, ok := c.endpoints[key]
 	if !ok {
-		e = &endpoint{client: c, host: host, fixed: fixed}
+		e = &endpoint{client: c, way: w}
 		c.endpoints[key] = e
 	}
 	return e
 }
 
-// connect returns the base URL and the HTTP client of the endpoint. Hosts that need
-// not be secure are asked by https first (without verification) and by http then, as
+// restTime is how long a mirror that does not answer is not asked.
+const restTime = 30 * time.Second
+
+func (e *endpoint) rest() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.resumes = time.Now().Add(restTime)
+}
+
+func (e *endpoint) resting() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return time.Now().Before(e.resumes)
+}
+
+// insecure reports whether the endpoint needs no verified TLS: because the configuration
+// names it, or because it is on loopback and no certificates are configured for it.
+func (e *endpoint) insecure(ctx context.Context) bool {
+	e.client.mu.Lock()
+	t := e.client.trust
+	e.client.mu.Unlock()
+	if e.way.configured {
+		return t.named(e.way.host)
+	}
+	return t.insecure(ctx, e.way.host)
+}
+
+// connect returns the URL of the API and the HTTP client of the endpoint. Hosts that
+// need not be secure are asked by https first (without verification) and by http then, as
 // Docker does; the answer is remembered.
 func (e *endpoint) connect(ctx context.Context) (string, *http.Client, error) {
 	e.mu.Lock()
@@ -123,32 +159,39 @@ func (e *endpoint) connect(ctx context.Context) (string, *http.Client, error) {
 	if e.base != "" {
 		return e.base, e.http, nil
 	}
-	insecure := e.client.trust.insecure(ctx, e.host)
-	tlsConfig, err := e.client.tlsConfig(e.host)
+	insecure := e.insecure(ctx)
+	tlsConfig, err := e.way.tlsConfig(insecure)
 	if err != nil {
 		return "", nil, err
 	}
-	tlsConfig.InsecureSkipVerify = insecure
-	hc := e.client.httpClient(tlsConfig)
+	hc := e.httpClient(tlsConfig)
+	rest := e.way.host + e.way.root
 	switch {
-	case e.fixed != "":
-		e.base, e.http = e.fixed, hc
+	case e.way.scheme != "":
+		e.base, e.http = e.way.scheme+"://"+rest, hc
 		return e.base, e.http, nil
 	case !insecure:
-		e.base, e.http = "https://"+e.host, hc
+		e.base, e.http = "https://"+rest, hc
 		return e.base, e.http, nil
 	}
 	for _, scheme := range []string{"https://", "http://"} {
-		if err = e.answers(ctx, hc, scheme+e.host); err == nil {
-			e.base, e.http, e.probed = scheme+e.host, hc, true
+		if err = e.answers(ctx, hc, scheme+rest); err == nil {
+			e.base, e.http, e.probed = scheme+rest, hc, true
 			return e.base, e.http, nil
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || speaksTLS(err) {
 			break
 		}
 	}
 	hc.CloseIdleConnections()
 	return "", nil, err
+}
+
+// speaksTLS reports whether err came out of a conversation in TLS.
+func speaksTLS(err error) bool {
+	var bad *tls.CertificateVerificationError
+	var op *net.OpError
+	return errors.As(err, &bad) || errors.As(err, &op) && op.Op == "remote error"
 }
 
 // reconsider forgets what was found out about an insecure host, after a failure that a
@@ -166,7 +209,7 @@ func (e *endpoint) reconsider() {
 func (e *endpoint) answers(ctx context.Context, hc *http.Client, base string) error {
 	ctx, cancel := context.WithTimeoutCause(withoutRetry(ctx), 10*time.Second, errStalled)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/v2/", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/", nil)
 	if err != nil {
 		return fail.Mark(fail.Invalid, err)
 	}
@@ -174,7 +217,7 @@ func (e *endpoint) answers(ctx context.Context, hc *http.Client, base string) er
 	resp, err := hc.Do(req)
 	if err != nil {
 		if context.Cause(ctx) == errStalled {
-			return fail.New(fail.Unavailable, "Get %q: %w", base+"/v2/", errStalled)
+			return fail.New(fail.Unavailable, "Get %q: %w", base+"/", errStalled)
 		}
 		return connectionError(base, err)
 	}
@@ -183,60 +226,50 @@ func (e *endpoint) answers(ctx context.Context, hc *http.Client, base string) er
 }
 
 // httpClient makes the stack of transports: retries over watchdogs over net/http.
-func (c *Client) httpClient(config *tls.Config) *http.Client {
+func (e *endpoint) httpClient(config *tls.Config) *http.Client {
+	c := e.client
 	dialer := &net.Dialer{Timeout: 20 * time.Second, KeepAlive: 30 * time.Second}
-	return &http.Client{Transport: &retrying{pause: c.pause, log: c.cfg.Log, next: &watched{
-		headers: headerTimeout, idle: idleTimeout,
-		next: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           dialer.DialContext,
-			TLSClientConfig:       config,
-			TLSHandshakeTimeout:   10 * time.Second,
-			ForceAttemptHTTP2:     true,
-			MaxIdleConnsPerHost:   8,
-			IdleConnTimeout:       60 * time.Second,
-			ExpectContinueTimeout: time.Second,
-			DisableCompression:    true, // blobs and manifests are compared byte for byte
-			WriteBufferSize:       64 << 10,
-			ReadBufferSize:        64 << 10,
-		}}}}
+	if e.way.dial > 0 {
+		dialer.Timeout = e.way.dial
+	}
+	var next http.RoundTripper = &http.Transport{
+		Proxy:           http.ProxyFromEnvironment,
+		DialContext:     dialer.DialContext,
+		TLSClientConfig: config,
+		// HTTP/1.1 only: layers come side by side over connections of their own, with
+		// windows and ciphers of their own.
+		TLSNextProto:          map[string]func(string, *tls.Conn) http.RoundTripper{},
+		TLSHandshakeTimeout:   10 * time.Second,
+		MaxIdleConnsPerHost:   8,
+		IdleConnTimeout:       60 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		DisableCompression:    true, // blobs and manifests are compared byte for byte
+		WriteBufferSize:       64 << 10,
+		ReadBufferSize:        64 << 10,
+	}
+	if e.way.header != nil {
+		next = &headed{host: e.way.host, header: e.way.header, next: next}
+	}
+	return &http.Client{Transport: &retrying{pause: c.pause, log: c.cfg.Log,
+		next: &watched{headers: 2 * c.cfg.Stall, idle: c.cfg.Stall, next: next}}}
 }
 
-// tlsConfig reads the host's certificates from the configured directory, if any.
-func (c *Client) tlsConfig(host string) (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	// A host is a file name here; one that could leave the directory has no certificates.
-	if strings.ContainsAny(host, "/\x00") || host == ".." || host == "." {
-		return config, nil
-	}
-	dir := filepath.Join(c.cfg.CertsDir, host)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return config, nil // none: the usual case
-	}
-	for _, entry := range entries {
-		file := filepath.Join(dir, entry.Name())
-		switch filepath.Ext(file) {
-		case ".crt":
-			pem, err := os.ReadFile(file)
-			if err != nil {
-				return nil, fmt.Errorf("certificates of %s: %w", host, err)
+// headed adds the configured headers to what goes to the host itself, not to where it
+// redirects.
+type headed struct {
+	host   string
+	header http.Header
+	next   http.RoundTripper
+}
+
+func (t *headed) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Host == t.host {
+		req = req.Clone(req.Context())
+		for name, values := range t.header {
+			if req.Header.Get(name) == "" || name != "Authorization" {
+				req.Header[name] = values
 			}
-			if config.RootCAs == nil {
-				if config.RootCAs, err = x509.SystemCertPool(); err != nil {
-					config.RootCAs = x509.NewCertPool()
-				}
-			}
-			if !config.RootCAs.AppendCertsFromPEM(pem) {
-				return nil, fail.New(fail.Invalid, "%s holds no certificate in PEM form", file)
-			}
-		case ".cert":
-			pair, err := tls.LoadX509KeyPair(file, strings.TrimSuffix(file, ".cert")+".key")
-			if err != nil {
-				return nil, fail.New(fail.Invalid, "client certificate of %s: %w", host, err)
-			}
-			config.Certificates = append(config.Certificates, pair)
 		}
 	}
-	return config, nil
+	return t.next.RoundTrip(req)
 }

@@ -2,13 +2,16 @@ package registry
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/distribution/reference"
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -31,8 +34,9 @@ const (
 // refusal is a registry's answer that is not a success.
 type refusal struct {
 	status int
-	code   string // the first error's code, may be empty
-	text   string // one line: "manifest unknown: manifest unknown"
+	code   string        // the first error's code, may be empty
+	text   string        // one line: "manifest unknown: manifest unknown"
+	after  time.Duration // when the server wants to be asked again
 }
 
 func (r *refusal) Error() string { return r.text }
@@ -40,7 +44,7 @@ func (r *refusal) Error() string { return r.text }
 // refused reads an error answer and closes it.
 func refused(resp *http.Response) error {
 	defer resp.Body.Close()
-	r := &refusal{status: resp.StatusCode}
+	r := &refusal{status: resp.StatusCode, after: retryAfter(resp)}
 	if c, ok := challenges(resp.Header)["bearer"]; ok {
 		// RFC 6750 §3.1; Docker tells the same two apart.
 		switch c["error"] {
@@ -153,7 +157,26 @@ func connectionError(base string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return fail.New(fail.Unavailable, "Get %q: %w", base+"/v2/", err)
+	if hint := remedy(base, err); hint != "" {
+		return fail.New(fail.Unavailable, "Get %q: %w (%s)", base+"/", err, hint)
+	}
+	return fail.New(fail.Unavailable, "Get %q: %w", base+"/", err)
+}
+
+// remedy says what can be done about a failure of TLS.
+func remedy(base string, err error) string {
+	host, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(base, "https://"), "http://"), "/")
+	var authority x509.UnknownAuthorityError
+	var op *net.OpError
+	switch {
+	case errors.As(err, &authority):
+		return fmt.Sprintf("put the certificate of its authority into /etc/berth/certs.d/%s/ca.crt, or list it in insecure-registries", host)
+	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return "list it in insecure-registries if it shall be used without TLS"
+	case errors.As(err, &op) && op.Op == "remote error" && strings.Contains(err.Error(), "certificate"):
+		return fmt.Sprintf("the registry asks for a client certificate that it accepts: /etc/berth/certs.d/%s/client.cert and client.key", host)
+	}
+	return ""
 }
 
 // requestError classes what a request through the auth client ended with.
@@ -171,7 +194,10 @@ func (a *access) requestError(base string, err error) error {
 		r.settle()
 		return fail.Mark(r.class(), r)
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
-		return fail.New(fail.Unauthorized, "unauthorized: authentication required: no credentials for %s", a.endpoint.host)
+		return fail.New(fail.Unauthorized, "unauthorized: authentication required: no credentials for %s", a.endpoint.way.host)
+	case strings.Contains(err.Error(), "missing username or password"):
+		// The auth client has no error of its own for it.
+		return fail.New(fail.Unauthorized, "unauthorized: %s wants a user name and a password, and got a token", a.endpoint.way.host)
 	}
 	return connectionError(base, err)
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,10 +34,13 @@ const maxManifest = 8 << 20
 // Resolve asks what ref (a tag, or a digest string) stands for. An unknown one is
 // class NotFound, and so is one that the registry denies without saying whether it
 // exists; refused access is Unauthorized or Forbidden, no answer Unavailable.
-func (r *Repository) Resolve(ctx context.Context, ref string) (oci.Descriptor, error) {
+//
+// If known is given, a tag's manifest that it does not know comes along, is compared with
+// what the registry said of it, and is kept for Manifest.
+func (r *Repository) Resolve(ctx context.Context, ref string, known func(oci.Digest) bool) (oci.Descriptor, error) {
 	var d oci.Descriptor
-	err := r.read(ctx, func(a *access) (err error) {
-		d, err = r.resolve(ctx, a, ref)
+	err := r.read(ctx, canResolve, func(ctx context.Context, a *access) (err error) {
+		d, err = r.resolve(ctx, a, ref, known)
 		return err
 	})
 	if err != nil {
@@ -47,33 +49,41 @@ func (r *Repository) Resolve(ctx context.Context, ref string) (oci.Descriptor, e
 	return d, nil
 }
 
-// read asks the mirrors and then the registry itself, until one has it. The last
-// answer counts.
-func (r *Repository) read(ctx context.Context, ask func(*access) error) error {
-	for i, a := range r.readers {
-		err := ask(a)
-		if err == nil || i == len(r.readers)-1 || ctx.Err() != nil {
-			return err
-		}
-		r.client.cfg.Log.Info("a mirror does not have it", "mirror", a.endpoint.host, "repository", r.path, "error", err)
-	}
-	panic("unreachable: a repository always has a reader")
-}
-
-func (r *Repository) resolve(ctx context.Context, a *access, ref string) (oci.Descriptor, error) {
-	accept := func(req *http.Request) { req.Header.Set("Accept", manifestTypes) }
-	path := r.path + "/manifests/" + ref
-	resp, err := a.do(ctx, http.MethodHead, path, scopesFor(r.path, "pull"), accept)
-	if err == nil {
+func (r *Repository) resolve(ctx context.Context, a *access, ref string, known func(oci.Digest) bool) (oci.Descriptor, error) {
+	resp, err := a.do(ctx, http.MethodHead, r.path+"/manifests/"+ref, scopesFor(r.path, "pull"),
+		func(req *http.Request) { req.Header.Set("Accept", manifestTypes) })
+	var no *refusal
+	var before oci.Digest // as HEAD has it
+	switch {
+	case err == nil:
 		drain(resp)
-		if d, ok := described(resp, ref); ok {
-			return d, nil
+		d, ok := described(resp, ref)
+		if ok {
+			before = d.Digest
 		}
-	} else if no := (*refusal)(nil); !errors.As(err, &no) || no.status == http.StatusTooManyRequests || no.status >= 500 {
+		switch {
+		case !ok:
+		case known == nil || known(d.Digest) || digest.Digest(ref).Validate() == nil:
+			return d, nil
+		default:
+			// By digest, for a tag may be moved meanwhile.
+			data, err := r.manifest(ctx, a, d)
+			if err == nil {
+				r.keep(d.Digest, data)
+				return d, nil
+			}
+			if !fail.Is(err, fail.NotFound) && !errors.Is(err, errSpoiled) {
+				return oci.Descriptor{}, err
+			}
+		}
+	case !errors.As(err, &no) || no.status == http.StatusTooManyRequests || no.status >= 500:
 		return oci.Descriptor{}, err
 	}
-	// The answer to HEAD lacks what we need: the digest, or the reason in words.
-	if resp, err = a.do(ctx, http.MethodGet, path, scopesFor(r.path, "pull"), accept); err != nil {
+	// The answer to HEAD lacks what we need, the digest, or the reason in words; or it was
+	// not true.
+	resp, err = a.do(ctx, http.MethodGet, r.path+"/manifests/"+ref, scopesFor(r.path, "pull"),
+		func(req *http.Request) { req.Header.Set("Accept", manifestTypes) })
+	if err != nil {
 		return oci.Descriptor{}, err
 	}
 	defer resp.Body.Close()
@@ -81,11 +91,35 @@ func (r *Repository) resolve(ctx context.Context, a *access, ref string) (oci.De
 	if err != nil {
 		return oci.Descriptor{}, fmt.Errorf("manifest %s: %w", ref, err)
 	}
-	d := oci.Descriptor{MediaType: mediaType(resp, data), Digest: digest.FromBytes(data), Size: int64(len(data))}
-	if want := digest.Digest(ref); want.Validate() == nil && d.Digest != want {
-		return oci.Descriptor{}, fail.New(fail.Invalid, "manifest verification failed for digest %s: got %s", want, d.Digest)
+	if !json.Valid(data) {
+		return oci.Descriptor{}, spoiled(fail.New(fail.Invalid, "manifest %s is not JSON", ref))
 	}
+	d := oci.Descriptor{MediaType: mediaType(resp, data), Digest: digest.FromBytes(data), Size: int64(len(data))}
+	if want := digest.Digest(ref); want.Validate() == nil {
+		if got := want.Algorithm().FromBytes(data); got != want {
+			return oci.Descriptor{}, spoiled(fail.New(fail.Invalid, "manifest verification failed for digest %s: got %s", want, got))
+		}
+		d.Digest = want
+	}
+	// Damaged JSON can still be JSON: without the registry's word for it, it is not taken.
+	said := first(resp.Header.Get("Docker-Content-Digest"), before.String())
+	if digest.Digest(ref).Validate() != nil && said != "" && said != d.Digest.String() {
+		return oci.Descriptor{}, spoiled(fail.New(fail.Invalid, "manifest %s: the registry calls it %s, but it is %s", ref, oneLine(said), d.Digest))
+	}
+	r.keep(d.Digest, data)
 	return d, nil
+}
+
+// maxDocuments bounds what resolving many references of one repository can make us keep.
+const maxDocuments = 16
+
+func (r *Repository) keep(d oci.Digest, data []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.documents) >= maxDocuments {
+		clear(r.documents)
+	}
+	r.documents[d] = data
 }
 
 // described makes a descriptor of the headers of an answer, if they suffice.
@@ -124,10 +158,10 @@ func mediaType(resp *http.Response, data []byte) string {
 func readManifest(body io.Reader) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(body, maxManifest+1))
 	if err != nil {
-		return nil, fail.New(fail.Unavailable, "%w", err)
+		return nil, spoiled(fail.New(fail.Unavailable, "%w", err))
 	}
 	if len(data) > maxManifest {
-		return nil, fail.New(fail.Invalid, "larger than %d bytes", maxManifest)
+		return nil, fail.New(fail.Invalid, "larger than the %d bytes that a manifest may have", maxManifest)
 	}
 	return data, nil
 }
@@ -137,24 +171,15 @@ func (r *Repository) Manifest(ctx context.Context, d oci.Descriptor) ([]byte, er
 	if err := d.Digest.Validate(); err != nil {
 		return nil, fail.New(fail.Invalid, "manifest %q: %w", d.Digest, err)
 	}
-	var data []byte
-	err := r.read(ctx, func(a *access) error {
-		resp, err := a.do(ctx, http.MethodGet, r.path+"/manifests/"+d.Digest.String(), scopesFor(r.path, "pull"),
-			func(req *http.Request) { req.Header.Set("Accept", manifestTypes) })
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if data, err = readManifest(resp.Body); err != nil {
-			return fmt.Errorf("manifest %s: %w", d.Digest, err)
-		}
-		if d.Size > 0 && int64(len(data)) != d.Size {
-			return fail.New(fail.Invalid, "manifest %s: got %d bytes, want %d", d.Digest, len(data), d.Size)
-		}
-		if got := d.Digest.Algorithm().FromBytes(data); got != d.Digest {
-			return fail.New(fail.Invalid, "manifest verification failed for digest %s: got %s", d.Digest, got)
-		}
-		return nil
+	r.mu.Lock()
+	data := r.documents[d.Digest]
+	r.mu.Unlock()
+	if data != nil && (d.Size <= 0 || int64(len(data)) == d.Size) {
+		return data, nil
+	}
+	err := r.read(ctx, canPull, func(ctx context.Context, a *access) (err error) {
+		data, err = r.manifest(ctx, a, d)
+		return err
 	})
 	if err != nil {
 		return nil, r.pullError(d.Digest.String(), err)
@@ -162,9 +187,36 @@ func (r *Repository) Manifest(ctx context.Context, d oci.Descriptor) ([]byte, er
 	return data, nil
 }
 
+func (r *Repository) manifest(ctx context.Context, a *access, d oci.Descriptor) ([]byte, error) {
+	if d.Size > maxManifest {
+		return nil, fail.New(fail.Invalid, "manifest %s: %d bytes are more than the %d that a manifest may have", d.Digest, d.Size, maxManifest)
+	}
+	resp, err := a.do(ctx, http.MethodGet, r.path+"/manifests/"+d.Digest.String(), scopesFor(r.path, "pull"),
+		func(req *http.Request) { req.Header.Set("Accept", manifestTypes) })
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	data, err := readManifest(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", d.Digest, err)
+	}
+	if d.Size > 0 && int64(len(data)) != d.Size {
+		return nil, spoiled(fail.New(fail.Invalid, "manifest %s: got %d bytes, want %d", d.Digest, len(data), d.Size))
+	}
+	if got := d.Digest.Algorithm().FromBytes(data); got != d.Digest {
+		return nil, spoiled(fail.New(fail.Invalid, "manifest verification failed for digest %s: got %s", d.Digest, got))
+	}
+	return data, nil
+}
+
 // HasBlob reports whether the repository holds the blob already.
 func (r *Repository) HasBlob(ctx context.Context, d oci.Descriptor) (bool, error) {
-	resp, err := r.remote.do(ctx, http.MethodHead, r.path+"/blobs/"+d.Digest.String(),
+	a, err := r.writer()
+	if err != nil {
+		return false, err
+	}
+	resp, err := a.do(ctx, http.MethodHead, r.path+"/blobs/"+d.Digest.String(),
 		scopesFor(r.path, "pull,push"), nil, http.StatusNotFound)
 	if err != nil {
 		return false, fmt.Errorf("blob %s: %w", d.Digest, err)
@@ -186,15 +238,28 @@ const maxTagPages = 1000
 // Tags lists the repository's tags in lexical order.
 func (r *Repository) Tags(ctx context.Context) ([]string, error) {
 	var tags []string
+	err := r.read(ctx, canResolve, func(ctx context.Context, a *access) (err error) {
+		tags, err = r.tags(ctx, a)
+		return err
+	})
+	var no *refusal
+	switch {
+	case errors.As(err, &no) && no.class() == fail.NotFound:
+		return nil, fail.New(fail.NotFound, "repository %s not found: %w", reference.FamiliarName(r.name), err)
+	case err != nil:
+		return nil, fmt.Errorf("tags of %s: %w", reference.FamiliarName(r.name), err)
+	}
+	slices.Sort(tags)
+	return tags, nil
+}
+
+func (r *Repository) tags(ctx context.Context, a *access) ([]string, error) {
+	var tags []string
 	next := r.path + "/tags/list?n=1000"
 	for range maxTagPages {
-		resp, err := r.remote.do(ctx, http.MethodGet, next, scopesFor(r.path, "pull"), nil)
+		resp, err := a.do(ctx, http.MethodGet, next, scopesFor(r.path, "pull"), nil)
 		if err != nil {
-			var no *refusal
-			if errors.As(err, &no) && no.class() == fail.NotFound {
-				return nil, fail.New(fail.NotFound, "repository %s not found: %w", reference.FamiliarName(r.name), err)
-			}
-			return nil, fmt.Errorf("tags of %s: %w", reference.FamiliarName(r.name), err)
+			return nil, err
 		}
 		var page struct {
 			Tags []string `json:"tags"`
@@ -202,14 +267,13 @@ func (r *Repository) Tags(ctx context.Context) ([]string, error) {
 		err = json.NewDecoder(io.LimitReader(resp.Body, maxManifest)).Decode(&page)
 		resp.Body.Close()
 		if err != nil {
-			return nil, fail.New(fail.Unavailable, "tags of %s: %w", reference.FamiliarName(r.name), err)
+			return nil, spoiled(fail.New(fail.Unavailable, "%w", err))
 		}
 		tags = append(tags, page.Tags...)
 		if next = nextPage(resp); next == "" {
 			break
 		}
 	}
-	slices.Sort(tags)
 	return tags, nil
 }
 
@@ -227,12 +291,16 @@ func nextPage(resp *http.Response) string {
 	return u.String()
 }
 
-// Blob streams a blob from offset. It retries and resumes by itself what can be
-// resumed. The caller verifies the digest and closes.
+// Blob streams a blob from offset, straight from the connection. It repeats and resumes by
+// itself what can be. The caller verifies the digest, tells by Reject if it is wrong, and
+// closes.
 func (r *Repository) Blob(ctx context.Context, d oci.Descriptor, offset int64) (io.ReadCloser, error) {
 	b := &blobReader{ctx: ctx, repo: r, d: d, at: offset}
 	if d.Size > 0 && offset >= d.Size {
 		return http.NoBody, nil
+	}
+	if err := d.Digest.Validate(); err != nil {
+		return nil, fail.New(fail.Invalid, "blob %q: %w", d.Digest, err)
 	}
 	if err := b.open(); err != nil {
 		return nil, fmt.Errorf("blob %s: %w", d.Digest, err)
@@ -247,14 +315,15 @@ type blobReader struct {
 	d     oci.Descriptor
 	at    int64 // where the next byte is
 	body  io.ReadCloser
-	fails int // answers in a row that brought nothing
+	whole bool // a server cannot serve a part: read from the beginning, drop what is known
+	fails int  // answers in a row that brought nothing
 }
 
 func (b *blobReader) open() error {
-	return b.repo.read(b.ctx, func(a *access) error {
-		resp, err := a.do(b.ctx, http.MethodGet, b.repo.path+"/blobs/"+b.d.Digest.String(), scopesFor(b.repo.path, "pull"),
+	return b.repo.read(b.ctx, canPull, func(ctx context.Context, a *access) error {
+		resp, err := a.do(ctx, http.MethodGet, b.repo.path+"/blobs/"+b.d.Digest.String(), scopesFor(b.repo.path, "pull"),
 			func(req *http.Request) {
-				if b.at > 0 {
+				if b.at > 0 && !b.whole {
 					req.Header.Set("Range", "bytes="+strconv.FormatInt(b.at, 10)+"-")
 				}
 			}, http.StatusRequestedRangeNotSatisfiable)
@@ -266,6 +335,9 @@ func (b *blobReader) open() error {
 			return err
 		}
 		b.body = resp.Body
+		b.repo.mu.Lock()
+		b.repo.served[b.d.Digest] = a
+		b.repo.mu.Unlock()
 		return nil
 	})
 }
@@ -274,16 +346,21 @@ func (b *blobReader) open() error {
 func (b *blobReader) position(resp *http.Response) error {
 	switch resp.StatusCode {
 	case http.StatusRequestedRangeNotSatisfiable:
-		return fail.New(fail.Invalid, "the registry has only %d of %d bytes", b.at, b.d.Size)
+		b.whole = true
+		return spoiled(fail.New(fail.Invalid, "the registry has only %d of %d bytes", b.at, b.d.Size))
 	case http.StatusPartialContent:
 		unit, _, _ := strings.Cut(resp.Header.Get("Content-Range"), "-")
 		if from := strings.TrimPrefix(unit, "bytes "); from != strconv.FormatInt(b.at, 10) {
-			return fail.New(fail.Invalid, "asked for bytes from %d, the registry sent from %q", b.at, from)
+			b.whole = true
+			return spoiled(fail.New(fail.Invalid, "asked for bytes from %d, the registry sent from %q", b.at, from))
 		}
 		return nil
 	}
 	if _, err := io.CopyN(io.Discard, resp.Body, b.at); err != nil {
-		return fail.New(fail.Unavailable, "%w", err)
+		if err == io.EOF {
+			return spoiled(fail.New(fail.Invalid, "the registry sent only a part of the %d bytes that came before", b.at))
+		}
+		return spoiled(fail.New(fail.Unavailable, "%w", err))
 	}
 	return nil
 }
@@ -347,6 +424,9 @@ func (b *blobReader) again(cause error) error {
 	return nil
 }
 
+// Reject is Repository.Reject for the content that was read.
+func (b *blobReader) Reject() { b.repo.Reject(b.d.Digest) }
+
 func (b *blobReader) drop() {
 	if b.body != nil {
 		b.body.Close()
@@ -357,19 +437,4 @@ func (b *blobReader) drop() {
 func (b *blobReader) Close() error {
 	b.drop()
 	return nil
-}
-
-// uploadURL is Location with the blob's digest added to its query.
-func uploadURL(resp *http.Response, d oci.Digest) (string, error) {
-	u, err := resp.Location()
-	if err != nil {
-		return "", fail.New(fail.Invalid, "the registry names no place to upload to: %w", err)
-	}
-	q, err := url.ParseQuery(u.RawQuery)
-	if err != nil {
-		return "", fail.New(fail.Invalid, "the registry names no usable place to upload to: %w", err)
-	}
-	q.Set("digest", d.String())
-	u.RawQuery = q.Encode()
-	return u.String(), nil
 }

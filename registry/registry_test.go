@@ -4,17 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -110,11 +106,11 @@ func TestWhatIsPushedToARealRegistryComesBack(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			got, err := repo.Resolve(ctx, "1")
+			got, err := repo.Resolve(ctx, "1", nil)
 			if err != nil || got.Digest != md.Digest || got.Size != md.Size || got.MediaType != md.MediaType {
 				t.Fatalf("Resolve = %+v, %v", got, err)
 			}
-			if got, err = repo.Resolve(ctx, md.Digest.String()); err != nil || got.Digest != md.Digest {
+			if got, err = repo.Resolve(ctx, md.Digest.String(), nil); err != nil || got.Digest != md.Digest {
 				t.Fatalf("Resolve by digest = %+v, %v", got, err)
 			}
 			if data, err := repo.Manifest(ctx, got); err != nil || !bytes.Equal(data, manifest) {
@@ -141,7 +137,7 @@ func TestWhatIsPushedToARealRegistryComesBack(t *testing.T) {
 			if ok, err := other.MountBlob(ctx, describe([]byte("none"), ""), "team/app"); err != nil || ok {
 				t.Fatalf("MountBlob of nothing = %v, %v", ok, err)
 			}
-			_, err = repo.Resolve(ctx, "3")
+			_, err = repo.Resolve(ctx, "3", nil)
 			want := "manifest for " + server.Addr + "/team/app:3 not found: manifest unknown: manifest unknown"
 			if !fail.Is(err, fail.NotFound) || err.Error() != want {
 				t.Errorf("unknown tag: %v (%v), want %s", err, fail.Of(err), want)
@@ -170,7 +166,7 @@ func TestBasicCredentialsAreChecked(t *testing.T) {
 		t.Errorf("Login with a wrong password: %v (%v)", err, fail.Of(err))
 	}
 	for _, a := range []*Auth{nil, {}, &wrong} {
-		_, err := c.Repository(named(t, server.Addr+"/app"), a).Resolve(t.Context(), "1")
+		_, err := c.Repository(named(t, server.Addr+"/app"), a).Resolve(t.Context(), "1", nil)
 		if !fail.Is(err, fail.Unauthorized) || !strings.HasPrefix(err.Error(), "unauthorized: ") {
 			t.Errorf("Resolve with %v: %v (%v)", a, err, fail.Of(err))
 		}
@@ -184,7 +180,7 @@ func TestUnknownServerIsUnavailableAndToldAtOnce(t *testing.T) {
 	}
 	addr := l.Addr().String()
 	l.Close()
-	_, err = impatient(Config{}).Repository(named(t, addr+"/app"), nil).Resolve(t.Context(), "1")
+	_, err = impatient(Config{}).Repository(named(t, addr+"/app"), nil).Resolve(t.Context(), "1", nil)
 	want := fmt.Sprintf("Get \"http://%s/v2/\": dial tcp %s: connect: connection refused", addr, addr)
 	if !fail.Is(err, fail.Unavailable) || err.Error() != want {
 		t.Errorf("got %v (%v), want %s", err, fail.Of(err), want)
@@ -224,7 +220,7 @@ func TestRefusalsHaveDockersWordsAndAClass(t *testing.T) {
 					_, _ = io.WriteString(w, tt.body)
 				}
 			})
-			_, err := repo.Resolve(t.Context(), "1")
+			_, err := repo.Resolve(t.Context(), "1", nil)
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -278,7 +274,7 @@ func TestCancelEndsARetryAtOnce(t *testing.T) {
 			cancel()
 		}
 	})
-	if _, err := repo.Resolve(ctx, "1"); !errors.Is(err, context.Canceled) || fail.Of(err) != fail.Canceled {
+	if _, err := repo.Resolve(ctx, "1", nil); !errors.Is(err, context.Canceled) || fail.Of(err) != fail.Canceled {
 		t.Errorf("got %v (%v)", err, fail.Of(err))
 	}
 }
@@ -290,7 +286,7 @@ func TestWrongManifestIsInvalid(t *testing.T) {
 	if !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), want.Digest.String()) {
 		t.Errorf("Manifest: %v (%v)", err, fail.Of(err))
 	}
-	if _, err = repo.Resolve(t.Context(), want.Digest.String()); !fail.Is(err, fail.Invalid) {
+	if _, err = repo.Resolve(t.Context(), want.Digest.String(), nil); !fail.Is(err, fail.Invalid) {
 		t.Errorf("Resolve: %v (%v)", err, fail.Of(err))
 	}
 }
@@ -487,7 +483,7 @@ func TestBearerTokensAreFetchedCachedAndRefused(t *testing.T) {
 	for _, a := range []*Auth{&user, {IdentityToken: "refresh-1"}, {RegistryToken: "user repository:app:pull"}} {
 		before := b.tokens.Load()
 		for range 3 {
-			if _, err := c.Repository(named(t, host+"/app"), a).Resolve(t.Context(), "1"); err != nil {
+			if _, err := c.Repository(named(t, host+"/app"), a).Resolve(t.Context(), "1", nil); err != nil {
 				t.Fatalf("Resolve with %+v: %v", a, err)
 			}
 		}
@@ -495,11 +491,11 @@ func TestBearerTokensAreFetchedCachedAndRefused(t *testing.T) {
 			t.Errorf("%+v: asked for %d tokens", a, n)
 		}
 	}
-	_, err := c.Repository(named(t, host+"/app"), nil).Resolve(t.Context(), "1")
+	_, err := c.Repository(named(t, host+"/app"), nil).Resolve(t.Context(), "1", nil)
 	if !fail.Is(err, fail.NotFound) || !strings.HasPrefix(err.Error(), "pull access denied for "+host+"/app, ") {
 		t.Errorf("anonymous: %v (%v)", err, fail.Of(err))
 	}
-	_, err = c.Repository(named(t, host+"/app"), &Auth{Username: "u", Password: "x"}).Resolve(t.Context(), "1")
+	_, err = c.Repository(named(t, host+"/app"), &Auth{Username: "u", Password: "x"}).Resolve(t.Context(), "1", nil)
 	if !fail.Is(err, fail.Unauthorized) || err.Error() != "unauthorized: incorrect username or password" {
 		t.Errorf("wrong password: %v (%v)", err, fail.Of(err))
 	}
@@ -540,7 +536,7 @@ func TestMirrorsAreAskedFirstAndTheRegistryAfterThem(t *testing.T) {
 	}
 	empty, full := server("empty", false), server("full", true)
 	c := impatient(Config{Mirrors: []string{empty.URL, full.URL + "/"}})
-	got, err := c.Repository(named(t, "debian"), nil).Resolve(t.Context(), "12")
+	got, err := c.Repository(named(t, "debian"), nil).Resolve(t.Context(), "12", nil)
 	if err != nil || got.Digest != d.Digest {
 		t.Fatalf("Resolve = %+v, %v", got, err)
 	}
@@ -559,6 +555,8 @@ func TestPushIsRepeatedAfterAServerErrorAndNotAfterItsSourceFailed(t *testing.T)
 	var puts atomic.Int32
 	repo := fake(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.Method {
+		case http.MethodHead:
+			w.WriteHeader(http.StatusNotFound)
 		case http.MethodPost:
 			w.Header().Set("Location", "/upload?state=a%2Bb")
 			w.WriteHeader(http.StatusAccepted)
@@ -681,37 +679,6 @@ func TestTLSRegistryOnLoopbackNeedsNoCertificate(t *testing.T) {
 	repo := impatient(Config{}).Repository(named(t, s.Listener.Addr().String()+"/app"), nil)
 	if tags, err := repo.Tags(t.Context()); err != nil || len(tags) != 1 {
 		t.Errorf("Tags = %v, %v", tags, err)
-	}
-}
-
-func TestCertificatesOfAHostAreFound(t *testing.T) {
-	s := httptest.NewTLSServer(nil)
-	t.Cleanup(s.Close)
-	dir := t.TempDir()
-	host := filepath.Join(dir, "registry.test:5000")
-	if err := os.Mkdir(host, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
-	if err := os.WriteFile(filepath.Join(host, "ca.crt"), ca, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c := New(Config{CertsDir: dir})
-	got, err := c.tlsConfig("registry.test:5000")
-	if err != nil || got.RootCAs == nil {
-		t.Fatalf("%v, %v", got, err)
-	}
-	if _, err := s.Certificate().Verify(x509.VerifyOptions{Roots: got.RootCAs, DNSName: "example.com"}); err != nil {
-		t.Error(err)
-	}
-	if got, err = c.tlsConfig("other.test"); err != nil || got.RootCAs != nil {
-		t.Errorf("another host: %v, %v", got, err)
-	}
-	if err := os.WriteFile(filepath.Join(host, "ca.crt"), []byte("no pem"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.tlsConfig("registry.test:5000"); !fail.Is(err, fail.Invalid) {
-		t.Errorf("a broken file: %v", err)
 	}
 }
 

@@ -15,20 +15,17 @@ import (
 	"berth/fail"
 )
 
-const (
-	// headerTimeout bounds the wait for an answer after a request is wholly sent. A
-	// registry may have to move a pushed blob before it answers.
-	headerTimeout = 2 * time.Minute
-	// idleTimeout bounds how long a transfer may stand still.
-	idleTimeout = time.Minute
-	maxTries    = 4
-)
+// maxTries is how often something that may succeed is asked for.
+const maxTries = 6
 
 var errStalled = fail.New(fail.Unavailable, "the registry stopped answering")
 
 // watched ends requests whose transfer stands still: bodies may take as long as they
 // like while bytes flow.
 type watched struct {
+	// headers bounds the wait for an answer after a request is wholly sent: a registry may
+	// have to move a pushed blob before it answers. idle bounds each read, and the time in
+	// which no more of a request can be sent.
 	headers, idle time.Duration
 	next          http.RoundTripper
 }
@@ -38,7 +35,8 @@ func (t *watched) RoundTrip(req *http.Request) (*http.Response, error) {
 	dog := time.AfterFunc(t.headers, func() { cancel(errStalled) })
 	req = req.WithContext(ctx)
 	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &sentBody{ReadCloser: req.Body, sent: func() { dog.Reset(t.headers) }}
+		dog.Reset(t.idle)
+		req.Body = &sentBody{ReadCloser: req.Body, sent: dog.Reset, headers: t.headers, idle: t.idle}
 	}
 	resp, err := t.next.RoundTrip(req)
 	dog.Stop()
@@ -53,15 +51,21 @@ func (t *watched) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// sentBody tells of every part of a request body that is taken to be sent.
+// sentBody tells the watchdog of every part of a request body that is taken to be sent.
 type sentBody struct {
 	io.ReadCloser
-	sent func()
+	sent          func(time.Duration) bool
+	headers, idle time.Duration
 }
 
 func (b *sentBody) Read(p []byte) (int, error) {
-	b.sent()
-	return b.ReadCloser.Read(p)
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.sent(b.headers)
+	} else {
+		b.sent(b.idle)
+	}
+	return n, err
 }
 
 // watchedBody runs the watchdog only while a read waits: a slow consumer is no stall.
@@ -160,6 +164,37 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
+// errSpoiled marks content that came damaged, or not to its end: it may come whole the
+// next time.
+var errSpoiled = errors.New("damaged on its way")
+
+type spoiledError struct{ err error }
+
+func (e spoiledError) Error() string        { return e.err.Error() }
+func (e spoiledError) Unwrap() error        { return e.err }
+func (e spoiledError) Is(target error) bool { return target == errSpoiled }
+
+func spoiled(err error) error { return spoiledError{err} }
+
+// worthAnother reports whether a request that ended with err may succeed the next time,
+// and when its server wants to be asked again.
+func worthAnother(err error) (bool, time.Duration) {
+	var no *refusal
+	switch {
+	case errors.Is(err, errSpoiled):
+		return true, 0
+	case errors.As(err, &no):
+		return passingStatus(no.status), no.after
+	}
+	return passing(err), 0
+}
+
+// unreachable reports whether a server does not answer at all.
+func unreachable(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, errStalled) || errors.As(err, &op) && op.Op == "dial"
+}
+
 func passingStatus(code int) bool {
 	switch code {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
@@ -177,7 +212,7 @@ func passing(err error) bool {
 		return dns.IsTemporary
 	}
 	var timeout net.Error
-	return errors.Is(err, errStalled) ||
+	return errors.Is(err, errStalled) || errors.Is(err, net.ErrClosed) || // closed by its other half
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.EPIPE) ||
 		errors.As(err, &timeout) && timeout.Timeout()

@@ -264,7 +264,7 @@ func inspectDistribution(w *writer, r *request) error {
 		what = ref.Tag()
 	}
 	repo := r.s.Registry.Repository(named, auth)
-	d, err := repo.Resolve(r.Context(), what)
+	d, err := repo.Resolve(r.Context(), what, func(oci.Digest) bool { return false })
 	if err != nil {
 		return err
 	}

@@ -154,12 +154,15 @@ func (w *Writer) Commit(size int64) (oci.Digest, error) {
 	return got, nil
 }
 
+// ErrWrong says that what came is not what was to come.
+var ErrWrong = errors.New("does not match its digest")
+
 func (w *Writer) check(got oci.Digest, size int64) error {
 	if size >= 0 && w.offset != size {
-		return fail.New(fail.Invalid, "%s has %d bytes, expected %d", w.name(), w.offset, size)
+		return fail.New(fail.Invalid, "%s %w: it has %d bytes, expected %d", w.name(), ErrWrong, w.offset, size)
 	}
 	if w.want != "" && got != w.want {
-		return fail.New(fail.Invalid, "%s does not match its digest: the content is %s", w.name(), got)
+		return fail.New(fail.Invalid, "%s %w: the content is %s", w.name(), ErrWrong, got)
 	}
 	return nil
 }
