@@ -1,235 +1,278 @@
 // Command bench measures Berth beside the peers that are installed, in one run: the same
-// work on each in turn, so that a change of the machine's mood hits all alike. It prints
-// medians and ratios; what counts is the ratio.
+// work on each in turn, so that a change of the machine's mood hits all alike. What counts
+// is the ratio.
 //
-//	make bench                    all rows, a table on standard output
-//	go run ./bench -n 5 -only exec
+//	make bench                              everything, into docs/benchmarks.md (25 minutes)
+//	go run ./bench -quick                   a look at every row (4 minutes)
+//	go run ./bench -only 'exec|memory'      some rows
 package main
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
+	"os/signal"
 	"path/filepath"
-	"runtime"
-	"slices"
+	"regexp"
 	"strings"
+	"syscall"
 	"time"
 )
 
+type options struct {
+	n      int
+	rounds int
+	crowd  int
+	idle   time.Duration
+	rest   time.Duration
+	quick  bool
+	only   *regexp.Regexp
+	out    string
+}
+
 func main() {
-	n := flag.Int("n", 15, "measured runs per row and peer")
-	only := flag.String("only", "", "rows whose name contains this")
-	crowd := flag.Int("crowd", 0, "containers that run meanwhile on the engine being measured")
+	var o options
+	only := ""
+	flag.IntVar(&o.n, "n", 15, "measured runs per row and peer")
+	flag.IntVar(&o.rounds, "rounds", 3, "measured runs of what moves images")
+	flag.IntVar(&o.crowd, "crowd", 200, "containers that run on every engine in the rows with a crowd; 0 leaves them out")
+	flag.DurationVar(&o.idle, "idle", time.Minute, "time for which the crowd is idle before its memory is read")
+	flag.StringVar(&only, "only", "", "`regexp` of the rows to measure, written as SECTION: ROW")
+	flag.BoolVar(&o.quick, "quick", false, "few runs, a small image, a crowd of 20: shows that every row works")
+	flag.StringVar(&o.out, "o", "", "`file` to write the document to; what was written by hand in it stays")
 	flag.Parse()
-	if err := measure(*n, *crowd, *only); err != nil {
+	if o.quick {
+		o.n, o.rounds, o.crowd, o.idle = 3, 1, 20, 5*time.Second
+	}
+	o.rest = time.Second
+	var err error
+	if o.only, err = regexp.Compile("(?i)" + only); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: -only:", err)
+		os.Exit(2)
+	}
+	if flag.NArg() > 0 || o.n < 1 || o.rounds < 1 || o.crowd < 0 {
+		fmt.Fprintln(os.Stderr, "bench: takes no arguments, and counts that are positive")
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := measure(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-// peer is an engine with its client, started for this run in directories of its own.
-type peer struct {
-	name   string
-	client []string // command line up to the subcommand
-	env    []string
-	stop   func()
-}
-
-// row is one piece of work. before and after are not measured.
-type row struct {
-	name         string
-	before       []string
-	work         []string
-	after        []string
-	oncePer      bool // before and after run once per peer, not per run
-	spacedAsWell bool // measured back to back, and with starts one second apart
-}
-
-var rows = []row{
-	{name: "run --rm --network none true", work: []string{"run", "--rm", "--network", "none", "busybox", "true"}, spacedAsWell: true},
-	{name: "run -d --network none", work: []string{"run", "-d", "--name", "bench", "--network", "none", "busybox", "sleep", "1000"}, after: []string{"rm", "-f", "bench"}},
-	{name: "exec true", before: []string{"run", "-d", "--name", "bench", "--network", "none", "busybox", "sleep", "1000"},
-		work: []string{"exec", "bench", "true"}, after: []string{"rm", "-f", "bench"}, oncePer: true, spacedAsWell: true},
-	{name: "stop -t 0", before: []string{"run", "-d", "--name", "bench", "--network", "none", "busybox", "sleep", "1000"},
-		work: []string{"stop", "-t", "0", "bench"}, after: []string{"rm", "-f", "bench"}},
-	{name: "rm", before: []string{"create", "--name", "bench", "--network", "none", "busybox", "true"}, work: []string{"rm", "bench"}},
-	{name: "ps", work: []string{"ps"}},
-	{name: "version", work: []string{"version"}},
-}
-
-func measure(n, crowd int, only string) error {
+// measure makes a run and reports it. Whatever happens, it leaves nothing behind.
+func measure(ctx context.Context, o options) (err error) {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("needs root: it starts engines")
 	}
-	dir, err := os.MkdirTemp("", "bb")
+	if o.out != "" { // before half an hour of work, not after it
+		old, err := os.ReadFile(o.out)
+		if err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		if _, err := handWritten(string(old)); err != nil {
+			return fmt.Errorf("%s: %w", o.out, err)
+		}
+	}
+	if err := becomeSubreaper(); err != nil {
+		return err
+	}
+	b := &bench{}
+	if b.bin, err = filepath.Abs("bin"); err != nil {
+		return err
+	}
+	if b.dir, err = os.MkdirTemp("", "bb"); err != nil {
+		return err
+	}
+	// Reaping outlives ctx: closing needs it.
+	reaping, stopReaping := context.WithCancel(context.Background())
+	go reap(reaping)
+	defer stopReaping()
+	defer func() { err = errors.Join(err, b.close()) }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	r := &report{when: time.Now(), command: "go run ./bench " + strings.Join(os.Args[1:], " "), machine: machine(b.dir), method: method(o)}
+	if err := b.measureAll(ctx, o, r); err != nil {
+		return err
+	}
+	r.notes = append(r.notes, b.absent...)
+	if err := r.print(os.Stdout); err != nil {
+		return err
+	}
+	if o.out != "" {
+		return r.write(o.out)
+	}
+	return nil
+}
+
+// measureAll fills the report, section by section.
+func (b *bench) measureAll(ctx context.Context, o options, r *report) error {
+	if err := b.openEngines(ctx); err != nil {
+		return err
+	}
+	tools, err := b.openTools(ctx)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	rootfs := filepath.Join(dir, "busybox.tar")
+	runtimes, err := b.openRuntimes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range append(append(append([]*peer{}, b.engines...), tools...), runtimes...) {
+		r.peers = append(r.peers, fact{p.name, p.version(ctx)})
+	}
+	rootfs := filepath.Join(b.dir, "busybox.tar")
 	if err := busyboxTar(rootfs); err != nil {
 		return err
 	}
-	berth, err := startBerth(filepath.Join(dir, "b"))
-	if err != nil {
-		return err
+	for _, p := range b.engines {
+		if _, err := p.do(ctx, "import", rootfs, "busybox"); err != nil {
+			return err
+		}
 	}
-	defer berth.stop()
-	peers := []*peer{berth}
-	if _, err := exec.LookPath("dockerd"); err == nil {
-		docker, err := startDocker(filepath.Join(dir, "d"))
+	dense := pace{n: o.n, burst: 5}
+	spaced := pace{n: o.n, burst: 1, rest: o.rest}
+
+	// Each part is left out if -only wants none of its rows.
+	if rows := o.wanted(lonelyRows(b.engines)); len(rows) > 0 {
+		r.checkLoad(ctx, rows[0].section)
+		r.results = append(r.results, measureBoth(ctx, rows, dense, spaced)...)
+	}
+	if o.wants(sectionBridge, "run --rm --network bridge true") && ctx.Err() == nil {
+		results, err := b.bridgeRows(ctx, dense)
 		if err != nil {
 			return err
 		}
-		defer docker.stop()
-		peers = append(peers, docker)
-	} else {
-		fmt.Println("dockerd is not installed (Debian: docker.io): no peer to compare with")
+		r.results = append(r.results, results...)
 	}
-	for _, p := range peers {
-		if err := p.run("import", rootfs, "busybox"); err != nil {
+	bundle, err := b.bundle(ctx, runtimes[0], rootfs)
+	if err != nil {
+		return err
+	}
+	r.results = append(r.results, measureBoth(ctx, o.wanted(runtimeRows(runtimes, bundle)), dense, spaced)...)
+	r.results = append(r.results, measureRows(ctx, o.wanted(clientRows(b.engines)), dense)...)
+	if o.wants("Images", "pull push save rmi load") && ctx.Err() == nil {
+		image, err := debianImage(ctx, o.quick)
+		if err != nil {
 			return err
 		}
-		for i := range crowd {
-			if err := p.run("run", "-d", "--name", fmt.Sprintf("crowd%d", i), "--network", "none", "busybox", "sleep", "100000"); err != nil {
-				return err
-			}
+		r.checkLoad(ctx, "Images")
+		r.notes = append(r.notes, fmt.Sprintf("The image has %d layers, %d MB compressed and %d MB unpacked.", image.layers, image.packed/1_000_000, image.unpacked/1_000_000))
+		results, err := b.measureTransfers(ctx, append(append([]*peer{}, b.engines...), tools...), image, o.rounds)
+		if err != nil {
+			return err
+		}
+		r.results = append(r.results, results...)
+	}
+	if err := b.measureCrowd(ctx, o, r, dense, spaced); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// measureCrowd measures what needs many containers that run.
+func (b *bench) measureCrowd(ctx context.Context, o options, r *report, dense, spaced pace) error {
+	rows := o.wanted(crowdedRows(b.engines, o.crowd))
+	memory := o.wants("Memory", "per container")
+	if o.crowd == 0 || len(rows) == 0 && !memory && !o.wants(sectionCrowd(o.crowd), "run -d in a row") {
+		return nil
+	}
+	// Fresh engines: what went before has left its mark on their memory.
+	before := b.baseline(ctx)
+	r.checkLoad(ctx, sectionCrowd(o.crowd))
+	starts := gather(ctx, b.engines, o.crowd)
+	r.results = append(r.results, starts)
+	if memory && ctx.Err() == nil {
+		result, notes := weighAll(ctx, b.engines, before, o.crowd, o.idle, starts)
+		defer func() { r.results = append(r.results, result) }() // its section comes last
+		r.notes = append(r.notes, notes...)
+	}
+	r.results = append(r.results, measureBoth(ctx, rows, dense, spaced)...)
+	return ctx.Err()
+}
+
+// wants says whether a row is to be measured.
+func (o options) wants(section, row string) bool { return o.only.MatchString(section + ": " + row) }
+
+func (o options) wanted(rows []row) (wanted []row) {
+	for _, r := range rows {
+		if o.wants(r.section, r.name) {
+			wanted = append(wanted, r)
 		}
 	}
-	fmt.Printf("%s, %s, %d cores, %d runs per row, %d containers running meanwhile\n", time.Now().Format("2006-01-02"), kernel(), runtime.NumCPU(), n, crowd)
-	fmt.Printf("%-45s", "median ms [min max]")
-	for _, p := range peers {
-		fmt.Printf(" %24s", p.name)
+	return wanted
+}
+
+// checkLoad notes how busy the machine is by others' work before a section.
+func (r *report) checkLoad(ctx context.Context, section string) {
+	share := otherWork(ctx)
+	line := fmt.Sprintf("Before “%s”: load average %s, processors %.0f %% busy with nothing of this run going on.", section, loadAverage(), share*100)
+	if share > tooBusy {
+		line += " **Other work disturbs this run: its figures are not to be kept.**"
+		fmt.Fprintf(os.Stderr, "bench: warning: other work runs on this machine: %.0f %% of the processors are busy before “%s”\n", share*100, section)
 	}
-	fmt.Printf(" %8s\n", "ratio")
+	r.load = append(r.load, line)
+}
+
+func measureRows(ctx context.Context, rows []row, p pace) (results []result) {
 	for _, r := range rows {
-		if !strings.Contains(r.name, only) {
+		if ctx.Err() == nil {
+			results = append(results, r.progress(ctx, p))
+		}
+	}
+	return results
+}
+
+// measureBoth measures the rows back to back, and those that start processes of containers
+// with rests between the starts as well.
+func measureBoth(ctx context.Context, rows []row, dense, spaced pace) (results []result) {
+	for _, r := range rows {
+		if !r.bothPaces {
+			results = append(results, measureRows(ctx, []row{r}, dense)...)
 			continue
 		}
-		if err := r.measure(peers, n, 0); err != nil {
-			return err
-		}
-		if r.spacedAsWell {
-			if err := r.measure(peers, n, time.Second); err != nil {
-				return err
-			}
+		name := r.name
+		for _, p := range []pace{dense, spaced} {
+			r.name = name + p.suffix()
+			results = append(results, measureRows(ctx, []row{r}, p)...)
 		}
 	}
-	for _, p := range peers {
-		for i := range crowd {
-			if err := p.run("rm", "-f", fmt.Sprintf("crowd%d", i)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return results
 }
 
-// burst is how many runs of one peer follow one another when runs are back to back: each
-// then starts in what the run before it has left, and not in what another engine has.
-const burst = 5
-
-// settle lets an engine finish what it does after its answer, before the other's turn.
-const settle = 300 * time.Millisecond
-
-// measure runs the row n times on every peer, in turn, after one run that does not count.
-// A pause makes every start a cold one; without it the runs come in bursts.
-func (r row) measure(peers []*peer, n int, pause time.Duration) error {
-	times := make([][]time.Duration, len(peers))
-	prepare := func(p *peer, args []string) error {
-		if args == nil {
-			return nil
-		}
-		return p.run(args...)
+func (p pace) suffix() string {
+	if p.backToBack() {
+		return ", back to back"
 	}
-	if r.oncePer {
-		for _, p := range peers {
-			if err := prepare(p, r.before); err != nil {
-				return err
-			}
-		}
-	}
-	turn, wait := burst, settle
-	if pause > 0 {
-		turn, wait = 1, pause
-	}
-	for done := 0; done < n; done += turn {
-		for j, p := range peers {
-			time.Sleep(wait)
-			for i := range turn + 1 {
-				if i == 0 && (turn == 1 && done > 0) {
-					continue // warmed up already
-				}
-				took, err := r.once(p, prepare)
-				if err != nil {
-					return err
-				}
-				if i > 0 {
-					times[j] = append(times[j], took)
-				} else {
-					time.Sleep(pause)
-				}
-			}
-		}
-	}
-	if r.oncePer {
-		for _, p := range peers {
-			if err := prepare(p, r.after); err != nil {
-				return err
-			}
-		}
-	}
-	name := r.name
-	if r.spacedAsWell {
-		name += map[bool]string{true: ", 1 s apart", false: ", back to back"}[pause > 0]
-	}
-	fmt.Printf("%-45s", name)
-	for _, t := range times {
-		slices.Sort(t)
-		fmt.Printf(" %9.1f [%5.1f %6.1f]", ms(median(t)), ms(t[0]), ms(t[len(t)-1]))
-	}
-	if len(times) > 1 {
-		fmt.Printf(" %7.1fx", ms(median(times[1]))/ms(median(times[0])))
-	}
-	fmt.Println()
-	return nil
+	return fmt.Sprintf(", %s apart", p.rest)
 }
 
-// once prepares, measures and clears up one run.
-func (r row) once(p *peer, prepare func(*peer, []string) error) (took time.Duration, err error) {
-	if !r.oncePer {
-		if err := prepare(p, r.before); err != nil {
-			return 0, err
-		}
+// progress measures a row and tells of it.
+func (r row) progress(ctx context.Context, p pace) result {
+	begin := time.Now()
+	result := r.measure(ctx, p)
+	var cells []string
+	for _, c := range result.cells {
+		cells = append(cells, c.peer+" "+c.text())
 	}
-	start := time.Now()
-	if err := p.run(r.work...); err != nil {
-		return 0, err
-	}
-	took = time.Since(start)
-	if !r.oncePer {
-		err = prepare(p, r.after)
-	}
-	return took, err
+	fmt.Fprintf(os.Stderr, "%s: %s (%.0f s): %s\n", r.section, r.name, time.Since(begin).Seconds(), strings.Join(cells, ", "))
+	return result
 }
 
-func median(sorted []time.Duration) time.Duration { return sorted[len(sorted)/2] }
-
-func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-func (p *peer) run(args ...string) error {
-	cmd := exec.Command(p.client[0], append(slices.Clone(p.client[1:]), args...)...)
-	cmd.Env = p.env
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s %s: %w\n%s", p.name, strings.Join(args, " "), err, out)
+// method says in the document how the figures came about.
+func method(o options) []string {
+	return []string{
+		"Times are whole commands, from the start of the client's process to its end.",
+		fmt.Sprintf("Every row is measured %d times on every peer, in turns. Back to back: five runs on one peer before another's turn, after one that does not count. %s apart: a rest before every start, and a peer's turn is one run; on cgroup v1 that makes it slow to move a process to a group.", o.n, o.rest),
+		"Every peer has state, cgroups and a network namespace of its own. dockerd has no bridge and no iptables rules, podman uses runc and cgroupfs, as dockerd does.",
+		fmt.Sprintf("Rows with a crowd: %d containers run on every engine at the same time, started in turns of a tenth of them; the rate is the median of the turns.", o.crowd),
+		"Memory: the `Anonymous` of smaps_rollup of all processes that stay with containers (berth-shim and its guardian, with those that wait for a container; containerd-shim; conmon), plus the growth of the daemons since they were started for this, divided by the number of containers. Log drivers are on (json-file; podman: k8s-file). Megabytes of a million bytes.",
+		"Images: pull, push, save and load start after sync and drop_caches, with an emptied store or registry, and end when `syncfs` has returned: what one engine syncs by itself the others have to pay for too. The registry is Debian's docker-registry on the loopback of the engine's namespace. After a pull the image's ID is compared, after rmi the store's size. What was pulled is pushed to a registry that has nothing; who has kept the compressed layers need not compress again. A loaded image is compressed by all.",
+		fmt.Sprintf("What moves images is measured %d times; warm-up would defeat the cold caches.", o.rounds),
 	}
-	return nil
-}
-
-func kernel() string {
-	data, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	return "Linux " + strings.TrimSpace(string(data))
 }

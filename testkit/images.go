@@ -2,6 +2,7 @@ package testkit
 
 import (
 	"archive/tar"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,14 +11,32 @@ import (
 	"time"
 )
 
-// cacheDir keeps what is slow to make between test processes.
-func cacheDir(t testing.TB) string {
-	t.Helper()
+// CacheDir keeps what is slow to make between test processes.
+func CacheDir() (string, error) {
 	dir := filepath.Join(os.TempDir(), "berth-test-cache")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
+	return dir, os.MkdirAll(dir, 0o755)
+}
+
+// Cached makes the file or directory name in the cache once, whole or not at all, and
+// returns its path.
+func Cached(name string, make func(path string) error) (string, error) {
+	dir, err := CacheDir()
+	if err != nil {
+		return "", err
 	}
-	return dir
+	path := filepath.Join(dir, name)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	work, err := os.MkdirTemp(dir, "making-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(work)
+	if err := make(filepath.Join(work, name)); err != nil {
+		return "", fmt.Errorf("make %s: %w", name, err)
+	}
+	return path, os.Rename(filepath.Join(work, name), path)
 }
 
 // BusyboxTar returns the path of a tar with a small root file system: Debian's static
@@ -85,22 +104,11 @@ func DebianTar(t testing.TB) string {
 	})
 }
 
-// cached makes the file name in the cache once, whole or not at all.
+// cached is Cached for a test.
 func cached(t testing.TB, name string, make func(path string) error) string {
 	t.Helper()
-	path := filepath.Join(cacheDir(t), name)
-	if _, err := os.Stat(path); err == nil {
-		return path
-	}
-	work, err := os.MkdirTemp(filepath.Dir(path), "making-")
+	path, err := Cached(name, make)
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(work)
-	if err := make(filepath.Join(work, name)); err != nil {
-		t.Fatalf("make %s: %v", name, err)
-	}
-	if err := os.Rename(filepath.Join(work, name), path); err != nil {
 		t.Fatal(err)
 	}
 	return path
