@@ -2,12 +2,14 @@
 # make check    formatting, vet, linter, unit tests: no root, under two minutes
 # make test     everything, as root
 # make demo     builds, makes a Debian image and runs a container of it, as root
-# make bench    side by side with the peers that are installed, as root
+# make bench    side by side with the peers, as root, into docs/benchmarks.md
+#               (BENCH=-quick: a look at every row in four minutes)
 
 GO       ?= go
 COMMIT   := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X berth/version.Commit=$(COMMIT)
 PROGRAMS := berth berthd berth-shim berth-runtime
+BENCH    ?= -o docs/benchmarks.md
 export CGO_ENABLED := 0
 
 .PHONY: all $(PROGRAMS) tools check fmt vet lint unit test demo bench apt clean
@@ -47,8 +49,8 @@ demo:
 	./demo.sh
 
 bench: all tools
-	./apt.sh docker.io
-	$(GO) run ./bench
+	./apt.sh docker.io podman crun buildah
+	$(GO) run ./bench $(BENCH)
 
 # Debian packages that the tests and the demo use; the product needs none of them.
 apt:

@@ -74,7 +74,7 @@ func (b *bench) newPeer(ctx context.Context, name string) (*peer, error) {
 	p.env = slices.DeleteFunc(os.Environ(), func(v string) bool { // they would lead to other engines; podman minds empty ones, too
 		return strings.HasPrefix(v, "DOCKER_") || strings.HasPrefix(v, "CONTAINER") || strings.HasPrefix(v, "XDG_")
 	})
-	p.env = append(p.env, "DOCKER_CONFIG="+home, "HOME="+home)
+	p.env = append(p.env, "HOME="+home)
 	var err error
 	p.space, err = newSpace(ctx)
 	return p, err
@@ -147,8 +147,11 @@ func (b *bench) podman(ctx context.Context) (*peer, error) {
 	p.runFlags = []string{"--cgroup-parent", "/" + b.cgroup(), "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--log-driver", "k8s-file"}
 	p.keeper = "conmon"
 	p.form = func(verb string, args []string) []string {
-		if verb == "pull" || verb == "push" {
+		switch {
+		case verb == "pull" || verb == "push":
 			args = slices.Insert(slices.Clone(args), 0, "--tls-verify=false")
+		case verb == "rm" && args[0] == "-f":
+			args = slices.Insert(slices.Clone(args), 0, "--time", "0") // as the others, which do not ask first
 		}
 		return append([]string{verb}, args...)
 	}

@@ -97,18 +97,40 @@ func ratioText(x float64) string {
 	return fmt.Sprintf("%.0f", x)
 }
 
-// text is "median [min max]", or why there is none.
+// text is "median [min max]", or the first word of why there is none: reasons has the rest.
 func (c cell) text() string {
 	if len(c.values) == 0 {
 		if c.why == "" {
 			return "–"
 		}
-		return c.why
+		word, _, _ := strings.Cut(c.why, ":")
+		return word
 	}
 	if len(c.values) == 1 {
 		return number(c.values[0])
 	}
 	return fmt.Sprintf("%s [%s %s]", number(c.values.median()), number(c.values.min()), number(c.values.max()))
+}
+
+// reasons tells why cells are empty, each reason once with the rows it is for.
+func (r *report) reasons() (lines []string) {
+	rows := map[string][]string{}
+	for _, x := range r.results {
+		for _, c := range x.cells {
+			if c.why == "" {
+				continue
+			}
+			line := c.peer + " " + c.why
+			if rows[line] == nil {
+				lines = append(lines, line)
+			}
+			rows[line] = append(rows[line], x.row)
+		}
+	}
+	for i, line := range lines {
+		lines[i] = fmt.Sprintf("%s (%s)", line, strings.Join(rows[line], "; "))
+	}
+	return lines
 }
 
 func number(x float64) string {
@@ -133,7 +155,7 @@ func (r *report) print(out io.Writer) error {
 			fmt.Fprintln(w, strings.ReplaceAll(strings.Join(line, "\t"), "**", ""))
 		}
 	}
-	for _, n := range slices.Concat(r.load, r.notes) {
+	for _, n := range slices.Concat(r.load, r.reasons(), r.notes) {
 		fmt.Fprintf(w, "\n- %s", n)
 	}
 	fmt.Fprintln(w)
@@ -171,7 +193,7 @@ func (r *report) markdown() string {
 			fmt.Fprintf(&b, "- %s\n", l)
 		}
 	}
-	list("Notes of this run", slices.Concat(r.load, r.notes))
+	list("Notes of this run", slices.Concat(r.load, r.reasons(), r.notes))
 	list("How it is measured", r.method)
 	return b.String()
 }

@@ -74,12 +74,14 @@ func skopeoWords(store, verb string, args []string) []string {
 
 // canDo says whether a peer has such a command.
 func (p *peer) canDo(t transfer) bool {
-	switch p.name {
-	case "buildah", "skopeo":
-		return slices.Contains([]string{"pull", "push", "rmi"}, strings.Fields(t.name)[0]) && !strings.Contains(t.name, "loaded")
+	if p.name == "buildah" || p.name == "skopeo" {
+		return t.name == "pull" || t.name == "push" || t.name == "rmi"
 	}
 	return true
 }
+
+// clearing is the last step of a round, which is not a row.
+const clearing = "clearing"
 
 // transfers are the steps of a round; each leaves what the next one needs.
 func (b *bench) transfers(i *subjectImage, target string) []transfer {
@@ -119,7 +121,7 @@ func (b *bench) transfers(i *subjectImage, target string) []transfer {
 		}},
 		{name: "push of what was loaded", cold: true, prepare: func(context.Context, *peer) error { return emptyRegistry(target) },
 			work: func(ctx context.Context, p *peer) (time.Duration, error) { return p.do(ctx, "push", loadedRef) }},
-		{name: "", work: func(ctx context.Context, p *peer) (time.Duration, error) { return p.do(ctx, "rmi", loadedRef) }},
+		{name: clearing, work: func(ctx context.Context, p *peer) (time.Duration, error) { return p.do(ctx, "rmi", loadedRef) }},
 	}
 }
 
@@ -196,10 +198,11 @@ func (b *bench) measureTransfers(ctx context.Context, peers []*peer, i *subjectI
 					continue
 				}
 				c.values = append(c.values, seconds)
+				fmt.Fprintf(os.Stderr, "Images: %s, %s: %.2f s\n", t.name, p.name, seconds)
 			}
 		}
 	}
-	return slices.DeleteFunc(results, func(r result) bool { return r.row == "" }), ctx.Err()
+	return slices.DeleteFunc(results, func(r result) bool { return r.row == clearing }), ctx.Err()
 }
 
 func spaces(peers []*peer) (all []*space) {
