@@ -18,6 +18,7 @@ type builder struct {
 	ns        *namespaces
 	root      stage.Arg // the container's root directory
 	userns    bool      // the container's processes are in another user namespace than ours
+	awaited   bool      // the child of an exec waits, when it is ready, for what we do from outside
 	open      []int     // closed by release
 	files     []*os.File
 	proc      stage.Slot // the host's /proc, if openProc was called

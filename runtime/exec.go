@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -104,13 +105,30 @@ func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) 
 	}
 	p.DefaultSignals()
 	b.openProc(opt.FirstFree)
-	b.affinity("initial", b.initial)
-	if opt.Cgroup, err = b.joinGroup(c.group, b.initial == nil); err != nil {
-		return opt, err
+	// The usual process is copied once, by the one that joins the namespaces in our memory. That
+	// one may not block, as it would in a frozen cgroup: so joining the group is left to the copy.
+	handsOver := c.flags&unix.CLONE_NEWPID != 0 && c.flags&(unix.CLONE_NEWUSER|unix.CLONE_NEWTIME) == 0 &&
+		b.initial == nil && (c.group == nil || !c.group.Unified())
+	b.awaited = b.fromOutside() || proc.OOMScoreAdj != nil && !handsOver
+	if handsOver {
+		b.scoreItself(proc.OOMScoreAdj)
+	} else {
+		b.affinity("initial", b.initial)
+		if opt.Cgroup, err = b.joinGroup(c.group, b.initial == nil); err != nil {
+			return opt, err
+		}
+		b.affinity("final", b.final)
 	}
-	b.affinity("final", b.final)
 	b.joinAll(c)
-	if c.flags&unix.CLONE_NEWPID != 0 {
+	switch {
+	case handsOver:
+		p.About("fork into the pid namespace", "")
+		p.HandOver()
+		if _, err = b.joinGroup(c.group, false); err != nil {
+			return opt, err
+		}
+		b.affinity("final", b.final)
+	case c.flags&unix.CLONE_NEWPID != 0:
 		p.About("fork into the pid namespace", "")
 		p.Respawn()
 	}
@@ -139,7 +157,9 @@ func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) 
 	b.warnDropped(dropped)
 	return opt, b.confine(&confinement{process: proc, caps: sets, filter: filter, stdio: stdio, extra: cfg.Extra, slave: slave}, func() {
 		p.Notify(atReady)
-		p.Await()
+		if b.awaited {
+			p.Await()
+		}
 	})
 }
 
@@ -152,12 +172,35 @@ func (b *builder) joinAll(c *Container) {
 	b.p.Call(unix.SYS_SETNS, b.p.File(c.handle()), stage.Int(int(c.flags)))
 }
 
+// scoreItself lets the child set its own score for the OOM killer while it sees the host's
+// /proc. Lowering it may be refused; then the present value is kept.
+func (b *builder) scoreItself(adj *int) {
+	if adj == nil {
+		return
+	}
+	p := b.p
+	p.About("set oom_score_adj to", strconv.Itoa(*adj))
+	f, end := p.Slot(), p.NewLabel()
+	text := strconv.Itoa(*adj)
+	p.Call(unix.SYS_OPENAT, stage.Int(unix.AT_FDCWD), p.Str("/proc/self/oom_score_adj"), stage.Int(unix.O_WRONLY|unix.O_CLOEXEC)).
+		Into(f).On(unix.EACCES, end).On(unix.EPERM, end)
+	p.Call(unix.SYS_WRITE, f.Arg(), p.Str(text), stage.Int(len(text))).Ignore(unix.EACCES, unix.EPERM)
+	b.close(f)
+	p.Here(end)
+}
+
 // enter answers the child until its program runs.
 func (p *Process) enter(ctx context.Context, b *builder, proc *oci.Process) error {
 	stop := context.AfterFunc(ctx, func() { p.Signal(unix.SIGKILL) })
 	defer stop()
+	ready := false
 	for {
 		m, err := p.child.Receive()
+		if err == io.EOF && ready { // it did not wait for us
+			p.started = true
+			p.child.Close()
+			return nil
+		}
 		if err == io.EOF {
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -181,6 +224,8 @@ func (p *Process) enter(ctx context.Context, b *builder, proc *oci.Process) erro
 			if err := b.passListener(p.pid, m.File); err != nil {
 				return err
 			}
+		case m.Value == atReady && !b.awaited:
+			ready = true
 		case m.Value == atReady:
 			if adj := proc.OOMScoreAdj; adj != nil {
 				if err := p.setOOMScore(*adj, b); err != nil {

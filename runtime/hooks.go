@@ -194,7 +194,6 @@ func (c *Container) hostProgram(ctx context.Context, h specs.Hook, stdio [3]*os.
 	b.streams(&conf)
 	p.Exec([]string{h.Path}, hookArgs(h), h.Env)
 	p.Notify(atReady)
-	p.Await()
 	p.Execute()
 	child, err := stage.Start(p, stage.Options{FirstFree: firstFree(nil)})
 	if err != nil {

@@ -41,6 +41,9 @@ const (
 	maxIOLevel   = 7
 )
 
+// fromOutside tells that schedule has something to do.
+func (s *scheduling) fromOutside() bool { return s.attr != nil || s.ioPriority >= 0 }
+
 // schedulingOf reads what a process says about it.
 func schedulingOf(p *oci.Process) (s scheduling, err error) {
 	if p.Scheduler != nil {

@@ -302,6 +302,9 @@ func (g *Group) Dir() (*os.File, error) {
 	return os.NewFile(uintptr(fd), g.dirs[0].path), nil
 }
 
+// Unified tells that the group is one directory of cgroup v2.
+func (g *Group) Unified() bool { return g.v2() }
+
 // Add moves the process pid into the group. A process that has ended is class NotFound.
 func (g *Group) Add(pid int) error {
 	for _, d := range g.dirs {

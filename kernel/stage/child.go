@@ -16,6 +16,7 @@ type image struct {
 	flags      uintptr
 	cloneArgs  [11]uint64 // struct clone_args; [0] is flags, [10] cgroup
 	useClone3  bool
+	borrows    bool // the child runs in the parent's memory
 	pidfd      int32
 	_          int32
 	msg        [messageSize / 4]uint32
@@ -53,22 +54,29 @@ func afterFork()
 //go:linkname afterForkInChild syscall.runtime_AfterForkInChild
 func afterForkInChild()
 
+//go:noescape
+func vfork(flags uintptr, pidfd *int32) (pid uintptr, errno syscall.Errno)
+
 // fork clones the process; the child runs the image and never returns. Signals are
 // blocked around the clone, and the stack guard makes any attempt of the child to grow
-// its stack fatal, so a mistake here shows at once.
+// its stack fatal, so a mistake here shows at once. The parent has to call afterFork.
+//
+// A child that borrows the parent's memory runs on this very stack, below this frame,
+// while the parent's thread waits: so the parent must leave this frame at once.
 //
 //go:norace
 //go:noinline
 //go:nosplit
 func fork(im *image) (pid uintptr, errno syscall.Errno) {
 	beforeFork()
-	if im.useClone3 {
+	if im.borrows {
+		pid, errno = vfork(im.flags, &im.pidfd)
+	} else if im.useClone3 {
 		pid, _, errno = syscall.RawSyscall(sysClone3, uintptr(unsafe.Pointer(&im.cloneArgs)), unsafe.Sizeof(im.cloneArgs), 0)
 	} else {
 		pid, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, im.flags, 0, uintptr(unsafe.Pointer(&im.pidfd)), 0, 0, 0)
 	}
 	if errno != 0 || pid != 0 {
-		afterFork()
 		return pid, errno
 	}
 	afterForkInChild()

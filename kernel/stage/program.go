@@ -33,6 +33,8 @@ type Program struct {
 	used    int
 	keep    []any // what the addresses in ops point into
 	files   []int // descriptors that the child needs
+	// successor holds the pid that HandOver has made; 0 if the program does not.
+	successor Slot
 	image   *image
 }
 
@@ -291,6 +293,22 @@ func (p *Program) Respawn() {
 	p.Call(opExit, Int(0))
 	p.Here(clone)
 	p.Await() // nothing may be told before the parent knows the new pid
+}
+
+// HandOver is a Respawn without a copy of the parent's memory for a process that only lives to
+// join namespaces: all steps before it are taken in the parent's own memory, while the thread
+// that called Start waits. So they must not block, wait for the parent or tell it anything but
+// their failure, and not join a user or time namespace, which the kernel refuses to a process
+// that shares its memory. The Child that Start gives is the clone.
+func (p *Program) HandOver() {
+	p.successor = p.Slot()
+	p.Call(syscall.SYS_CLONE, Int(syscall.CLONE_PARENT|int(syscall.SIGCHLD)), Int(0), Int(0), Int(0), Int(0)).Into(p.successor)
+	exit, on := p.NewLabel(), p.NewLabel()
+	p.JumpUnless(p.successor, 0, exit)
+	p.Jump(on)
+	p.Here(exit)
+	p.Call(opExit, Int(0))
+	p.Here(on)
 }
 
 // SendFile hands the descriptor in s to the parent: Receive returns a Message of kind

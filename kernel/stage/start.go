@@ -93,6 +93,13 @@ func Start(p *Program, opt Options) (*Child, error) {
 	im.setAddr = uintptr(unsafe.Pointer(&im.sigset))
 	im.pidfd = -1
 	im.flags = opt.Namespaces | unix.CLONE_PIDFD | uintptr(unix.SIGCHLD)
+	if im.borrows = p.successor != 0; im.borrows {
+		if opt.Namespaces != 0 || opt.Cgroup != nil {
+			unix.Close(pair[0])
+			return nil, errors.New("stage: a child that hands over is not born elsewhere")
+		}
+		im.flags |= unix.CLONE_VM | unix.CLONE_VFORK
+	}
 	if opt.Cgroup != nil {
 		im.useClone3 = true
 		im.cloneArgs = [11]uint64{0: uint64(opt.Namespaces) | unix.CLONE_PIDFD | unix.CLONE_INTO_CGROUP,
@@ -102,13 +109,26 @@ func Start(p *Program, opt Options) (*Child, error) {
 	// No descriptor without close-on-exec is between its birth and its flag now.
 	syscall.ForkLock.Lock()
 	pid, errno := fork(im)
+	afterFork()
 	syscall.ForkLock.Unlock()
 	runtime.KeepAlive(p)
 	if errno != 0 {
 		unix.Close(pair[0])
 		return nil, os.NewSyscallError("clone", errno)
 	}
-	return &Child{Pid: int(pid), PidFD: int(im.pidfd), program: p, control: pair[0]}, nil
+	c := &Child{Pid: int(pid), PidFD: int(im.pidfd), program: p, control: pair[0]}
+	if im.borrows {
+		// The first process has ended. Without a successor it tells why, by Receive.
+		if successor := int(im.slots[p.successor]); successor > 0 {
+			if err := c.succeed(successor); err != nil {
+				unix.Kill(successor, unix.SIGKILL)
+				unix.Wait4(successor, nil, 0, nil)
+				unix.Close(pair[0])
+				return nil, err
+			}
+		}
+	}
+	return c, nil
 }
 
 // closeOthers puts steps before the program that close every descriptor it does not
@@ -193,6 +213,15 @@ func (c *Child) failure(msg [messageSize / 4]uint32) error {
 
 // respawned reaps the process that handed over to pid, and lets pid go on.
 func (c *Child) respawned(pid int) error {
+	if err := c.succeed(pid); err != nil {
+		return err
+	}
+	return c.Send()
+}
+
+// succeed reaps the process that handed over to pid, which is our child as well: its number
+// cannot be another's before we reap it too.
+func (c *Child) succeed(pid int) error {
 	old := c.Pid
 	unix.Close(c.PidFD)
 	c.PidFD = -1
@@ -207,7 +236,7 @@ func (c *Child) respawned(pid int) error {
 		return os.NewSyscallError("pidfd_open", err)
 	}
 	c.PidFD = fd
-	return c.Send()
+	return nil
 }
 
 func receivedFile(oob []byte) (*os.File, error) {
