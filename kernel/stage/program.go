@@ -35,7 +35,7 @@ type Program struct {
 	files   []int // descriptors that the child needs
 	// successor holds the pid that HandOver has made; 0 if the program does not.
 	successor Slot
-	image   *image
+	image     *image
 }
 
 // label says what a step is for; it is put together only when the step fails.
