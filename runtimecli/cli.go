@@ -84,9 +84,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 }
 
 func (a *app) execute(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	status, err := a.main(ctx, args)
+	status, err := a.main(args)
 	if err == nil {
 		return status
 	}
@@ -97,7 +95,7 @@ func (a *app) execute(args []string) int {
 	return status
 }
 
-func (a *app) main(ctx context.Context, args []string) (int, error) {
+func (a *app) main(args []string) (int, error) {
 	f := newFlags(program)
 	root := f.String("root", defaultRoot(), "directory for the state of containers")
 	log := f.String("log", "", "file for error messages, besides standard error")
@@ -124,13 +122,13 @@ func (a *app) main(ctx context.Context, args []string) (int, error) {
 	}
 	for _, c := range commands {
 		if c.name == args[0] {
-			return a.run(ctx, &c, args[1:])
+			return a.run(&c, args[1:])
 		}
 	}
 	return 1, fail.New(fail.Invalid, "unknown command %q: see %s --help", args[0], program)
 }
 
-func (a *app) run(ctx context.Context, c *command, args []string) (int, error) {
+func (a *app) run(c *command, args []string) (int, error) {
 	f := newFlags(c.name)
 	do := c.flags(f)
 	var rest []string
@@ -163,6 +161,9 @@ func (a *app) run(ctx context.Context, c *command, args []string) (int, error) {
 			return 1, err
 		}
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	// Each signal given back costs two thread switches, and mostly the program ends first.
+	defer func() { go stop() }()
 	return do(ctx, a, rest)
 }
 

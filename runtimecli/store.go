@@ -1,6 +1,7 @@
 package runtimecli
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -73,7 +74,12 @@ func (s store) save(c *runtime.Container) error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteJSON(s.stateFile(st.ID), st, 0o600)
+	// After a power failure there is no process that this could tell of.
+	text, err := json.Marshal(st)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFileVolatile(s.stateFile(st.ID), text, 0o600)
 }
 
 // open finds a container again. The caller releases it.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"sync"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -53,13 +54,23 @@ func sendPidfd(socket string, pid int) error {
 // foreground starts a process, lends it our terminal and signals, and waits for its end.
 // The result is its exit code.
 func (a *app) foreground(p *runtime.Process, start func() error) (int, error) {
-	// Signals that come before the process exists are kept for it.
+	// Signals that come before the process exists are kept for it. Every one that is caught
+	// or given back costs two thread switches, all of them together some milliseconds: the
+	// rare ones are caught while the process runs, and the end of this program is faster
+	// than giving them back.
 	signals := make(chan os.Signal, 32)
-	signal.Notify(signals)
-	defer signal.Stop(signals)
+	signal.Notify(signals, usualSignals...)
+	var all sync.WaitGroup
+	defer func() {
+		go func() {
+			all.Wait()
+			signal.Stop(signals)
+		}()
+	}()
 	if err := start(); err != nil {
 		return 1, err
 	}
+	all.Go(func() { signal.Notify(signals) })
 	detach, err := lendTerminal(p.Console())
 	if err != nil {
 		return 1, err
@@ -79,6 +90,9 @@ func (a *app) foreground(p *runtime.Process, start func() error) (int, error) {
 	}
 	return exit.Code, nil
 }
+
+// usualSignals are those that people, shells, terminals and service managers send.
+var usualSignals = []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH}
 
 // forward passes signals on until done. Some mean this program alone: SIGCHLD, SIGURG
 // (which Go's scheduler sends to itself), SIGPIPE and, with a terminal, SIGWINCH.
