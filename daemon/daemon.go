@@ -150,7 +150,7 @@ func (d *daemon) run(ctx context.Context) error {
 	bus := events.NewBus()
 	d.registry = registry.New(registry.Config{
 		Insecure: set.InsecureRegistries, Mirrors: set.RegistryMirrors, HostDirs: set.RegistryHostsDirs,
-		Stall: set.RegistryStallTimeout, UserAgent: "berth/" + version.Version, Log: d.log,
+		Tries: set.MaxDownloadAttempts, Stall: set.RegistryStallTimeout, UserAgent: "berth/" + version.Version, Log: d.log,
 	})
 	store, err := images.Open(images.Config{Root: set.DataRoot, DB: db, Registry: d.registry, Events: bus, Log: d.log, PushForeign: set.PushForeign, Driver: set.StorageDriver})
 	if err != nil {

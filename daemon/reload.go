@@ -32,6 +32,7 @@ func (d *daemon) reload() {
 		{"cgroup-parent", d.set.CgroupParent, next.CgroupParent},
 		{"allow-nondistributable-artifacts", d.set.PushForeign, next.PushForeign},
 		{"registry-hosts-dirs", d.set.RegistryHostsDirs, next.RegistryHostsDirs},
+		{"max-download-attempts", d.set.MaxDownloadAttempts, next.MaxDownloadAttempts},
 		{"registry-stall-timeout", d.set.RegistryStallTimeout, next.RegistryStallTimeout},
 		{"log-driver", d.set.LogDriver, next.LogDriver},
 		{"log-opts", d.set.LogOpts, next.LogOpts},

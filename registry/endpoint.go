@@ -250,8 +250,18 @@ func (e *endpoint) httpClient(config *tls.Config) *http.Client {
 	if e.way.header != nil {
 		next = &headed{host: e.way.host, header: e.way.header, next: next}
 	}
-	return &http.Client{Transport: &retrying{pause: c.pause, log: c.cfg.Log,
+	return &http.Client{CheckRedirect: fewRedirects, Transport: &retrying{tries: c.cfg.Tries, pause: c.pause, log: c.cfg.Log,
 		next: &watched{headers: 2 * c.cfg.Stall, idle: c.cfg.Stall, next: next}}}
+}
+
+// errRedirects may be gone the next time: storage behind registries is often many servers.
+var errRedirects = errors.New("redirected more than 10 times")
+
+func fewRedirects(_ *http.Request, via []*http.Request) error {
+	if len(via) >= 10 {
+		return errRedirects
+	}
+	return nil
 }
 
 // headed adds the configured headers to what goes to the host itself, not to where it

@@ -411,7 +411,7 @@ func (b *blobReader) again(cause error) error {
 		return fmt.Errorf("blob %s: %w", b.d.Digest, context.Cause(b.ctx))
 	}
 	b.fails++
-	if b.fails >= maxTries {
+	if b.fails >= b.repo.client.cfg.Tries {
 		if cause == io.EOF || errors.Is(cause, io.ErrUnexpectedEOF) {
 			return fail.New(fail.Invalid, "blob %s: the registry sent only %d of %d bytes", b.d.Digest, b.at, b.d.Size)
 		}

@@ -71,7 +71,7 @@ func (r *Repository) PushBlob(ctx context.Context, d oci.Descriptor, open func()
 		if u.at > furthest {
 			fails, furthest = 0, u.at
 		}
-		if fails++; !ok || fails >= maxTries || asked > r.client.pause.longest {
+		if fails++; !ok || fails >= r.client.cfg.Tries || asked > r.client.pause.longest {
 			return fmt.Errorf("blob %s: %w", d.Digest, err)
 		}
 		r.client.cfg.Log.Info("upload failed, trying again", "blob", d.Digest, "sent", u.at, "error", err)

@@ -46,6 +46,8 @@ type Config struct {
 
 	// Stall is how long a transfer may stand still before it is begun anew; 0: a minute.
 	Stall time.Duration
+	// Tries is how often something that may succeed is asked for; 0: 5, as dockerd does.
+	Tries int
 	// Pause is the first pause between tries; it doubles with each. 0: 200 ms.
 	Pause time.Duration
 }
@@ -76,6 +78,9 @@ func New(cfg Config) *Client {
 	}
 	if cfg.Stall == 0 {
 		cfg.Stall = time.Minute
+	}
+	if cfg.Tries == 0 {
+		cfg.Tries = 5
 	}
 	if cfg.Pause == 0 {
 		cfg.Pause = 200 * time.Millisecond
@@ -233,7 +238,7 @@ func (r *Repository) read(ctx context.Context, need capability, ask func(context
 			}
 		}
 		// A server that wants a longer pause than we are willing to make gets none.
-		if !again || round == maxTries-1 || asked > r.client.pause.longest {
+		if !again || round >= r.client.cfg.Tries-1 || asked > r.client.pause.longest {
 			return err
 		}
 		r.client.cfg.Log.Debug("registry is asked again", "repository", r.name, "error", err)

@@ -15,9 +15,6 @@ import (
 	"berth/fail"
 )
 
-// maxTries is how often something that may succeed is asked for.
-const maxTries = 6
-
 var errStalled = fail.New(fail.Unavailable, "the registry stopped answering")
 
 // watched ends requests whose transfer stands still: bodies may take as long as they
@@ -120,6 +117,7 @@ func withoutRetry(ctx context.Context) context.Context {
 
 // retrying repeats requests that may succeed the next time.
 type retrying struct {
+	tries int
 	pause pause
 	log   *slog.Logger
 	next  http.RoundTripper
@@ -131,7 +129,7 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 	once := ctx.Value(noRetryKey{}) != nil || hasBody && req.GetBody == nil
 	for try := 0; ; try++ {
 		resp, err := t.next.RoundTrip(req)
-		if once || try == maxTries-1 {
+		if once || try == t.tries-1 {
 			return resp, err
 		}
 		var asked time.Duration
@@ -212,7 +210,7 @@ func passing(err error) bool {
 		return dns.IsTemporary
 	}
 	var timeout net.Error
-	return errors.Is(err, errStalled) || errors.Is(err, net.ErrClosed) || // closed by its other half
+	return errors.Is(err, errStalled) || errors.Is(err, errRedirects) || errors.Is(err, net.ErrClosed) || // closed by its other half
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.EPIPE) ||
 		errors.As(err, &timeout) && timeout.Timeout()

@@ -360,7 +360,7 @@ func tarOf(t *testing.T, entries ...tar.Header) []byte {
 }
 
 func TestBadInputOfRegistries(t *testing.T) {
-	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--max-download-attempts=2"}})
 	f := newFlawedRegistry(t, tarOf(t, tar.Header{Name: "file", Size: 1 << 20}))
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

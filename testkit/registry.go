@@ -2,12 +2,18 @@ package testkit
 
 import (
 	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -20,6 +26,10 @@ type RegistryOptions struct {
 	Auth bool
 	// Mirror makes it a pull-through cache of this base URL.
 	Mirror string
+	// TLS has it speak TLS with this certificate, and ask for one that ClientCA (a file)
+	// has signed, if that is given.
+	TLS      *Certificate
+	ClientCA string
 }
 
 // The credentials of a registry that asks for some.
@@ -55,7 +65,13 @@ func Registry(t testing.TB, o RegistryOptions) *RegistryServer {
 		}
 		r.Addr = l.Addr().String()
 		l.Close()
-		conf := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %q}\n  delete: {enabled: true}\nhttp: {addr: %q}\n", r.Root, r.Addr)
+		conf := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %q}\n  delete: {enabled: true}\nhttp:\n  addr: %q\n", r.Root, r.Addr)
+		if o.TLS != nil {
+			conf += fmt.Sprintf("  tls:\n    certificate: %q\n    key: %q\n", o.TLS.Cert, o.TLS.Key)
+			if o.ClientCA != "" {
+				conf += fmt.Sprintf("    clientcas: [%q]\n", o.ClientCA)
+			}
+		}
 		if o.Auth {
 			passwords := filepath.Join(dir, "htpasswd")
 			r.write(passwords, registryHtpasswd)
@@ -107,6 +123,7 @@ func (r *RegistryServer) start(program string) error {
 			return fmt.Errorf("ended early: %w", err)
 		default:
 		}
+		// It answers so to http on a TLS port too.
 		if resp, err := client.Get("http://" + r.Addr + "/v2/"); err == nil {
 			resp.Body.Close()
 			return nil
@@ -114,6 +131,91 @@ func (r *RegistryServer) start(program string) error {
 	}
 	r.Stop()
 	return fmt.Errorf("does not answer at %s", r.Addr)
+}
+
+// PushedImage is what PushImage made.
+type PushedImage struct {
+	Ref, ID, Digest string
+	Layers          []string // digests of the compressed layers
+}
+
+// PushImage makes an image of uncompressed layer tars and puts it, by plain HTTP, into the
+// registry (one without TLS and passwords) as name, "repository:tag". It runs "true".
+func (r *RegistryServer) PushImage(name string, layers ...[]byte) PushedImage {
+	r.t.Helper()
+	repo, tag, _ := strings.Cut(name, ":")
+	out := PushedImage{Ref: r.Addr + "/" + name}
+	type descriptor struct {
+		MediaType string `json:"mediaType"`
+		Digest    string `json:"digest"`
+		Size      int    `json:"size"`
+	}
+	blob := func(mediaType string, data []byte) descriptor {
+		d := descriptor{mediaType, fmt.Sprintf("sha256:%x", sha256.Sum256(data)), len(data)}
+		resp := r.request(http.MethodPost, "http://"+r.Addr+"/v2/"+repo+"/blobs/uploads/", "", nil, http.StatusAccepted)
+		place, err := resp.Location()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		q := place.Query()
+		q.Set("digest", d.Digest)
+		place.RawQuery = q.Encode()
+		r.request(http.MethodPut, place.String(), "application/octet-stream", data, http.StatusCreated)
+		return d
+	}
+	var manifest struct {
+		SchemaVersion int          `json:"schemaVersion"`
+		MediaType     string       `json:"mediaType"`
+		Config        descriptor   `json:"config"`
+		Layers        []descriptor `json:"layers"`
+	}
+	manifest.SchemaVersion, manifest.MediaType = 2, "application/vnd.oci.image.manifest.v1+json"
+	var diffs []string
+	for _, l := range layers {
+		diffs = append(diffs, fmt.Sprintf("sha256:%x", sha256.Sum256(l)))
+		var zipped bytes.Buffer
+		z, _ := gzip.NewWriterLevel(&zipped, gzip.BestSpeed)
+		if _, err := z.Write(l); err != nil || z.Close() != nil {
+			r.t.Fatal("gzip failed")
+		}
+		d := blob("application/vnd.oci.image.layer.v1.tar+gzip", zipped.Bytes())
+		manifest.Layers = append(manifest.Layers, d)
+		out.Layers = append(out.Layers, d.Digest)
+	}
+	config, err := json.Marshal(map[string]any{"architecture": runtime.GOARCH, "os": "linux", "config": map[string]any{"Cmd": []string{"true"}, "Env": []string{"PATH=/bin"}},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": diffs}})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	manifest.Config = blob("application/vnd.oci.image.config.v1+json", config)
+	data, err := json.Marshal(manifest)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.request(http.MethodPut, "http://"+r.Addr+"/v2/"+repo+"/manifests/"+tag, manifest.MediaType, data, http.StatusCreated)
+	out.ID, out.Digest = manifest.Config.Digest, fmt.Sprintf("sha256:%x", sha256.Sum256(data))
+	return out
+}
+
+func (r *RegistryServer) request(method, target, contentType string, body []byte, want int) *http.Response {
+	r.t.Helper()
+	req, err := http.NewRequest(method, target, bytes.NewReader(body))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != want {
+		text, _ := io.ReadAll(resp.Body)
+		r.t.Fatalf("%s %s: %s\n%s", method, target, resp.Status, text)
+	}
+	return resp
 }
 
 // Stop ends the registry; its storage stays until the test ends.
