@@ -154,6 +154,9 @@ func newRoot(a *app, args []string) *cobra.Command {
 	if len(a.words) > 0 {
 		name = a.words[0]
 	}
+	if len(args) == 1 && (args[0] == "--version" || args[0] == "-v") {
+		return root
+	}
 	for _, e := range chosenEntries(topLevel(), name) {
 		cmd := e.build(a)
 		cmd.GroupID = e.group
