@@ -52,6 +52,7 @@ func newImageGroup(a *app) *cobra.Command {
 
 func newSystemGroup(a *app) *cobra.Command {
 	return newGroup(a, "system", "Manage Berth", []entry{
+		{name: "check", build: newCheck},
 		{name: "df", build: newDf},
 		{name: "dial-stdio", build: newDialStdio},
 		{name: "events", build: newEvents},

@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -87,6 +88,17 @@ func (db *DB) View(fn func(*Tx) error) error {
 // leaves no trace otherwise. Transactions are serialised: keep fn short.
 func (db *DB) Update(fn func(*Tx) error) error {
 	return db.bolt.Update(func(tx *bbolt.Tx) error { return fn(&Tx{tx}) })
+}
+
+// Check verifies the pages of the whole database, and tells what is wrong with them.
+func (db *DB) Check(ctx context.Context) (problems []error, err error) {
+	err = db.bolt.View(func(tx *bbolt.Tx) error {
+		for e := range tx.Check() { // to its end: the channel is unbuffered
+			problems = append(problems, e)
+		}
+		return ctx.Err()
+	})
+	return problems, err
 }
 
 // Tx is a transaction. Buckets are the ones of the package's schema.

@@ -5,6 +5,7 @@ import (
 	"maps"
 
 	"berth/durable"
+	"berth/fail"
 	"berth/oci"
 )
 
@@ -39,6 +40,9 @@ func (s *Store) needed(inUse func(oci.Digest) bool) (blobs, layers map[oci.Diges
 func (s *Store) Collect(ctx context.Context, inUse func(oci.Digest) bool) (int64, error) {
 	if inUse == nil {
 		inUse = func(oci.Digest) bool { return false }
+	}
+	if s.isDamaged() {
+		return 0, fail.New(fail.Conflict, "records of images are damaged, so nobody knows what they need: repair them first (berth system check --repair)")
 	}
 	if err := s.purgeHidden(inUse); err != nil {
 		return 0, err

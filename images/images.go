@@ -71,6 +71,7 @@ type Store struct {
 	index   index
 	leases  map[*lease]struct{}
 	flights map[oci.Digest]*flight
+	damaged map[string]error // images whose records cannot be read, and why
 }
 
 // Open opens the store, finishes or undoes what a crash interrupted, and drops leases
@@ -78,7 +79,7 @@ type Store struct {
 func Open(cfg Config) (*Store, error) {
 	s := &Store{
 		root: cfg.Root, db: cfg.DB, registry: cfg.Registry, events: cfg.Events, log: cfg.Log,
-		pushForeign: cfg.PushForeign, leases: map[*lease]struct{}{}, flights: map[oci.Digest]*flight{},
+		pushForeign: cfg.PushForeign, leases: map[*lease]struct{}{}, flights: map[oci.Digest]*flight{}, damaged: map[string]error{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -2,6 +2,7 @@ package images
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -201,18 +202,31 @@ func (s *Store) loadIndex() (index, error) {
 	x := newIndex()
 	err := s.db.View(func(tx *durable.Tx) error {
 		return tx.ForEach(imagesBucket, func(key string, data []byte) error {
-			var r record
-			if err := json.Unmarshal(data, &r); err != nil {
-				return fmt.Errorf("image %s: %w", key, err)
-			}
-			if len(r.Variants) == 0 {
-				return fmt.Errorf("image %s: the record names no manifest", key)
+			r, err := readRecord(key, data)
+			if err != nil {
+				s.log.Error("the record of an image is unreadable: berth system check --repair", "image", key, "error", err)
+				s.damaged[key] = err
+				return nil
 			}
 			x.set(s.newEntry(r))
 			return nil
 		})
 	})
 	return x, err
+}
+
+// readRecord reads the database's value for an image.
+func readRecord(key string, data []byte) (record, error) {
+	var r record
+	switch err := json.Unmarshal(data, &r); {
+	case err != nil:
+		return r, err
+	case r.ID.String() != key:
+		return r, fmt.Errorf("it is that of %q", r.ID)
+	case len(r.Variants) == 0:
+		return r, errors.New("it names no manifest")
+	}
+	return r, nil
 }
 
 // draft is a set of changes to records, seen and written as one.
@@ -302,6 +316,7 @@ func (s *Store) change(fn func(*draft) error) error {
 	}
 	s.mu.Lock()
 	for id := range d.changed {
+		delete(s.damaged, id.String())
 		s.index.drop(id)
 	}
 	for _, r := range d.changed {
@@ -374,6 +389,9 @@ func (s *Store) record(all ...arrival) error {
 // publishLayout writes the content store's index.json, by which other tools find the
 // images. Nothing of ours depends on it.
 func (s *Store) publishLayout() {
+	if s.isDamaged() { // by what is published the record may be mended
+		return
+	}
 	var ix oci.Index
 	s.mu.Lock()
 	ids := slices.Sorted(maps.Keys(s.index.images))

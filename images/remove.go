@@ -236,6 +236,9 @@ func (r *record) oneRepository() bool {
 func (s *Store) discard(chains, blobs []oci.Digest) (gone []oci.Digest, freed int64, err error) {
 	s.sweep.Lock()
 	defer s.sweep.Unlock()
+	if s.isDamaged() { // what the unreadable records need is not known
+		return nil, 0, nil
+	}
 	keepBlobs, keepLayers := s.needed(func(oci.Digest) bool { return true })
 	for _, c := range slices.Backward(chains) {
 		if keepLayers[c] || !s.layers.Has(c) {

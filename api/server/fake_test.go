@@ -231,6 +231,11 @@ func (f *fakeImages) Import(_ context.Context, _ io.Reader, o images.ImportOptio
 func (f *fakeImages) GraphDriver() string        { return "overlay" }
 func (f *fakeImages) LayersSize() (int64, error) { return 1000, nil }
 func (f *fakeImages) Usage() (int64, error)      { return 2000, nil }
+func (f *fakeImages) Check(_ context.Context, o images.CheckOptions) (images.CheckSummary, error) {
+	o.Found(images.Damage{Kind: "blob", ID: "sha256:1", Problem: "it is missing", Repaired: o.Repair})
+	return images.CheckSummary{Blobs: 1}, nil
+}
+
 func (f *fakeImages) Collect(context.Context, func(oci.Digest) bool) (int64, error) {
 	return 0, nil
 }

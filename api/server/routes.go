@@ -135,6 +135,9 @@ var routes = []endpoint{
 	{method: "DELETE", pattern: "/configs/{id}", handle: noSwarm},
 	{method: "POST", pattern: "/configs/{id}/update", handle: noSwarm},
 
+	// Berth's own
+	{method: "POST", pattern: "/berth/check", handle: checkStore},
+
 	// debugging, on the local socket only
 	{method: "GET", pattern: "/debug/vars", handle: local(debugVars)},
 	{method: "GET", pattern: "/debug/pprof", handle: local(debugProfile)},

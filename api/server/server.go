@@ -82,6 +82,7 @@ type Images interface {
 	LayersSize() (int64, error)
 	Usage() (int64, error)
 	Collect(ctx context.Context, inUse func(oci.Digest) bool) (int64, error)
+	Check(ctx context.Context, o images.CheckOptions) (images.CheckSummary, error)
 }
 
 // Registry is what the API needs of *registry.Client.

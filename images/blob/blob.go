@@ -155,6 +155,37 @@ func (s *Store) Read(d oci.Digest) ([]byte, error) {
 	return data, nil
 }
 
+// Verify reads a blob and tells what is wrong with it: class NotFound if it is missing,
+// Invalid if the content is another. progress, which may be nil, gets what was read.
+func (s *Store) Verify(ctx context.Context, d oci.Digest, progress func(n int)) error {
+	f, err := s.Open(d)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h, b := d.Algorithm().Hash(), make([]byte, 1<<20)
+	for {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		n, err := f.Read(b)
+		h.Write(b[:n])
+		if progress != nil {
+			progress(n)
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("blob %s cannot be read: %w", d, err)
+		}
+	}
+	if got := digest.NewDigest(d.Algorithm(), h); got != d {
+		return fail.New(fail.Invalid, "blob %s is damaged: its content is %s", d, got)
+	}
+	return nil
+}
+
 // Size returns the size of a blob; a missing one is class NotFound.
 func (s *Store) Size(d oci.Digest) (int64, error) {
 	path, err := s.blobPath(d)

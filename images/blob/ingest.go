@@ -47,6 +47,16 @@ type Writer struct {
 // A digest has one writer at a time: Ingest waits for another one to end, or for ctx.
 // If the blob is here, before or after the wait, the error is of class NotModified.
 func (s *Store) Ingest(ctx context.Context, want oci.Digest) (*Writer, error) {
+	return s.ingest(ctx, want, s.Has)
+}
+
+// Renew is Ingest for a blob that is here but damaged: Commit puts the new content in
+// its place.
+func (s *Store) Renew(ctx context.Context, want oci.Digest) (*Writer, error) {
+	return s.ingest(ctx, want, func(oci.Digest) bool { return false })
+}
+
+func (s *Store) ingest(ctx context.Context, want oci.Digest, has func(oci.Digest) bool) (*Writer, error) {
 	if want == "" {
 		f, err := os.CreateTemp(s.ingestDir(), newPrefix)
 		if err != nil {
@@ -62,7 +72,7 @@ func (s *Store) Ingest(ctx context.Context, want oci.Digest) (*Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wait for blob %s: %w", want, err)
 	}
-	if s.Has(want) {
+	if has(want) {
 		s.endTurn(want, turn)
 		return nil, fail.New(fail.NotModified, "blob %s is here already", want)
 	}

@@ -136,7 +136,7 @@ func inOrder(t *testing.T, s *Store, data []byte) (string, error) {
 	for r := tar.NewReader(bytes.NewReader(data)); ; {
 		h, err := r.Next()
 		if err == io.EOF {
-			_, err = u.finish()
+			_, _, err = u.finish()
 			return root.Name(), err
 		}
 		u.last = nil

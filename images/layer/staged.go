@@ -27,7 +27,8 @@ type Staged struct {
 	size       int64
 	opaqueRoot bool
 	rootEntry  bool
-	implicit   []string // directories that Commit completes from the parent
+	implicit   []string        // directories that Commit completes from the parent
+	undated    map[string]bool // directories that the tar only implied: no two unpackings date them alike
 }
 
 // Stage begins a layer in a private directory. Layers of one image may be staged at
@@ -53,6 +54,31 @@ func (s *Store) Stage(ctx context.Context) (*Staged, error) {
 // The tar is read to its end. Apply ends early with ctx, but not before a Read of tar
 // that is under way returns: the reader should heed ctx too. A Staged takes one Apply.
 func (st *Staged) Apply(ctx context.Context, tar io.Reader) (diffID oci.Digest, size int64, err error) {
+	if diffID, size, err = st.apply(ctx, tar); err != nil {
+		return "", 0, err
+	}
+	// One flush of the file system instead of one per file. Other layers' data goes with
+	// it; that has to be flushed anyway.
+	if err := st.flush(); err != nil {
+		return "", 0, err
+	}
+	return diffID, size, nil
+}
+
+func (st *Staged) flush() error {
+	fd, err := unix.Open(st.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("flush layer: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Syncfs(fd); err != nil {
+		return fmt.Errorf("flush layer: %w", err)
+	}
+	return nil
+}
+
+// apply is Apply without making anything durable.
+func (st *Staged) apply(ctx context.Context, tar io.Reader) (diffID oci.Digest, size int64, err error) {
 	if st.dir == "" || st.applied {
 		return "", 0, fail.New(fail.Conflict, "the staged layer is used up")
 	}
@@ -70,11 +96,6 @@ func (st *Staged) Apply(ctx context.Context, tar io.Reader) (diffID oci.Digest, 
 	if diffID, err = in.finish(); err != nil {
 		return "", 0, fmt.Errorf("read layer: %w", err)
 	}
-	// One flush of the file system instead of one per file. Other layers' data goes with
-	// it; that has to be flushed anyway.
-	if err := unix.Syncfs(int(root.Fd())); err != nil {
-		return "", 0, fmt.Errorf("flush layer: %w", err)
-	}
 	st.diffID = diffID
 	return diffID, st.size, nil
 }
@@ -91,7 +112,7 @@ func (st *Staged) unpack(in *stream, rootfd int) error {
 	if err := u.entries(in); err != nil {
 		return err
 	}
-	if st.implicit, err = u.finish(); err != nil {
+	if st.implicit, st.undated, err = u.finish(); err != nil {
 		return err
 	}
 	st.size, st.opaqueRoot, st.rootEntry = u.size, u.root.opaque, !u.root.implicit
@@ -169,8 +190,7 @@ func (st *Staged) Commit(parent, diffID oci.Digest) (chain oci.Digest, err error
 	if err := st.complete(ancestors); err != nil {
 		return "", fmt.Errorf("commit layer %s: %w", chain, err)
 	}
-	m := meta{Version: metaVersion, Driver: st.store.driver, Parent: parent, DiffID: diffID, Size: st.size, OpaqueRoot: st.opaqueRoot, Root: st.rootEntry}
-	if err := durable.WriteJSON(filepath.Join(st.dir, "meta.json"), m, 0o600); err != nil {
+	if err := durable.WriteJSON(filepath.Join(st.dir, "meta.json"), st.meta(parent), 0o600); err != nil {
 		return "", fmt.Errorf("commit layer %s: %w", chain, err)
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
@@ -186,6 +206,10 @@ func (st *Staged) Commit(parent, diffID oci.Digest) (chain oci.Digest, err error
 	durable.Failpoint("layer.commit.published")
 	st.dir = ""
 	return chain, nil
+}
+
+func (st *Staged) meta(parent oci.Digest) meta {
+	return meta{Version: metaVersion, Driver: st.store.driver, Parent: parent, DiffID: st.diffID, Size: st.size, OpaqueRoot: st.opaqueRoot, Root: st.rootEntry}
 }
 
 // Discard drops a layer that was not committed. After Commit it does nothing.

@@ -463,10 +463,11 @@ func (u *unpacker) makeDir(p place) (*dir, error) {
 
 // finish gives all directories their attributes, which only now nothing changes any
 // more, and names those that no entry named and that lower layers may know.
-func (u *unpacker) finish() (implicit []string, err error) {
+func (u *unpacker) finish() (implicit []string, undated map[string]bool, err error) {
 	if err := u.makers.drain(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	undated = map[string]bool{}
 	var visit func(d *dir, path string, hidden bool) error
 	visit = func(d *dir, path string, hidden bool) error {
 		hidden = hidden || d.opaque
@@ -479,8 +480,11 @@ func (u *unpacker) finish() (implicit []string, err error) {
 				return err
 			}
 		}
-		if d.implicit && !hidden {
-			implicit = append(implicit, path)
+		if d.implicit {
+			undated[path] = true
+			if !hidden {
+				implicit = append(implicit, path)
+			}
 		}
 		fd, err := u.use(d)
 		if err == nil {
@@ -491,7 +495,7 @@ func (u *unpacker) finish() (implicit []string, err error) {
 		}
 		return nil
 	}
-	return implicit, visit(u.root, "", false)
+	return implicit, undated, visit(u.root, "", false)
 }
 
 func (u *unpacker) setDir(d *dir, fd int) error {
