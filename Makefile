@@ -19,14 +19,21 @@ all: $(PROGRAMS)
 $(PROGRAMS):
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/$@ ./cmd/$@
 
-# The linter and the clients that tests drive us with have a module of their own.
-tools: bin/tools/staticcheck bin/tools/docker
+# The linter and the clients that tests drive us with have modules of their own.
+tools: bin/tools/staticcheck bin/tools/docker bin/tools/oci/runtimetest
 
 bin/tools/staticcheck: tools/go.mod
 	$(GO) build -C tools -o ../$@ honnef.co/go/tools/cmd/staticcheck
 
 bin/tools/docker: tools/go.mod
 	$(GO) build -C tools -ldflags '-X github.com/docker/cli/cli/version.Version=28.5.2' -o ../$@ github.com/docker/cli/cmd/docker
+
+# The OCI's validation programs, and the root file system that they unpack.
+RUNTIME_TOOLS := github.com/opencontainers/runtime-tools
+
+bin/tools/oci/runtimetest: tools/oci/go.mod
+	$(GO) build -C tools/oci -ldflags '-s -w' -o ../../bin/tools/oci/ $(RUNTIME_TOOLS)/validation/... $(RUNTIME_TOOLS)/cmd/runtimetest
+	install -m 644 "$$($(GO) list -C tools/oci -m -f '{{.Dir}}' $(RUNTIME_TOOLS))"/rootfs-*.tar.gz bin/tools/oci/
 
 check: fmt vet lint unit
 

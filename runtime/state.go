@@ -109,6 +109,32 @@ func (c *Container) Waiting() bool {
 	return err == nil
 }
 
+// AwaitEnd waits until the container's first process has ended, without reaping it, or
+// ctx has.
+func (c *Container) AwaitEnd(ctx context.Context) error {
+	pidfd := c.handle()
+	if pidfd == nil {
+		return nil
+	}
+	conn, err := pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { pidfd.SetReadDeadline(time.Unix(1, 0)) })
+	defer func() {
+		stop()
+		pidfd.SetReadDeadline(time.Time{})
+	}()
+	err = conn.Read(func(fd uintptr) bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return err == nil && n > 0
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
 // openGate lets a process go that waits on the exec fifo, and returns when it executes
 // its program. Whoever removes the fifo is the one who starts the container.
 func (c *Container) openGate(ctx context.Context) error {

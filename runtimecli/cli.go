@@ -64,11 +64,12 @@ var commands = []command{
 	{"kill", "[options] ID [SIGNAL]", "send a signal (default SIGTERM) to a container", 1, 2, false, false, killFlags},
 	{"delete", "[options] ID", "remove what is held of a container", 1, 1, false, false, deleteFlags},
 	{"exec", "[options] ID COMMAND [ARG...]", "execute a further process in a container", 1, -1, true, true, execFlags},
-	{"ps", "[options] ID", "list a container's processes", 1, 1, false, false, psFlags},
+	{"ps", "[options] ID [PS-OPTION...]", "list a container's processes", 1, -1, true, false, psFlags},
 	{"list", "[options]", "list containers", 0, 0, false, false, listFlags},
 	{"pause", "ID", "freeze a container", 1, 1, false, false, plain(pause)},
 	{"resume", "ID", "let a paused container go on", 1, 1, false, false, plain(resume)},
 	{"update", "[options] ID", "change a container's limits", 1, 1, false, false, updateFlags},
+	{"events", "[options] ID", "print statistics and out-of-memory events as they come", 1, 1, false, false, eventsFlags},
 	{"spec", "[options]", "write a configuration to start from", 0, 0, false, false, specFlags},
 	{"features", "", "print what this runtime can do, as JSON", 0, 0, false, false, plain(features)},
 }
@@ -101,6 +102,8 @@ func (a *app) main(args []string) (int, error) {
 	log := f.String("log", "", "file for error messages, besides standard error")
 	format := f.String("log-format", "text", "text or json")
 	systemd := f.Bool("systemd-cgroup", false, "")
+	f.String("criu", "criu", "accepted for the sake of callers: containers are not checkpointed")
+	rootless := f.String("rootless", "auto", "true, false or auto; control groups that cannot be written are left out in any case")
 	f.Bool("debug", false, "accepted for the sake of callers: there are no debug messages")
 	showVersion := both(f.BoolVar, f, "version", "v", false, "print the version")
 	if err := f.Parse(args); err != nil {
@@ -111,6 +114,8 @@ func (a *app) main(args []string) (int, error) {
 	switch {
 	case *format != "text" && *format != "json":
 		return 1, fail.New(fail.Invalid, "invalid log format %q: must be text or json", *format)
+	case *rootless != "auto" && *rootless != "true" && *rootless != "false":
+		return 1, fail.New(fail.Invalid, "invalid value %q for --rootless: must be true, false or auto", *rootless)
 	case *systemd:
 		return 1, fail.New(fail.NotImplemented, "--systemd-cgroup is not supported: give an ordinary cgroup path and leave the flag out")
 	case *showVersion:

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -89,6 +90,9 @@ func (a *app) create(ctx context.Context, id string, o *creation, wait, detached
 			os.RemoveAll(a.dir(id))
 		}
 	}()
+	if err := a.prepareNotify(id, spec); err != nil {
+		return nil, err
+	}
 	cfg := runtime.Config{ID: id, Bundle: bundle, Spec: spec, Extra: extra, NoNewKeyring: o.noNewKeyring, NoPivot: o.noPivot,
 		Stdio: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}}
 	if wait {
@@ -199,7 +203,15 @@ func start(ctx context.Context, a *app, args []string) (int, error) {
 	defer c.Release()
 	switch status {
 	case created:
-		return 0, c.Start(ctx)
+		notify, err := a.listenNotify(args[0])
+		if err != nil {
+			return 1, err
+		}
+		defer notify.close()
+		if err := c.Start(ctx); err != nil {
+			return 1, err
+		}
+		return 0, notify.relay(ctx, c)
 	case stopped:
 		return 1, fail.New(fail.Conflict, "cannot start a container that has stopped")
 	}
@@ -210,18 +222,37 @@ func runFlags(f *flag.FlagSet) action {
 	o := creationFlags(f)
 	detach := both(f.BoolVar, f, "detach", "d", false, "do not wait for the container")
 	keep := f.Bool("keep", false, "do not remove the container when its process has ended")
+	f.Bool("no-subreaper", false, "accepted for the sake of callers: orphans are never collected here")
 	return func(ctx context.Context, a *app, args []string) (int, error) {
 		c, err := a.create(ctx, args[0], o, false, *detach)
 		if err != nil {
 			return 1, failed("run", err)
 		}
+		notify, err := a.listenNotify(args[0])
+		if err != nil {
+			return 1, failed("run", errors.Join(err, a.destroy(args[0], c)))
+		}
+		defer notify.close()
 		if *detach {
-			if err := c.Start(ctx); err != nil {
+			err := c.Start(ctx)
+			if err == nil {
+				err = notify.relay(ctx, c)
+			}
+			if err != nil {
 				return 1, failed("run", errors.Join(err, a.destroy(args[0], c)))
 			}
 			c.Release()
 			return 0, nil
 		}
+		ready, told := context.WithCancel(ctx)
+		var relay sync.WaitGroup
+		relay.Go(func() {
+			if err := notify.relay(ready, c); err != nil && ready.Err() == nil {
+				a.warn([]string{"notify: " + err.Error()})
+			}
+		})
+		defer relay.Wait()
+		defer told()
 		code, err := a.foreground(&c.Process, func() error { return c.Start(ctx) })
 		if err != nil {
 			return 1, failed("run", errors.Join(err, a.destroy(args[0], c)))

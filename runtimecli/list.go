@@ -1,14 +1,17 @@
 package runtimecli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -127,7 +130,7 @@ func (a *app) reports() ([]report, error) {
 
 func psFlags(f *flag.FlagSet) action {
 	format := both(f.StringVar, f, "format", "f", "table", "table or json")
-	return func(_ context.Context, a *app, args []string) (int, error) {
+	return func(ctx context.Context, a *app, args []string) (int, error) {
 		c, _, err := a.open(args[0])
 		if err != nil {
 			return 1, err
@@ -145,10 +148,37 @@ func psFlags(f *flag.FlagSet) action {
 		case "json":
 			return 0, a.print(pids, "")
 		case "table":
+			if len(args) > 1 {
+				return 0, a.psTable(ctx, pids, args[1:])
+			}
 			return 0, a.processTable(pids)
 		}
 		return 1, fail.New(fail.Invalid, "invalid format option")
 	}
+}
+
+// psTable prints what ps(1) of the host says of some processes.
+func (a *app) psTable(ctx context.Context, pids []int, options []string) error {
+	out, err := exec.CommandContext(ctx, "ps", options...).CombinedOutput()
+	if err != nil {
+		return fail.New(fail.Invalid, "ps: %w: %s", err, bytes.TrimSpace(out))
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	column := slices.Index(strings.Fields(lines[0]), "PID")
+	if column < 0 {
+		return fail.New(fail.Invalid, "couldn't find PID field in ps output")
+	}
+	fmt.Fprintln(a.stdout, lines[0])
+	for _, line := range lines[1:] {
+		fields := strings.Fields(line)
+		if len(fields) <= column {
+			continue
+		}
+		if pid, err := strconv.Atoi(fields[column]); err == nil && slices.Contains(pids, pid) {
+			fmt.Fprintln(a.stdout, line)
+		}
+	}
+	return nil
 }
 
 // processTable prints what `ps -ef` says of some processes, as far as /proc tells it

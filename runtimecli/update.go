@@ -29,6 +29,9 @@ var limitFlags = []struct {
 	{"cpu-quota", "CPU time in a period (µs; -1: no limit)", func(r *oci.LinuxResources, n int64) { cpu(r).Quota = &n }, false},
 	{"cpu-period", "length of a period (µs)", func(r *oci.LinuxResources, n int64) { u := uint64(n); cpu(r).Period = &u }, false},
 	{"cpu-burst", "CPU time that may be saved up (µs)", func(r *oci.LinuxResources, n int64) { u := uint64(n); cpu(r).Burst = &u }, false},
+	{"cpu-rt-period", "length of a period of realtime scheduling (µs)", func(r *oci.LinuxResources, n int64) { u := uint64(n); cpu(r).RealtimePeriod = &u }, false},
+	{"cpu-rt-runtime", "realtime CPU time in a period (µs)", func(r *oci.LinuxResources, n int64) { cpu(r).RealtimeRuntime = &n }, false},
+	{"cpu-idle", "1: run only when nobody else wants to; 0: not so", func(r *oci.LinuxResources, n int64) { cpu(r).Idle = &n }, false},
 	{"pids-limit", "number of processes (-1: no limit)", func(r *oci.LinuxResources, n int64) { r.Pids = &specs.LinuxPids{Limit: &n} }, false},
 	{"blkio-weight", "block IO weight, 10 to 1000", func(r *oci.LinuxResources, n int64) {
 		w := uint16(n)
