@@ -23,6 +23,9 @@ type ExecConfig struct {
 	// Leave says that the caller will exit and leave the process to whoever adopts it (runc's
 	// exec --detach): its end is not collected in the background, only by Wait.
 	Leave bool
+	// Groups are existing groups below the container's own to run in, by controller; that of
+	// "" is for all controllers that are not named (runc's exec --cgroup).
+	Groups map[string]string
 }
 
 // Exec starts a further process in the container's namespaces, cgroup and
@@ -103,18 +106,27 @@ func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) 
 	if err != nil {
 		return opt, err
 	}
+	group := c.group
+	if len(cfg.Groups) > 0 {
+		if group == nil {
+			return opt, fail.New(fail.Invalid, "container %s has no control group", c.id)
+		}
+		if group, err = group.Below(cfg.Groups); err != nil {
+			return opt, err
+		}
+	}
 	p.DefaultSignals()
 	b.openProc(opt.FirstFree)
 	// The usual process is copied once, by the one that joins the namespaces in our memory. That
 	// one may not block, as it would in a frozen cgroup: so joining the group is left to the copy.
 	handsOver := c.flags&unix.CLONE_NEWPID != 0 && c.flags&(unix.CLONE_NEWUSER|unix.CLONE_NEWTIME) == 0 &&
-		b.initial == nil && (c.group == nil || !c.group.Unified())
+		b.initial == nil && (group == nil || !group.Unified())
 	b.awaited = b.fromOutside() || proc.OOMScoreAdj != nil && !handsOver
 	if handsOver {
 		b.scoreItself(proc.OOMScoreAdj)
 	} else {
 		b.affinity("initial", b.initial)
-		if opt.Cgroup, err = b.joinGroup(c.group, b.initial == nil); err != nil {
+		if opt.Cgroup, err = b.joinGroup(group, b.initial == nil); err != nil {
 			return opt, err
 		}
 		b.affinity("final", b.final)
@@ -124,7 +136,7 @@ func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) 
 	case handsOver:
 		p.About("fork into the pid namespace", "")
 		p.HandOver()
-		if _, err = b.joinGroup(c.group, false); err != nil {
+		if _, err = b.joinGroup(group, false); err != nil {
 			return opt, err
 		}
 		b.affinity("final", b.final)

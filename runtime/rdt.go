@@ -183,6 +183,23 @@ func writeLine(file, line string) error {
 	return errors.Join(err, f.Close())
 }
 
+// UpdateRDT changes the schemata of the container's class of service.
+func (c *Container) UpdateRDT(schemata ...string) error {
+	if _, ok := resctrl(); !ok {
+		return fail.New(fail.NotImplemented, "intelRdt: this host has no resctrl file system")
+	}
+	g := c.rdtMade()
+	if g.dir == "" {
+		return fail.New(fail.Invalid, "intelRdt: container %s has no class of service", c.id)
+	}
+	for _, line := range schemata {
+		if err := writeLine(g.dir+"/schemata", line); err != nil {
+			return fail.New(fail.Invalid, "intelRdt: %w", err)
+		}
+	}
+	return nil
+}
+
 // join puts a process into the groups.
 func (g rdtGroup) join(pid int) error {
 	for _, dir := range []string{g.dir, g.monitor} {

@@ -96,29 +96,42 @@ func (a *app) execute(args []string) int {
 	return status
 }
 
+// globals are the flags that stand before the command.
+type globals struct {
+	root, log, format, rootless *string
+	systemd, version            *bool
+}
+
+func globalFlags(f *flag.FlagSet) *globals {
+	g := &globals{
+		root:     f.String("root", defaultRoot(), "directory for the state of containers"),
+		log:      f.String("log", "", "file for error messages, besides standard error"),
+		format:   f.String("log-format", "text", "text or json"),
+		rootless: f.String("rootless", "auto", "true, false or auto; control groups that cannot be written are left out in any case"),
+		systemd:  f.Bool("systemd-cgroup", false, "not supported"),
+		version:  both(f.BoolVar, f, "version", "v", false, "print the version"),
+	}
+	f.String("criu", "criu", "accepted for the sake of callers: containers are not checkpointed")
+	f.Bool("debug", false, "accepted for the sake of callers: there are no debug messages")
+	return g
+}
+
 func (a *app) main(args []string) (int, error) {
 	f := newFlags(program)
-	root := f.String("root", defaultRoot(), "directory for the state of containers")
-	log := f.String("log", "", "file for error messages, besides standard error")
-	format := f.String("log-format", "text", "text or json")
-	systemd := f.Bool("systemd-cgroup", false, "")
-	f.String("criu", "criu", "accepted for the sake of callers: containers are not checkpointed")
-	rootless := f.String("rootless", "auto", "true, false or auto; control groups that cannot be written are left out in any case")
-	f.Bool("debug", false, "accepted for the sake of callers: there are no debug messages")
-	showVersion := both(f.BoolVar, f, "version", "v", false, "print the version")
+	g := globalFlags(f)
 	if err := f.Parse(args); err != nil {
 		return a.helpOr(err, func() { a.usage(f) })
 	}
-	a.root, a.log, a.logJSON = *root, *log, *format == "json"
+	a.root, a.log, a.logJSON = *g.root, *g.log, *g.format == "json"
 	args = f.Args()
 	switch {
-	case *format != "text" && *format != "json":
-		return 1, fail.New(fail.Invalid, "invalid log format %q: must be text or json", *format)
-	case *rootless != "auto" && *rootless != "true" && *rootless != "false":
-		return 1, fail.New(fail.Invalid, "invalid value %q for --rootless: must be true, false or auto", *rootless)
-	case *systemd:
+	case *g.format != "text" && *g.format != "json":
+		return 1, fail.New(fail.Invalid, "invalid log format %q: must be text or json", *g.format)
+	case *g.rootless != "auto" && *g.rootless != "true" && *g.rootless != "false":
+		return 1, fail.New(fail.Invalid, "invalid value %q for --rootless: must be true, false or auto", *g.rootless)
+	case *g.systemd:
 		return 1, fail.New(fail.NotImplemented, "--systemd-cgroup is not supported: give an ordinary cgroup path and leave the flag out")
-	case *showVersion:
+	case *g.version:
 		fmt.Fprintf(a.stdout, "%s version %s\ncommit: %s\nspec: %s\ngo: %s\n", program, version.Version, version.Commit, specs.Version, runtime.Version())
 		return 0, nil
 	case len(args) == 0 || args[0] == "help":

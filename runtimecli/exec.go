@@ -22,7 +22,7 @@ import (
 type execution struct {
 	file, consoleSocket, pidfdSocket, cwd, user, pidFile string
 	label, apparmor                                      string
-	env, groups, caps                                    list
+	env, groups, caps, cgroups                           list
 	tty, detach, noNewPrivs, ignorePaused                bool
 	preserveFDs                                          int
 }
@@ -55,6 +55,7 @@ func execFlags(f *flag.FlagSet) action {
 	many(&o.env, "environment variable `NAME=VALUE`", "env", "e")
 	many(&o.groups, "additional group id", "additional-gids", "g")
 	many(&o.caps, "additional capability", "cap", "c")
+	many(&o.cgroups, "existing group below the container's to run in, `[CONTROLLER[,...]:]PATH`", "cgroup")
 	yes(&o.tty, "allocate a terminal", "tty", "t")
 	yes(&o.detach, "do not wait for the process", "detach", "d")
 	yes(&o.noNewPrivs, "let the process gain no privileges", "no-new-privs")
@@ -92,7 +93,11 @@ func (a *app) exec(ctx context.Context, o *execution, id string, args []string) 
 	if err != nil {
 		return 0, err
 	}
-	p, err := c.Exec(ctx, runtime.ExecConfig{Process: proc, Extra: extra, Leave: o.detach, Stdio: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}})
+	groups, err := subgroups(o.cgroups)
+	if err != nil {
+		return 0, err
+	}
+	p, err := c.Exec(ctx, runtime.ExecConfig{Process: proc, Extra: extra, Groups: groups, Leave: o.detach, Stdio: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}})
 	if err != nil {
 		if cl := fail.Of(err); cl == fail.NotFound || cl == fail.Forbidden {
 			err = fmt.Errorf("unable to start container process: %w", err)
@@ -163,6 +168,27 @@ func (o *execution) process(base *oci.Process, args []string) (*oci.Process, err
 		p.Capabilities = caps
 	}
 	return &p, o.setUser(&p.User)
+}
+
+// subgroups reads --cgroup: one path for all controllers, or some for each of them.
+func subgroups(list []string) (map[string]string, error) {
+	groups := map[string]string{}
+	for _, text := range list {
+		controllers, path, named := strings.Cut(text, ":")
+		if !named {
+			controllers, path = "", text
+		}
+		if path == "" {
+			return nil, fail.New(fail.Invalid, "invalid --cgroup %q: must be [CONTROLLER[,...]:]PATH", text)
+		}
+		for name := range strings.SplitSeq(controllers, ",") {
+			if _, twice := groups[name]; twice {
+				return nil, fail.New(fail.Invalid, "--cgroup %q: a control group is given twice", text)
+			}
+			groups[name] = path
+		}
+	}
+	return groups, nil
 }
 
 func withCapabilities(base *specs.LinuxCapabilities, names []string) (*specs.LinuxCapabilities, error) {

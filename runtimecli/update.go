@@ -70,6 +70,10 @@ func updateFlags(f *flag.FlagSet) action {
 	}
 	f.Func("cpuset-cpus", "CPUs to run on (`list`)", func(s string) error { cpu(res).Cpus = s; return nil })
 	f.Func("cpuset-mems", "memory nodes to use (`list`)", func(s string) error { cpu(res).Mems = s; return nil })
+	var rdt []string
+	for _, name := range []string{"l3-cache-schema", "mem-bw-schema"} {
+		f.Func(name, "line of the class of service's schemata (`text`, Intel RDT)", func(s string) error { rdt = append(rdt, s); return nil })
+	}
 	return func(_ context.Context, a *app, args []string) (int, error) {
 		c, st, status, err := a.find(args[0])
 		if err != nil {
@@ -88,6 +92,11 @@ func updateFlags(f *flag.FlagSet) action {
 		res.Devices = nil
 		if err := c.Update(res); err != nil {
 			return 1, err
+		}
+		if len(rdt) > 0 && *file == "" {
+			if err := c.UpdateRDT(rdt...); err != nil {
+				return 1, err
+			}
 		}
 		// For a later start of the same bundle config.json counts; this is for `state`.
 		st.Spec.Linux.Resources = merged(st.Spec.Linux.Resources, res)

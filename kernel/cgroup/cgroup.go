@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -262,6 +263,39 @@ func (g *Group) dirOf(controller string) (d dir, ok bool) {
 
 // Path is the name the group was created with.
 func (g *Group) Path() string { return g.path }
+
+// Below gives existing groups below this one, by controller: the one of "" is for all
+// controllers that are not named.
+func (g *Group) Below(names map[string]string) (*Group, error) {
+	below := &Group{path: g.path, dirs: slices.Clone(g.dirs)}
+	used := map[string]bool{"": true}
+	for i, d := range below.dirs {
+		name := names[""]
+		for controller, n := range names {
+			if controller != "" && d.serves(controller) {
+				used[controller] = true
+				name = n
+			}
+		}
+		name = strings.Trim(name, "/")
+		if name == "" {
+			continue
+		}
+		if !filepath.IsLocal(name) {
+			return nil, fail.New(fail.Invalid, "control group %q is not below that of the container", name)
+		}
+		below.dirs[i].path = filepath.Join(d.path, name)
+		if !exists(below.dirs[i].path) {
+			return nil, fail.New(fail.NotFound, "control group %s does not exist", below.dirs[i].path)
+		}
+	}
+	for controller := range names {
+		if !used[controller] {
+			return nil, fail.New(fail.Invalid, "the container is in no control group of %q", controller)
+		}
+	}
+	return below, nil
+}
 
 // JoinFiles opens the files in which a process must write "0" to move itself into the
 // group, one per hierarchy. The caller closes them.
