@@ -118,9 +118,10 @@ func settle(t *testing.T, e *testkit.Engine, name string, x told) {
 		case "running":
 			// It runs, unless the stop that got no answer is just ending it.
 			r := e.Berth("exec", id, "echo", "alive")
-			ended := e.Must("inspect", "-f", "{{.State.Status}}", id) == "exited"
-			if !ended && r.Stdout != "alive\n" {
-				t.Errorf("%s says it runs, exec says %+v", name, r)
+			if r.Stdout != "alive\n" {
+				testkit.Eventually(t, fmt.Sprintf("%s says it runs, exec says %+v", name, r), func() bool {
+					return e.Must("inspect", "-f", "{{.State.Status}}", id) == "exited"
+				})
 			}
 			e.Must("stop", id)
 			if got := e.Must("inspect", "-f", "{{.State.ExitCode}}", id); got != "7" {

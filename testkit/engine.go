@@ -20,8 +20,8 @@ type Engine struct {
 	Dir, Bin, DataRoot, ExecRoot string
 	Host                         string // unix://…
 	CgroupParent                 string
-	// Runtime is the engine's default OCI runtime; empty: Berth's own. All tests run with
-	// another one when BERTH_TEST_RUNTIME names it.
+	// Runtime is the engine's default OCI runtime, NAME or NAME=PATH; empty: Berth's own. All
+	// tests run with another one when BERTH_TEST_RUNTIME names it.
 	Runtime string
 
 	t     testing.TB
@@ -109,11 +109,16 @@ func place(from, to string) error {
 	return os.WriteFile(to, data, 0o755)
 }
 
+// Flags adds to berthd's command line for the next start.
+func (e *Engine) Flags(more ...string) { e.flags = append(e.flags, more...) }
+
 // Command is berthd's command line.
 func (e *Engine) Command() []string {
 	argv := []string{filepath.Join(e.Bin, "berthd"), "--data-root", e.DataRoot, "--exec-root", e.ExecRoot,
 		"-H", e.Host, "--cgroup-parent", e.CgroupParent, "--config-file", filepath.Join(e.Dir, "daemon.json")}
-	if e.Runtime != "" {
+	if name, _, named := strings.Cut(e.Runtime, "="); named {
+		argv = append(argv, "--add-runtime", e.Runtime, "--default-runtime", name)
+	} else if e.Runtime != "" {
 		argv = append(argv, "--default-runtime", e.Runtime)
 	}
 	return append(argv, e.flags...)

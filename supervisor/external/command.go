@@ -84,8 +84,12 @@ func (d *driver) run(ctx context.Context, k *call) error {
 	case ws.Exited() && ws.ExitStatus() == 0:
 		return nil
 	case ctx.Err() == context.DeadlineExceeded:
-		return fail.New(fail.Unavailable, "%s did not finish %q within %v and was killed: try whether it works by itself (%s --version)",
-			d.rt.title(), k.args[0], k.patience, d.rt.Path)
+		said := ""
+		if reason := d.reason(k, log); reason != "" {
+			said = "; it said: " + reason
+		}
+		return fail.New(fail.Unavailable, "%s did not finish %q within %v and was killed: try whether it works by itself (%s --version)%s",
+			d.rt.title(), k.args[0], k.patience, d.rt.Path, said)
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
@@ -203,14 +207,7 @@ func (c *collector) end() []byte {
 
 // explain finds out why the runtime has failed.
 func (d *driver) explain(k *call, ws unix.WaitStatus, log *os.File) error {
-	reason := lastError(log)
-	if reason == "" && k.streams != nil {
-		k.words = unread(k.streams[2])
-	}
-	if reason == "" {
-		lines := strings.Split(strings.TrimSpace(string(k.words)), "\n")
-		reason = excerpt(lines[len(lines)-1])
-	}
+	reason := d.reason(k, log)
 	how := fmt.Sprintf("exit status %d", ws.ExitStatus())
 	if ws.Signaled() {
 		how = "killed by " + unix.SignalName(ws.Signal())
@@ -221,6 +218,18 @@ func (d *driver) explain(k *call, ws unix.WaitStatus, log *os.File) error {
 		reason += " (" + how + ")"
 	}
 	return fail.New(classOf(k.args[0], reason), "OCI runtime %s failed: %s: %s", k.args[0], d.rt.title(), reason)
+}
+
+// reason is what the runtime gave as one, in its log or else as its last words.
+func (d *driver) reason(k *call, log *os.File) string {
+	if reason := lastError(log); reason != "" {
+		return reason
+	}
+	if k.streams != nil {
+		k.words = unread(k.streams[2])
+	}
+	lines := strings.Split(strings.TrimSpace(string(k.words)), "\n")
+	return excerpt(lines[len(lines)-1])
 }
 
 // lastError is the last error in a log of JSON lines, as runc writes it.

@@ -466,8 +466,7 @@ func (d *driver) temporary(kind string, v any) (name string, remove func(), err 
 
 // excerpt is the beginning of what a program wrote, in one line that can be printed.
 func excerpt(text string) string {
-	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd }), " ")
-	text = strings.TrimSpace(text)
+	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f || r == 0xfffd }), " ")
 	const most = 500
 	if r := []rune(text); len(r) > most {
 		text = string(r[:most]) + "…"

@@ -30,8 +30,8 @@ type process struct {
 // adopt takes over the process whose id the runtime has written to file.
 func (p *process) adopt(rt Runtime, r *reaper, file string) error {
 	text, err := os.ReadFile(file)
-	if err != nil {
-		return fail.New(fail.Internal, "%s has written no process id: %w", rt.title(), err)
+	if err != nil { // the kernel's words would be taken for some about the container's program
+		return fail.New(fail.Internal, "%s says that it has made a process, and has not written its id", rt.title())
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil || pid <= 1 {
