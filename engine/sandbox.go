@@ -4,12 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
+	"berth/kernel"
 )
 
 // Sandbox is the ground that containers stand on together: a network namespace with
@@ -121,27 +121,20 @@ func throughUs(f *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getp
 
 // sharedMemory mounts the /dev/shm of the process's mount namespace in runDir, from
 // where it can be bound into a container. It leads through a detached copy, which a
-// thread makes inside that namespace (open_tree(2)); the thread is not used again.
+// thread of its own makes inside that namespace (open_tree(2)).
 func sharedMemory(pid int, runDir string) (string, error) {
-	type result struct {
-		fd  int
-		err error
+	var fd int
+	var err error
+	kernel.OnOwnThread(func() { fd, err = enterAndClone(pid, "/dev/shm") })
+	if err != nil {
+		return "", err
 	}
-	c := make(chan result, 1)
-	go func() {
-		fd, err := enterAndClone(pid, "/dev/shm")
-		c <- result{fd, err}
-	}()
-	r := <-c
-	if r.err != nil {
-		return "", r.err
-	}
-	defer unix.Close(r.fd)
+	defer unix.Close(fd)
 	at := filepath.Join(runDir, "shm")
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		return "", err
 	}
-	if err := unix.MoveMount(r.fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		_ = os.Remove(at)
 		return "", fmt.Errorf("move_mount: %w", err)
 	}
@@ -159,7 +152,6 @@ func dropSharedMemory(runDir string) {
 }
 
 func enterAndClone(pid int, target string) (int, error) {
-	runtime.LockOSThread() // never unlocked: the thread ends with its goroutine
 	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err

@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 func specOf(t testing.TB, m *specMaker, cfg container.Config, h container.HostConfig) *specs.Spec {
 	t.Helper()
-	k := creator{host: m.host, idx: newIndex(), logDriver: "json-file"}
+	k := creator{host: m.host, idx: newIndex(), runtimes: newRuntimes(Runtimes{}), logDriver: "json-file"}
 	if cfg.Hostname == "" {
 		cfg.Hostname = "c0ffee"
 	}
@@ -126,7 +126,7 @@ func TestPrivilegedOpensWhatOrdinaryContainersCannotTouch(t *testing.T) {
 func BenchmarkSpec(b *testing.B) {
 	m := testMaker()
 	cfg, h := container.Config{Cmd: []string{"sh"}, Hostname: "x"}, container.HostConfig{NetworkMode: "none"}
-	k := creator{host: m.host, idx: newIndex(), logDriver: "json-file"}
+	k := creator{host: m.host, idx: newIndex(), runtimes: newRuntimes(Runtimes{}), logDriver: "json-file"}
 	if _, err := k.normalise(&cfg, &h, nil); err != nil {
 		b.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package kernel
 import (
 	"errors"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -184,29 +183,21 @@ func (o *Overlay) text() (string, []int, error) {
 
 // inPrivateMounts calls f in a mount namespace that ends with it.
 func inPrivateMounts(f func() (int, error)) (*os.File, error) {
-	type result struct {
-		fd  int
-		err error
-	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			done <- result{-1, os.NewSyscallError("unshare", err)}
+	fd := -1
+	var err error
+	OnOwnThread(func() {
+		if err = os.NewSyscallError("unshare", unix.Unshare(unix.CLONE_NEWNS)); err != nil {
 			return
 		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			done <- result{-1, os.NewSyscallError("mount", err)}
+		if err = os.NewSyscallError("mount", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")); err != nil {
 			return
 		}
-		fd, err := f()
-		done <- result{fd, err}
-	}()
-	r := <-done
-	if r.err != nil {
-		return nil, r.err
+		fd, err = f()
+	})
+	if err != nil {
+		return nil, err
 	}
-	return os.NewFile(uintptr(r.fd), "mount"), nil
+	return os.NewFile(uintptr(fd), "mount"), nil
 }
 
 // CloneTree makes a detached copy of the mount at path, with all mounts below it if

@@ -165,7 +165,7 @@ func TestTheRootIsMountedForNobodyElse(t *testing.T) {
 		if !seen() {
 			t.Error("it is not mounted")
 		}
-		host, _ := os.ReadFile("/proc/self/mountinfo")
+		host, _ := os.ReadFile("/proc/self/mountinfo") // of the first thread
 		if bytes.Contains(host, []byte(" "+at+" ")) {
 			t.Error("the host sees the mount")
 		}

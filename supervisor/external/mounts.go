@@ -4,25 +4,24 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"berth/kernel"
 )
 
 // inPrivateMounts calls fn on a thread of its own in a copy of our mount namespace in which
 // root is mounted at the directory at. The namespace lives as long as fn and the processes
 // it has started in it.
 func inPrivateMounts(root *os.File, at string, fn func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with its goroutine
-		err := enterPrivateMounts(root, at)
-		if err == nil {
+	var err error
+	kernel.OnOwnThread(func() {
+		if err = enterPrivateMounts(root, at); err == nil {
 			err = fn()
+			_ = unix.Unmount(at, unix.MNT_DETACH) // now, and not when the thread has ended
 		}
-		result <- err
-	}()
-	return <-result
+	})
+	return err
 }
 
 func enterPrivateMounts(root *os.File, at string) error {
