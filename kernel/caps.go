@@ -56,6 +56,9 @@ func (s CapabilitySet) Names() []string {
 	return names
 }
 
+// NamedCapabilities are all that have a name here.
+func NamedCapabilities() CapabilitySet { return 1<<len(capabilityNames) - 1 }
+
 // KnownCapabilities are those that the running kernel has.
 func KnownCapabilities() CapabilitySet {
 	known, _ := boundingSets()

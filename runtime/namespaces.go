@@ -79,6 +79,15 @@ func knownNamespace(t specs.LinuxNamespaceType) bool {
 	return false
 }
 
+func kindOf(flag uintptr) specs.LinuxNamespaceType {
+	for _, k := range namespaceKinds {
+		if k.flag == flag {
+			return k.kind
+		}
+	}
+	return ""
+}
+
 // enter compiles the way into the namespaces, and tells with which flags the child is
 // to be cloned and whether it respawns.
 //
@@ -163,11 +172,15 @@ func (b *builder) becomeRoot() {
 func (b *builder) openNamespaces() error {
 	for i := range b.ns.join {
 		j := &b.ns.join[i]
-		fd, err := unix.Open(j.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		// Whatever else the path may be, its open must not wait.
+		fd, err := unix.Open(j.path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 		if err != nil {
 			return fail.New(fail.Invalid, "join namespace %s: %w", j.path, err)
 		}
 		b.closeLater(fd)
+		if kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE); err != nil || uintptr(kind) != j.flag {
+			return fail.New(fail.Invalid, "join namespace %s: it is not a %s namespace", j.path, kindOf(j.flag))
+		}
 		j.fd = fd
 	}
 	return nil

@@ -134,8 +134,32 @@ func TestFeaturesAreTheSpecificationsDocument(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &f); status != 0 || err != nil {
 		t.Fatal(status, errs, err)
 	}
-	if f.OCIVersionMax != specs.Version || len(f.Linux.Capabilities) < 38 || !slices.Contains(f.Linux.Namespaces, "mount") {
-		t.Errorf("got %s", out)
+	if f.OCIVersionMin != "1.0.0" || f.OCIVersionMax != specs.Version || len(f.Hooks) != 6 {
+		t.Errorf("versions and hooks: %s", out)
+	}
+	l := f.Linux
+	for what, list := range map[string][2][]string{
+		"mountOptions": {f.MountOptions, {"rro", "idmap", "ridmap", "tmpcopyup", "rbind", "runbindable", "nosymfollow", "ratime"}},
+		"namespaces":   {l.Namespaces, {"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"}},
+		"capabilities": {l.Capabilities, {"CAP_CHOWN", "CAP_CHECKPOINT_RESTORE"}},
+		"actions":      {l.Seccomp.Actions, {"SCMP_ACT_NOTIFY", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_LOG"}},
+		"operators":    {l.Seccomp.Operators, {"SCMP_CMP_MASKED_EQ"}},
+		"archs":        {l.Seccomp.Archs, {"SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"}},
+		"knownFlags":   {l.Seccomp.KnownFlags, {"SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"}},
+		"modes":        {l.MemoryPolicy.Modes, {"MPOL_BIND", "MPOL_WEIGHTED_INTERLEAVE"}},
+		"flags":        {l.MemoryPolicy.Flags, {"MPOL_F_STATIC_NODES"}},
+	} {
+		for _, want := range list[1] {
+			if !slices.Contains(list[0], want) {
+				t.Errorf("%s: %s is missing in %v", what, want, list[0])
+			}
+		}
+	}
+	for what, enabled := range map[string]*bool{"cgroup.v1": l.Cgroup.V1, "cgroup.v2": l.Cgroup.V2, "seccomp": l.Seccomp.Enabled, "apparmor": l.Apparmor.Enabled,
+		"selinux": l.Selinux.Enabled, "intelRdt": l.IntelRdt.Enabled, "monitoring": l.IntelRdt.Monitoring, "idmap": l.MountExtensions.IDMap.Enabled, "netDevices": l.NetDevices.Enabled} {
+		if enabled == nil || !*enabled {
+			t.Errorf("%s is not told", what)
+		}
 	}
 }
 

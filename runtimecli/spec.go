@@ -9,13 +9,11 @@ import (
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	featspec "github.com/opencontainers/runtime-spec/specs-go/features"
 
 	"berth/durable"
 	"berth/fail"
-	"berth/kernel"
-	"berth/kernel/cgroup"
 	"berth/oci"
+	"berth/runtime"
 	"berth/version"
 )
 
@@ -95,38 +93,9 @@ func withoutPrivileges(s *oci.Spec) {
 	s.Mounts = mounts
 }
 
-// features prints features-linux.md's document. What depends on the host is told as this
-// host has it.
+// features prints what this runtime understands.
 func features(_ context.Context, a *app, _ []string) (int, error) {
-	probe := kernel.Probe()
-	support, err := cgroup.Supported()
-	if err != nil {
-		return 1, err
-	}
-	no, yes := false, true
-	return 0, a.print(featspec.Features{
-		OCIVersionMin: "1.0.0",
-		OCIVersionMax: specs.Version,
-		Hooks:         []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
-		Linux: &featspec.Linux{
-			Namespaces:   probe.Namespaces,
-			Capabilities: kernel.KnownCapabilities().Names(),
-			Cgroup: &featspec.Cgroup{V1: ptr(support.Version == 1), V2: ptr(support.Version == 2), Systemd: &no, SystemdUser: &no,
-				Rdma: &yes},
-			Seccomp: &featspec.Seccomp{
-				Enabled:        ptr(len(probe.SeccompActions) > 0),
-				Actions:        slices.DeleteFunc(slices.Clone(probe.SeccompActions), func(s string) bool { return s == "SCMP_ACT_NOTIFY" }),
-				Operators:      []string{"SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ"},
-				Archs:          []string{"SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"},
-				KnownFlags:     []string{"SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"},
-				SupportedFlags: []string{"SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_LOG"},
-			},
-			Apparmor: &featspec.Apparmor{Enabled: &probe.AppArmor},
-			Selinux:  &featspec.Selinux{Enabled: &probe.SELinux},
-			IntelRdt: &featspec.IntelRdt{Enabled: &no},
-		},
-		Annotations: map[string]string{"io.berth.version": version.Version, "io.berth.commit": version.Commit},
-	}, "    ")
+	f := runtime.Features()
+	f.Annotations = map[string]string{"io.berth.version": version.Version, "io.berth.commit": version.Commit}
+	return 0, a.print(f, "    ")
 }
-
-func ptr[T any](v T) *T { return &v }

@@ -16,6 +16,7 @@ package stage
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"syscall"
 	"unsafe"
@@ -36,6 +37,7 @@ type Program struct {
 	// successor holds the pid that HandOver has made; 0 if the program does not.
 	successor Slot
 	image     *image
+	message   fileMessage
 }
 
 // label says what a step is for; it is put together only when the step fails.
@@ -314,6 +316,23 @@ func (p *Program) HandOver() {
 // SendFile hands the descriptor in s to the parent: Receive returns a Message of kind
 // File with this value.
 func (p *Program) SendFile(s Slot, value int) {
+	m := p.fileMessage()
+	p.Store32(m.body+4, Int(value))
+	p.Store32(m.file, s.Arg())
+	p.Call(syscall.SYS_SENDMSG, Control.Arg(), m.header, Int(syscall.MSG_NOSIGNAL))
+}
+
+// fileMessage is the memory for sending a descriptor: the address of the header, and the
+// offsets of what differs from one to the next. All share it.
+type fileMessage struct {
+	header     Arg
+	body, file int
+}
+
+func (p *Program) fileMessage() fileMessage {
+	if p.message.file != 0 {
+		return p.message
+	}
 	// struct msghdr, struct iovec, one message and one control message, all of the
 	// sizes of 64-bit Linux.
 	hdr, hdrOff := p.Scratch(56)
@@ -327,11 +346,11 @@ func (p *Program) SendFile(s Slot, value int) {
 	put(hdrOff+40, 24)
 	put(iovOff, body.value)
 	put(iovOff+8, messageSize)
-	*(*[2]uint32)(unsafe.Pointer(&p.scratch[bodyOff])) = [2]uint32{msgFile, uint32(value)}
+	p.scratch[bodyOff] = msgFile
 	put(ctlOff, 20) // CMSG_LEN(4)
 	put(ctlOff+8, syscall.SOL_SOCKET|syscall.SCM_RIGHTS<<32)
-	p.Store32(ctlOff+16, s.Arg())
-	p.Call(syscall.SYS_SENDMSG, Control.Arg(), hdr, Int(syscall.MSG_NOSIGNAL))
+	p.message = fileMessage{hdr, bodyOff, ctlOff + 16}
+	return p.message
 }
 
 // Exec says what to execute: argv[0] itself if it contains a slash, else the first
@@ -375,6 +394,9 @@ func (p *Program) Exit(code int) { p.Call(opExit, Int(code)) }
 
 // link makes the labels into indices.
 func (p *Program) link() error {
+	if p.slots > math.MaxInt16 {
+		return fmt.Errorf("stage: %d registers: a program has at most %d", p.slots, math.MaxInt16)
+	}
 	p.Call(opExit, Int(255)) // a Program that does not execute ends here
 	resolve := func(t *int32, from int) error {
 		if *t == noTarget {
