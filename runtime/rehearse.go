@@ -18,6 +18,7 @@ func Rehearse(spec *oci.Spec) error {
 	if err := validate(&cfg); err != nil {
 		return err
 	}
+	spec = cfg.Spec
 	c := &Container{id: cfg.ID, spec: spec}
 	b := newBuilder(spec, cfg.Bundle)
 	defer b.release()
