@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -216,7 +217,7 @@ func (img *testImage) rebuild(config any, layers []oci.Descriptor) {
 	delete(img.blobs, img.manifest.Digest)
 	img.config.Digest, img.config.Size = digest.FromBytes(raw), int64(len(raw))
 	img.blobs[img.config.Digest] = raw
-	m, _ := json.Marshal(oci.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: img.config, Layers: layers})
+	m, _ := json.Marshal(oci.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: img.config, Layers: layers})
 	img.manifest.Digest, img.manifest.Size = digest.FromBytes(m), int64(len(m))
 	img.blobs[img.manifest.Digest] = m
 }
