@@ -23,7 +23,11 @@ func registryKey(domain string) string {
 // registryAuth is the header with the credentials for an image's registry; without any it is
 // an empty object, which old engines insist on.
 func (a *app) registryAuth(named reference.Named) (string, error) {
-	key := registryKey(reference.Domain(named))
+	return a.registryAuthOf(reference.Domain(named))
+}
+
+func (a *app) registryAuthOf(domain string) (string, error) {
+	key := registryKey(domain)
 	found, err := credentialsOf(a.config(), key)
 	if err != nil {
 		return "", err

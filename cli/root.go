@@ -44,6 +44,7 @@ func topLevel() []entry {
 
 		{"container", nil, groupManagement, newContainerGroup},
 		{"image", nil, groupManagement, newImageGroup},
+		{"manifest", nil, groupManagement, newManifestGroup},
 		{"system", nil, groupManagement, newSystemGroup},
 
 		{"attach", nil, groupCommands, newAttach},
@@ -62,6 +63,7 @@ func topLevel() []entry {
 		{"rm", nil, groupCommands, newRm},
 		{"rmi", nil, groupCommands, newRmi},
 		{"save", nil, groupCommands, newSave},
+		{"search", nil, groupCommands, newSearch},
 		{"start", nil, groupCommands, newStart},
 		{"stop", nil, groupCommands, newStop},
 		{"tag", nil, groupCommands, newTag},
@@ -168,7 +170,7 @@ func newRoot(a *app, args []string) *cobra.Command {
 
 // laterCommands are Docker's whose part of the engine does not exist yet. Nobody shall take
 // them for mistyped.
-const laterCommands = " builder commit context cp diff export manifest network search stats volume "
+const laterCommands = " builder commit context cp diff export network stats volume "
 
 func unknownCommand(parent, name string) error {
 	if strings.Contains(laterCommands, " "+name+" ") && (parent == "berth" || parent == "berth container") {

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -148,8 +147,7 @@ func (c *Client) Login(ctx context.Context, a Auth) (identityToken string, err e
 	if err != nil {
 		return "", err
 	}
-	own := slices.IndexFunc(w.list, func(w way) bool { return w.own })
-	base, hc, err := c.endpoint(w.list[own], w.print).connect(ctx)
+	base, hc, err := c.endpoint(w.own(), w.print).connect(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -147,6 +147,14 @@ func (r *refusal) class() fail.Class {
 	return fail.Invalid
 }
 
+func classOf(err error) fail.Class {
+	var no *refusal
+	if errors.As(err, &no) {
+		return no.class()
+	}
+	return fail.Of(err)
+}
+
 // connectionError names the server, not the object asked of it, as Docker does:
 // Get "http://localhost:5000/v2/": dial tcp 127.0.0.1:5000: connect: connection refused.
 func connectionError(base string, err error) error {

@@ -71,6 +71,11 @@ type ways struct {
 	print string // of all files the list was made from, to see when they change
 }
 
+// own is the registry itself.
+func (w ways) own() way {
+	return w.list[slices.IndexFunc(w.list, func(one way) bool { return one.own })]
+}
+
 // hostDir is the directory that configures host, if there is one: host:port as Docker
 // and containerd have it, host_port_ as containerd for file systems without colons,
 // _default for all others if it has a hosts.toml.

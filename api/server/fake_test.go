@@ -299,6 +299,12 @@ func (fakeRegistry) Login(_ context.Context, a registry.Auth) (string, error) {
 	}
 	return "", nil
 }
+func (fakeRegistry) Search(_ context.Context, term string, limit int, _ *registry.Auth) ([]registry.Found, error) {
+	if term == "nowhere.test/x" {
+		return nil, fail.New(fail.NotFound, "nowhere.test cannot be searched: it has no /v1/search")
+	}
+	return []registry.Found{{Name: term, Stars: limit, Official: true}, {Name: "other/" + term, Stars: 1}}, nil
+}
 func (fakeRegistry) Repository(reference.Named, *registry.Auth) *registry.Repository { return nil }
 
 type bench struct {

@@ -2,17 +2,12 @@ package server
 
 import (
 	"cmp"
-	"context"
-	"encoding/json"
 	"io"
-	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
-
-	mobyregistry "github.com/moby/moby/api/types/registry"
 
 	"berth/fail"
 	"berth/images"
@@ -242,90 +237,4 @@ func loadImages(w *writer, r *request) error {
 		stream.send(progressMessage{Stream: what + n + "\n"})
 	}
 	return stream.end(err)
-}
-
-// inspectDistribution asks an image's registry what a reference stands for, without
-// pulling it.
-func inspectDistribution(w *writer, r *request) error {
-	auth, err := r.auth()
-	if err != nil {
-		return err
-	}
-	named, err := reference.ParseNormalizedNamed(r.path["name"])
-	if err != nil {
-		return fail.New(fail.Invalid, "invalid reference %q: %w", r.path["name"], err)
-	}
-	named = reference.TagNameOnly(named)
-	what := ""
-	switch ref := named.(type) {
-	case reference.Digested:
-		what = ref.Digest().String()
-	case reference.Tagged:
-		what = ref.Tag()
-	}
-	repo := r.s.Registry.Repository(named, auth)
-	d, err := repo.Resolve(r.Context(), what, func(oci.Digest) bool { return false })
-	if err != nil {
-		return err
-	}
-	data, err := repo.Manifest(r.Context(), d)
-	if err != nil {
-		return err
-	}
-	out := mobyregistry.DistributionInspect{Descriptor: d}
-	out.Platforms, err = platformsOf(r.Context(), d, data, repo)
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, out)
-}
-
-// blobs is what platformsOf reads configurations from.
-type blobs interface {
-	Blob(ctx context.Context, d oci.Descriptor, offset int64) (io.ReadCloser, error)
-}
-
-// platformsOf lists what an index or manifest is for.
-func platformsOf(ctx context.Context, d oci.Descriptor, data []byte, from blobs) ([]oci.Platform, error) {
-	out := []oci.Platform{}
-	if oci.IsIndex(d.MediaType) {
-		var index oci.Index
-		if err := json.Unmarshal(data, &index); err != nil {
-			return nil, fail.New(fail.Unavailable, "index %s is not JSON: %w", d.Digest, err)
-		}
-		for _, m := range index.Manifests {
-			if m.Platform != nil && m.Platform.OS != "unknown" {
-				out = append(out, *m.Platform)
-			}
-		}
-		return out, nil
-	}
-	var manifest oci.Manifest
-	if err := json.Unmarshal(data, &manifest); err != nil {
-		return nil, fail.New(fail.Unavailable, "manifest %s is not JSON: %w", d.Digest, err)
-	}
-	const maxConfig = 4 << 20
-	if manifest.Config.Size > maxConfig {
-		return nil, fail.New(fail.Unavailable, "configuration of %s is %d bytes large", d.Digest, manifest.Config.Size)
-	}
-	blob, err := from.Blob(ctx, manifest.Config, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer blob.Close()
-	raw, err := io.ReadAll(io.LimitReader(blob, maxConfig))
-	if err != nil {
-		return nil, err
-	}
-	if got := digest.FromBytes(raw); got != manifest.Config.Digest {
-		return nil, fail.New(fail.Unavailable, "configuration %s has the digest %s", manifest.Config.Digest, got)
-	}
-	var config oci.Image
-	if err := json.Unmarshal(raw, &config); err != nil {
-		return nil, fail.New(fail.Unavailable, "configuration %s is not JSON: %w", manifest.Config.Digest, err)
-	}
-	if config.OS != "" {
-		out = append(out, config.Platform)
-	}
-	return out, nil
 }

@@ -55,7 +55,7 @@ var routes = []endpoint{
 
 	// images
 	{method: "GET", pattern: "/images/json", handle: listImages},
-	{method: "GET", pattern: "/images/search", handle: notYet("searching Docker Hub")},
+	{method: "GET", pattern: "/images/search", handle: searchImages},
 	{method: "GET", pattern: "/images/get", handle: saveImages},
 	{method: "POST", pattern: "/images/create", handle: createImage},
 	{method: "POST", pattern: "/images/load", handle: loadImages},
@@ -68,6 +68,8 @@ var routes = []endpoint{
 	{method: "POST", pattern: "/images/{name...}/tag", handle: tagImage},
 	{method: "DELETE", pattern: "/images/{name...}", handle: removeImage},
 	{method: "GET", pattern: "/distribution/{name...}/json", handle: inspectDistribution},
+	{method: "GET", pattern: "/distribution/{name...}/manifest", handle: readManifest},
+	{method: "PUT", pattern: "/distribution/{name...}/manifest", handle: writeManifest},
 
 	// builds
 	{method: "POST", pattern: "/build", handle: notYet("building images")},

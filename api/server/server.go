@@ -89,6 +89,7 @@ type Images interface {
 type Registry interface {
 	Login(ctx context.Context, a registry.Auth) (identityToken string, err error)
 	Repository(ref reference.Named, auth *registry.Auth) *registry.Repository
+	Search(ctx context.Context, term string, limit int, auth *registry.Auth) ([]registry.Found, error)
 }
 
 // Facts are what the daemon tells about itself for info and version.

@@ -698,3 +698,41 @@ func compare(t *testing.T, file string, got []byte) {
 		t.Errorf("%s differs:\n%s", file, got)
 	}
 }
+
+func TestSearchesAreNarrowedByTheirFilters(t *testing.T) {
+	b := newBench(t)
+	for query, want := range map[string]string{
+		"term=box": `200 [{"name":"box","description":"","star_count":25,"is_official":true,"is_automated":false},{"name":"other/box","description":"","star_count":1,"is_official":false,"is_automated":false}]`,
+		"term=box&limit=3&filters=" + url.QueryEscape(`{"is-official":["false"]}`): `200 [{"name":"other/box","description":"","star_count":1,"is_official":false,"is_automated":false}]`,
+		"term=box&filters=" + url.QueryEscape(`{"stars":["30"]}`):                  `200 []`,
+		"term=box&filters=" + url.QueryEscape(`{"stars":["many"]}`):                `400 {"message":"invalid filter 'stars=many': not a number"}`,
+		"term=box&limit=101":  `400 {"message":"limit 101 is outside the range of [1, 100]"}`,
+		"":                    `400 {"message":"a search needs a term"}`,
+		"term=nowhere.test/x": `404 {"message":"nowhere.test cannot be searched: it has no /v1/search"}`,
+	} {
+		w := b.ask("GET", "/images/search?"+query, "")
+		if got := fmt.Sprintf("%d %s", w.Code, strings.TrimSpace(w.Body.String())); got != want {
+			t.Errorf("%s:\ngot  %s\nwant %s", query, got, want)
+		}
+	}
+}
+
+func TestManifestsThatCannotBePushedAreRefused(t *testing.T) {
+	b := newBench(t)
+	for _, tt := range []struct{ path, mediaType, body, want string }{
+		{"/distribution/Wrong/manifest", "application/vnd.oci.image.index.v1+json", "{}", "invalid reference"},
+		{"/distribution/box/manifest", "text/plain", "{}", "is not the media type of a manifest or index"},
+		{"/distribution/box/manifest", "application/vnd.oci.image.index.v1+json", "{", "the manifest is not JSON"},
+		{"/distribution/box/manifest", "application/vnd.oci.image.index.v1+json", strings.Repeat(" ", 5<<20), "the manifest is larger than"},
+		{"/distribution/box@sha256:" + strings.Repeat("0", 64) + "/manifest", "application/vnd.oci.image.index.v1+json", "{}", "the manifest is sha256:"},
+		{"/distribution/box/manifest?from=box:1", "application/vnd.oci.image.index.v1+json", "{}", "does not name a digest"},
+	} {
+		req := httptest.NewRequest("PUT", tt.path, strings.NewReader(tt.body))
+		req.Header.Set("Content-Type", tt.mediaType)
+		w := httptest.NewRecorder()
+		b.ServeHTTP(w, req)
+		if w.Code != 400 || !strings.Contains(w.Body.String(), tt.want) {
+			t.Errorf("PUT %s: %d %s", tt.path, w.Code, w.Body)
+		}
+	}
+}
