@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -249,7 +250,7 @@ func divide(tree io.Reader) (map[string]int, error) {
 		}
 	}
 	layer, sum := map[string]int{}, int64(0)
-	for _, pkg := range slices.Sorted(mapsKeys(weight)) {
+	for _, pkg := range slices.Sorted(maps.Keys(weight)) {
 		layer[pkg] = 1 + int(min(sum*(imageLayers-1)/max(total, 1), imageLayers-2))
 		sum += weight[pkg]
 	}
@@ -260,16 +261,6 @@ func divide(tree io.Reader) (map[string]int, error) {
 		}
 	}
 	return assign, nil
-}
-
-func mapsKeys(m map[string]int64) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // merged is the path at which a file of a package lies since /bin, /lib and /sbin are links.

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,7 +35,8 @@ func (p *peer) weigh() (m memory) {
 		}
 	}
 	for _, d := range descendants(os.Getpid()) {
-		keeper := strings.HasPrefix(d.name, p.keeper)
+		// The kernel keeps 15 bytes of a name: of containerd-shim-runc-v2 the first 15.
+		keeper := slices.Contains(p.keepers, d.name)
 		if !keeper && (!daemons[d.pid] || !p.isDaemon(d.name)) {
 			continue
 		}
@@ -61,7 +64,8 @@ func (p *peer) isDaemon(name string) bool {
 func (before memory) perContainer(after memory, n int) (float64, string) {
 	total := after.engine - before.engine
 	parts := []string{}
-	for name, k := range after.keepers {
+	for _, name := range slices.Sorted(maps.Keys(after.keepers)) {
+		k := after.keepers[name]
 		total += k.bytes // waiting ones too, and those that waited before
 		parts = append(parts, fmt.Sprintf("%d %s with %.2f MB each", k.n, name, mega(k.bytes)/float64(max(1, k.n))))
 	}

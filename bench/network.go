@@ -49,7 +49,7 @@ func (b *bench) bridged(ctx context.Context, p *peer) (*peer, error) {
 		return moved
 	}
 	q.name, q.client, q.engine = p.name, move(p.client), move(p.engine)
-	q.runFlags, q.form, q.keeper = p.runFlags, p.form, p.keeper
+	q.runFlags, q.form = p.runFlags, p.form
 	if p.engine == nil {
 		// Podman keeps descriptions of networks beside its state if told to.
 		q.client = append(q.client, "--network-config-dir", filepath.Join(q.dir, "networks"))

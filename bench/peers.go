@@ -31,8 +31,8 @@ type peer struct {
 	ended  chan error
 	// form turns a subcommand into this peer's words where they differ; nil leaves them.
 	form func(verb string, args []string) []string
-	// keeper is the name of the process that stays with each container.
-	keeper string
+	// keepers are the names of the processes that stay with each container.
+	keepers []string
 }
 
 // bench is a run: its directories and who takes part.
@@ -92,7 +92,7 @@ func (b *bench) berth(ctx context.Context) (*peer, error) {
 	p.client = []string{filepath.Join(b.bin, "berth"), "-H", host}
 	p.engine = []string{filepath.Join(b.bin, "berthd"), "--data-root", filepath.Join(p.dir, "d"), "--exec-root", filepath.Join(p.dir, "r"),
 		"-H", host, "--cgroup-parent", "/" + b.cgroup(), "--config-file", config}
-	p.keeper = "berth-shim"
+	p.keepers = []string{"berth-shim", "berth-guardian"}
 	return p, p.startEngine(ctx)
 }
 
@@ -114,7 +114,7 @@ func (b *bench) docker(ctx context.Context) (*peer, error) {
 	p.client = []string{client, "-H", host}
 	p.engine = []string{"dockerd", "--data-root", filepath.Join(p.dir, "d"), "--exec-root", filepath.Join(p.dir, "r"), "-H", host,
 		"--pidfile", filepath.Join(p.dir, "pid"), "--cgroup-parent", "/" + b.cgroup(), "--bridge", "none", "--iptables=false"}
-	p.keeper = "containerd-shim"
+	p.keepers = []string{"containerd-shim"}
 	return p, p.startEngine(ctx)
 }
 
@@ -145,7 +145,7 @@ func (b *bench) podman(ctx context.Context) (*peer, error) {
 	p.client = []string{program, "--root", filepath.Join(p.dir, "d"), "--runroot", filepath.Join(p.dir, "r"), "--tmpdir", filepath.Join(p.dir, "tmp"),
 		"--storage-driver", "overlay", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file"}
 	p.runFlags = []string{"--cgroup-parent", "/" + b.cgroup(), "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--log-driver", "k8s-file"}
-	p.keeper = "conmon"
+	p.keepers = []string{"conmon"}
 	p.form = func(verb string, args []string) []string {
 		switch {
 		case verb == "pull" || verb == "push":
