@@ -57,7 +57,8 @@ demo:
 
 bench: all tools
 	./apt.sh docker.io podman crun buildah
-	$(GO) run ./bench $(BENCH)
+	$(GO) build -o bin/bench ./bench
+	bin/bench $(BENCH)
 
 # Debian packages that the tests and the demo use; the product needs none of them.
 apt:

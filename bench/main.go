@@ -3,8 +3,8 @@
 // is the ratio.
 //
 //	make bench                              everything, into docs/benchmarks.md (25 minutes)
-//	go run ./bench -quick                   a look at every row (4 minutes)
-//	go run ./bench -only 'exec|memory'      some rows
+//	make bench BENCH=-quick                 a look at every row (4 minutes)
+//	bin/bench -only 'exec|memory'           some rows
 package main
 
 import (
@@ -58,7 +58,11 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := measure(ctx, o); err != nil {
+	err = measure(ctx, o)
+	if errors.Is(err, context.Canceled) {
+		err = errors.New("interrupted: nothing is reported, and what was started is removed")
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -96,11 +100,11 @@ func measure(ctx context.Context, o options) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	r := &report{when: time.Now(), command: "go run ./bench " + strings.Join(os.Args[1:], " "), machine: machine(b.dir), method: method(o)}
+	r := &report{when: time.Now(), command: strings.Join(append([]string{"bench"}, os.Args[1:]...), " "), machine: machine(b.dir), method: method(o)}
 	if err := b.measureAll(ctx, o, r); err != nil {
 		return err
 	}
-	r.notes = append(r.notes, b.absent...)
+	r.notes = append(r.notes, b.notes...)
 	if err := r.print(os.Stdout); err != nil {
 		return err
 	}
@@ -273,6 +277,6 @@ func method(o options) []string {
 		fmt.Sprintf("Rows with a crowd: %d containers run on every engine at the same time, started in turns of a tenth of them; the rate is the median of the turns.", o.crowd),
 		"Memory: the `Anonymous` of smaps_rollup of all processes that stay with containers (berth-shim and its guardian, with those that wait for a container; containerd-shim; conmon), plus the growth of the daemons since they were started for this, divided by the number of containers. Log drivers are on (json-file; podman: k8s-file). Megabytes of a million bytes.",
 		"Images: pull, push, save and load start after sync and drop_caches, with an emptied store or registry, and end when `syncfs` has returned: what one engine syncs by itself the others have to pay for too. The registry is Debian's docker-registry on the loopback of the engine's namespace. After a pull the image's ID is compared, after rmi the store's size. What was pulled is pushed to a registry that has nothing; who has kept the compressed layers need not compress again. A loaded image is compressed by all.",
-		fmt.Sprintf("What moves images is measured %d times; warm-up would defeat the cold caches.", o.rounds),
+		fmt.Sprintf("What moves images is measured up to %d times, within %s; warm-up would defeat the cold caches.", o.rounds, roundsTime),
 	}
 }

@@ -102,7 +102,7 @@ func parseAnonymous(rollup string) (int64, error) {
 func (b *bench) baseline(ctx context.Context) (weights []memory) {
 	for _, p := range b.engines {
 		if err := p.restartEngine(ctx); err != nil {
-			b.absent = append(b.absent, p.name+" does not restart: "+err.Error())
+			b.notes = append(b.notes, p.name+" does not restart: "+err.Error())
 			continue
 		}
 		// What fails here fails in the first row too, which says so.

@@ -26,7 +26,7 @@ func (b *bench) bridgeRows(ctx context.Context, pace pace) ([]result, error) {
 	for _, p := range b.engines[1:] {
 		bridged, err := b.bridged(ctx, p)
 		if err != nil {
-			b.absent = append(b.absent, p.name+" does not start with a bridge: "+lastLine(err.Error()))
+			b.notes = append(b.notes, p.name+" does not start with a bridge: "+lastLine(err.Error()))
 			continue
 		}
 		peers = append(peers, bridged)

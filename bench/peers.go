@@ -40,7 +40,7 @@ type bench struct {
 	dir     string // all state; its base name is also the parent cgroup
 	bin     string // where Berth's programs are
 	engines []*peer
-	absent  []string
+	notes   []string // who could not take part and why
 }
 
 func (b *bench) cgroup() string { return filepath.Base(b.dir) }
@@ -51,7 +51,7 @@ func (b *bench) openEngines(ctx context.Context) error {
 		p, err := ready(ctx)
 		var missing *exec.Error
 		if errors.As(err, &missing) {
-			b.absent = append(b.absent, fmt.Sprintf("%s is not installed: no peer", missing.Name))
+			b.notes = append(b.notes, fmt.Sprintf("%s is not installed: no peer", missing.Name))
 			continue
 		}
 		if err != nil {

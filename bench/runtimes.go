@@ -16,7 +16,7 @@ func (b *bench) openRuntimes(ctx context.Context) (runtimes []*peer, err error) 
 		program := filepath.Join(b.bin, name)
 		if name != "berth-runtime" {
 			if program, err = exec.LookPath(name); err != nil {
-				b.absent = append(b.absent, name+" is not installed: no peer")
+				b.notes = append(b.notes, name+" is not installed: no peer")
 				continue
 			}
 		}

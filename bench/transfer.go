@@ -32,7 +32,7 @@ func (b *bench) openTools(ctx context.Context) (tools []*peer, err error) {
 	for _, name := range []string{"buildah", "skopeo"} {
 		program, err := exec.LookPath(name)
 		if err != nil {
-			b.absent = append(b.absent, name+" is not installed: no peer")
+			b.notes = append(b.notes, name+" is not installed: no peer")
 			continue
 		}
 		p, err := b.newPeer(ctx, name)
@@ -166,6 +166,9 @@ func (p *peer) isEmpty(i *subjectImage) error {
 	return err
 }
 
+// roundsTime bounds the rounds together: one more is begun only if it is likely to fit.
+const roundsTime = 10 * time.Minute
+
 // measureTransfers does all transfers on every peer in turn, and that in some rounds.
 func (b *bench) measureTransfers(ctx context.Context, peers []*peer, i *subjectImage, rounds int) ([]result, error) {
 	target := filepath.Join(b.dir, "pushed")
@@ -185,7 +188,12 @@ func (b *bench) measureTransfers(ctx context.Context, peers []*peer, i *subjectI
 			results[j].cells = append(results[j].cells, cell{peer: p.name})
 		}
 	}
-	for range rounds {
+	begin := time.Now()
+	for round := range rounds {
+		if spent := time.Since(begin); round > 0 && spent+spent/time.Duration(round) > roundsTime {
+			b.notes = append(b.notes, fmt.Sprintf("What moves images was measured %d times: a round takes %s here.", round, (spent/time.Duration(round)).Round(time.Second)))
+			break
+		}
 		for k, p := range peers {
 			for j, t := range work {
 				c := &results[j].cells[k]
