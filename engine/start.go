@@ -245,6 +245,7 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container) (cf
 	if err != nil {
 		return cfg, nil, fmt.Errorf("root file system of container %s: %w", c.ID, asInternal(err))
 	}
+	root.Volatile = c.HostConfig.AutoRemove
 	if err := os.MkdirAll(i.runDir, 0o700); err != nil {
 		return cfg, nil, fmt.Errorf("make the run directory: %w", err)
 	}

@@ -20,6 +20,9 @@ type Overlay struct {
 	// UserXattr keeps overlay's own attributes in user.*, as an unprivileged user
 	// namespace needs.
 	UserXattr bool
+	// Volatile leaves out every sync: of what a process asks for, and of the whole file system
+	// below when the overlay ends. For what is removed with its container anyway.
+	Volatile bool
 }
 
 // parameters are the options besides the layers. Redirects, metadata-only copies and
@@ -34,10 +37,38 @@ func (o *Overlay) parameters() [][2]string {
 	return list
 }
 
+// flags are the options without a value.
+func (o *Overlay) flags() (list []string) {
+	if o.UserXattr {
+		list = append(list, "userxattr")
+	}
+	if o.Volatile && o.Upper != "" {
+		list = append(list, "volatile")
+	}
+	return list
+}
+
 // MountOverlay mounts o, attached nowhere: the descriptor is the root directory of the
 // new mount, and closing it before move_mount(2) unmounts it. Kernels that cannot take
 // layers one by one (before 6.8) get the old mount(2) in a private mount namespace.
 func MountOverlay(o *Overlay) (*os.File, error) {
+	if o.Upper != "" {
+		// What a volatile overlay leaves, to keep all others from mounting its upper directory
+		// after a crash of the machine. Ours is not mounted again after one.
+		if err := os.RemoveAll(o.Work + "/work/incompat"); err != nil {
+			return nil, err
+		}
+	}
+	f, err := mountOverlay(o)
+	if errors.Is(err, unix.EINVAL) && o.Volatile { // a kernel before 5.10
+		durable := *o
+		durable.Volatile = false
+		return mountOverlay(&durable)
+	}
+	return f, err
+}
+
+func mountOverlay(o *Overlay) (*os.File, error) {
 	f, err := mountOverlayByParts(o)
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, errTooLong) {
 		if old, oldErr := MountOverlayByText(o); oldErr == nil || errors.Is(err, errTooLong) {
@@ -83,9 +114,9 @@ func mountOverlayByParts(o *Overlay) (*os.File, error) {
 			return fail(kv[0], err)
 		}
 	}
-	if o.UserXattr {
-		if err := unix.FsconfigSetFlag(fs, "userxattr"); err != nil {
-			return fail("userxattr", err)
+	for _, flag := range o.flags() {
+		if err := unix.FsconfigSetFlag(fs, flag); err != nil {
+			return fail(flag, err)
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
@@ -172,8 +203,8 @@ func (o *Overlay) text() (string, []int, error) {
 	for _, kv := range o.parameters() {
 		text.WriteString("," + kv[0] + "=" + kv[1])
 	}
-	if o.UserXattr {
-		text.WriteString(",userxattr")
+	for _, flag := range o.flags() {
+		text.WriteString("," + flag)
 	}
 	if text.Len() >= os.Getpagesize() {
 		return "", files, &os.PathError{Op: "mount overlay:", Path: strconv.Itoa(len(o.Lower)) + " layers", Err: unix.ENAMETOOLONG}

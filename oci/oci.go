@@ -35,6 +35,8 @@ type Rootfs struct {
 	Lower []string `json:"lower,omitempty"` // directories, top-most layer first
 	Upper string   `json:"upper,omitempty"` // empty: a read-only overlay of Lower
 	Work  string   `json:"work,omitempty"`
+	// Volatile: what is written need not survive the machine, so nothing is ever synced.
+	Volatile bool `json:"volatile,omitempty"`
 }
 
 // ChainID is the identity of a stack of layers (image-spec, "Layer ChainID"):

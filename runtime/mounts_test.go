@@ -19,6 +19,22 @@ import (
 )
 
 // mountsOf maps mount points of a process to their options, the newest last.
+// The mark that a volatile overlay leaves must not keep the container from a second run.
+func TestAVolatileRootIsMountedAgain(t *testing.T) {
+	needRoot(t)
+	cfg := config(t, "sh", "-c", "echo x >>/kept; grep -c x /kept; grep -c ' / .*volatile' /proc/self/mountinfo")
+	cfg.Root.Volatile = true
+	for _, want := range []string{"1\n1\n", "2\n1\n"} {
+		if got, _ := output(t, cfg); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	cfg.Root.Volatile = false
+	if got, _ := output(t, cfg); got != "3\n0\n" {
+		t.Errorf("got %q after volatile runs", got)
+	}
+}
+
 func mountsOf(t testing.TB, pid int) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))

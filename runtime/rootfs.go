@@ -56,7 +56,7 @@ func openRoot(root oci.Rootfs, spec *oci.Spec, bundle string) (f *os.File, at st
 	case len(root.Lower) == 0: // an image of no layers
 		f, err = kernel.CloneTree(root.Upper, false)
 	default:
-		f, err = kernel.MountOverlay(&kernel.Overlay{Lower: root.Lower, Upper: root.Upper, Work: root.Work, UserXattr: inUserNamespace()})
+		f, err = kernel.MountOverlay(&kernel.Overlay{Lower: root.Lower, Upper: root.Upper, Work: root.Work, UserXattr: inUserNamespace(), Volatile: root.Volatile})
 	}
 	if err == nil && len(root.Lower) < 2 {
 		// What the host mounts below it later may appear in it, as for a bind mount. It
