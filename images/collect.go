@@ -88,7 +88,10 @@ func (s *Store) Collect(ctx context.Context, inUse func(oci.Digest) bool) (int64
 		return freed, err
 	}
 	n, err := s.blobs.DropPartials()
-	return freed + n, err
+	if err != nil {
+		return freed + n, err
+	}
+	return freed + n, s.layers.Settle(ctx)
 }
 
 // purgeHidden forgets images that were removed under containers which are gone by now.

@@ -97,7 +97,7 @@ func TestKillAtEveryStepLosesNothing(t *testing.T) {
 				t.Fatalf("the child was not killed at %s: %v\n%s", point, err, out)
 			}
 			s := reopen(t, root)
-			if err := s.layers.Close(); err != nil {
+			if err := s.layers.Settle(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			n := inventory(t, s)

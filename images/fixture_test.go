@@ -278,6 +278,9 @@ func read(t testing.TB, s *Store, id oci.Digest, name string) string {
 // leases.
 func inventory(t testing.TB, s *Store) map[string]int {
 	t.Helper()
+	if err := s.layers.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	n := map[string]int{}
 	_ = s.blobs.Walk(func(oci.Digest, int64) error { n["blobs"]++; return nil })
 	chains, err := s.layers.List()

@@ -110,7 +110,7 @@ func Open(cfg Config) (*Store, error) {
 	return s, nil
 }
 
-// Close waits for deletions that Open began.
+// Close ends deletions under way; the next Open goes on with them.
 func (s *Store) Close() error { return s.layers.Close() }
 
 // Image is an image that is here, complete for one platform, or an artifact. Values are

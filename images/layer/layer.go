@@ -14,6 +14,7 @@
 package layer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -56,7 +57,7 @@ type Store struct {
 	whyCopy error
 	marks   marks
 	umask   uint32
-	debris  sync.WaitGroup // the goroutine that empties trash after Open
+	grave   *grave
 
 	mu    sync.Mutex
 	metas map[oci.Digest]meta // what was read of meta.json; layers never change
@@ -72,7 +73,7 @@ func Open(root, driver string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{root: root, umask: processUmask(), metas: map[oci.Digest]meta{}}
+	s := &Store{root: root, grave: newGrave(), umask: processUmask(), metas: map[oci.Digest]meta{}}
 	for _, d := range []string{"staging", "trash", "empty/0", "empty/1"} {
 		if err := os.MkdirAll(filepath.Join(root, d), 0o700); err != nil {
 			return nil, fmt.Errorf("open layer store: %w", err)
@@ -87,15 +88,15 @@ func Open(root, driver string) (*Store, error) {
 		return nil, fmt.Errorf("open layer store: %w", err)
 	}
 	if err := s.chooseDriver(driver); err != nil {
-		s.debris.Wait()
+		s.grave.close()
 		return nil, err
 	}
 	return s, nil
 }
 
-// Close waits for the deletion of debris that Open began.
+// Close ends the deletions under way; the next Open goes on with them.
 func (s *Store) Close() error {
-	s.debris.Wait()
+	s.grave.close()
 	return nil
 }
 
@@ -104,6 +105,9 @@ func (s *Store) Driver() string { return s.driver }
 
 // WhyCopy is why the driver "copy" was chosen though none was asked for, else nil.
 func (s *Store) WhyCopy() error { return s.whyCopy }
+
+// Settle waits until the files of all removed layers are gone.
+func (s *Store) Settle(ctx context.Context) error { return s.grave.settle(ctx) }
 
 // collectDebris moves what a crash left out of the way and deletes it in the
 // background: it can be large, and nobody needs to wait for it.
@@ -121,12 +125,9 @@ func (s *Store) collectDebris() error {
 	if err != nil || len(dead) == 0 {
 		return err
 	}
-	s.debris.Go(func() {
-		for _, e := range dead {
-			// What cannot be deleted now is found again by the next Open.
-			_ = os.RemoveAll(filepath.Join(s.root, "trash", e.Name()))
-		}
-	})
+	for _, e := range dead {
+		s.grave.bury(filepath.Join(s.root, "trash", e.Name()))
+	}
 	return nil
 }
 
@@ -160,7 +161,8 @@ func (s *Store) Has(chain oci.Digest) bool {
 	return err == nil
 }
 
-// Remove deletes one layer, atomically as seen from Has; a missing one is no error.
+// Remove deletes one layer, atomically as seen from Has; a missing one is no error. Its
+// files go in the background: whoever begins a layer while space is short waits for that.
 func (s *Store) Remove(chain oci.Digest) error {
 	dir, err := s.dir(chain)
 	if err != nil {
@@ -177,9 +179,7 @@ func (s *Store) Remove(chain oci.Digest) error {
 		return fmt.Errorf("remove layer %s: %w", chain, err)
 	}
 	durable.Failpoint("layer.remove.trashed")
-	if err := os.RemoveAll(dead); err != nil {
-		return fmt.Errorf("remove layer %s: %w", chain, err)
-	}
+	s.grave.bury(dead)
 	return nil
 }
 

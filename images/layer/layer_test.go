@@ -50,6 +50,9 @@ func diffDir(t testing.TB, s *Store, chain oci.Digest) string {
 // leftovers names what is in staging and trash.
 func leftovers(t testing.TB, s *Store) []string {
 	t.Helper()
+	if err := s.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	var left []string
 	for _, d := range []string{"staging", "trash"} {
 		entries, err := os.ReadDir(filepath.Join(s.root, d))

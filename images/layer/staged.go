@@ -37,6 +37,11 @@ func (s *Store) Stage(ctx context.Context) (*Staged, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
+	if s.spaceIsShort() {
+		if err := s.grave.settle(ctx); err != nil {
+			return nil, err
+		}
+	}
 	dir, err := os.MkdirTemp(filepath.Join(s.root, "staging"), "")
 	if err != nil {
 		return nil, fmt.Errorf("stage layer: %w", err)
