@@ -331,25 +331,3 @@ func TestLoadedImageIsCompressedOnceForPush(t *testing.T) {
 		t.Errorf("pulled %+v, %v", got, err)
 	}
 }
-
-func FuzzLoad(f *testing.F) {
-	old, _ := oldArchive("./l1/layer.tar")
-	f.Add(old)
-	f.Add(links())
-	f.Add(gz(old))
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if os.Geteuid() != 0 {
-			t.Skip("needs root")
-		}
-		s := reopen(t, t.TempDir())
-		if _, err := s.Load(t.Context(), bytes.NewReader(data), LoadOptions{}, nil); err != nil {
-			if n := inventory(t, s); n["blobs"] != 0 || n["layers"] != 0 || n["leases"] != 0 || n["layers/staging"] != 0 {
-				all, _ := s.List()
-				if len(all) == 0 {
-					t.Errorf("%v left %v", err, n)
-				}
-			}
-		}
-	})
-}

@@ -3,6 +3,7 @@ package images
 import (
 	"archive/tar"
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -63,6 +64,9 @@ func (s *Store) Load(ctx context.Context, r io.Reader, o LoadOptions, report Pro
 	}
 	durable.Failpoint("images.load.read")
 	all, err := a.images(ctx, o.Platforms)
+	if err != nil && a.unended {
+		err = fail.New(fail.Of(err), "the archive is cut off: %w", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
@@ -194,6 +198,8 @@ type shelf struct {
 	report Progress
 	ready  *unpackedLayers
 	links  map[string]string
+	// unended: the archive has no mark of its end, which some writers leave out.
+	unended bool
 
 	mu    sync.Mutex                // guards files while fill runs
 	files map[string]oci.Descriptor // digest and size
@@ -223,10 +229,12 @@ func (a *shelf) read(ctx context.Context, g *errgroup.Group, r io.Reader) error 
 		return err
 	}
 	defer in.Close()
-	t := tar.NewReader(in)
+	end := &ending{r: in}
+	t := tar.NewReader(end)
 	for n := 0; ; n++ {
 		h, err := t.Next()
 		if err == io.EOF && n > 0 {
+			a.unended = end.zeros < tarBlock
 			return nil
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) { // names are only keys
@@ -288,7 +296,7 @@ func (a *shelf) file(ctx context.Context, g *errgroup.Group, name string, size i
 	in := &section{r: bufio.NewReaderSize(r, 64<<10), ended: make(chan struct{})}
 	head, _ := in.r.Peek(tarBlock)
 	if !looksLikeLayer(head) {
-		defer w.Close()
+		defer abandon(w)
 		if _, err := io.Copy(w, in); err != nil {
 			if in.err != nil {
 				err = archiveError(in.err)
@@ -298,7 +306,7 @@ func (a *shelf) file(ctx context.Context, g *errgroup.Group, name string, size i
 		return a.commit(w, name, size)
 	}
 	g.Go(func() error {
-		defer w.Close()
+		defer abandon(w)
 		if err := a.layer(ctx, w, in, name, size); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -306,6 +314,12 @@ func (a *shelf) file(ctx context.Context, g *errgroup.Group, name string, size i
 	})
 	<-in.ended
 	return nil
+}
+
+// abandon ends w. What it took in and was not committed goes: no later load goes on there.
+func abandon(w *blob.Writer) {
+	_ = w.Restart()
+	_ = w.Close()
 }
 
 // room refuses what cannot fit: an archive may declare any size.
@@ -417,6 +431,23 @@ func (s *sink) Write(p []byte) (int, error) {
 	if err != nil {
 		s.err = err
 	}
+	return n, err
+}
+
+// ending counts the zeros that its reader has given last.
+type ending struct {
+	r     io.Reader
+	zeros int
+}
+
+func (e *ending) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	last := p[max(0, n-2*tarBlock):n]
+	zeros := len(last) - len(bytes.TrimRight(last, "\x00"))
+	if zeros == n {
+		zeros += min(e.zeros, 2*tarBlock)
+	}
+	e.zeros = zeros
 	return n, err
 }
 
