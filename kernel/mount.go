@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -244,6 +245,11 @@ func CloneTree(path string, recursive bool) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(fd), path), nil
 }
+
+// HasMountSetattr tells whether SetMount works here: mount_setattr(2) is new in Linux 5.12.
+var HasMountSetattr = sync.OnceValue(func() bool {
+	return unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, new(unix.MountAttr)) != unix.ENOSYS
+})
 
 // SetMount changes attributes and propagation of the mount whose root f is
 // (mount_setattr(2)).

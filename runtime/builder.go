@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/kernel"
 	"berth/kernel/stage"
 	"berth/oci"
 )
@@ -33,7 +34,8 @@ type builder struct {
 	warnings     []string
 	passListener func(pid int, f *os.File) error // of a process for a running container
 	// Memory that calls write to.
-	statfs, statx, path scratch
+	statfs, statx, path, fdName scratch
+	changes                     map[stage.Arg][]mountChange // see setDetached
 }
 
 type scratch struct {
@@ -85,20 +87,25 @@ func (b *builder) writeFile(path, text string) {
 }
 
 // moveMount attaches the detached mount m on the directory or file at.
-func (b *builder) moveMount(m, at stage.Arg) stage.Step {
-	return b.p.Call(unix.SYS_MOVE_MOUNT, m, b.empty(), at, b.empty(),
+func (b *builder) moveMount(m, at stage.Arg) {
+	b.p.Call(unix.SYS_MOVE_MOUNT, m, b.empty(), at, b.empty(),
 		stage.Int(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
+	b.applyChanges(m)
 }
 
 func (b *builder) empty() stage.Arg { return b.p.Str("") }
 
-// setMount changes attributes of a mount.
-func (b *builder) setMount(m stage.Arg, recursive bool, attr unix.MountAttr) stage.Step {
+// setMount changes attributes of an attached mount.
+func (b *builder) setMount(m stage.Arg, recursive bool, attr unix.MountAttr) {
+	if !kernel.HasMountSetattr() {
+		b.oldSetMount(m, nil, recursive, attr)
+		return
+	}
 	flags := unix.AT_EMPTY_PATH
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	return b.p.Call(unix.SYS_MOUNT_SETATTR, m, b.empty(), stage.Int(flags), stage.Pin(b.p, &attr), stage.Int(unix.MOUNT_ATTR_SIZE_VER0))
+	b.p.Call(unix.SYS_MOUNT_SETATTR, m, b.empty(), stage.Int(flags), stage.Pin(b.p, &attr), stage.Int(unix.MOUNT_ATTR_SIZE_VER0))
 }
 
 // The kinds of mount points that target makes when they are missing.

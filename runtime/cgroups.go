@@ -10,6 +10,7 @@ import (
 
 	"berth/fail"
 	"berth/kernel"
+	"berth/kernel/stage"
 )
 
 // hierarchy is a cgroup v1 hierarchy of the host.
@@ -143,7 +144,7 @@ func (b *builder) bindGroup(plan *mountPlan, host, at string) error {
 		return fail.New(fail.Internal, "mount %s: %w", at, err)
 	}
 	b.closeFile(f)
-	if err := kernel.SetMount(f, false, unix.MountAttr{Propagation: unix.MS_PRIVATE, Attr_set: plan.opts.set, Attr_clr: plan.opts.clear}); err != nil {
+	if err := b.setDetached(f, stage.Int(int(f.Fd())), false, unix.MountAttr{Propagation: unix.MS_PRIVATE, Attr_set: plan.opts.set, Attr_clr: plan.opts.clear}); err != nil {
 		return fail.New(fail.Internal, "mount %s: %w", at, err)
 	}
 	b.p.About("mount cgroup at", at)

@@ -122,7 +122,7 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 }
 
 func newBuilder(spec *oci.Spec, bundle string) *builder {
-	b := &builder{p: stage.New(), spec: spec, bundle: bundle, ownable: map[stage.Arg]bool{}}
+	b := &builder{p: stage.New(), spec: spec, bundle: bundle, ownable: map[stage.Arg]bool{}, changes: map[stage.Arg][]mountChange{}}
 	b.statfs.addr, b.statfs.offset = b.p.Scratch(256)
 	b.statx.addr, b.statx.offset = b.p.Scratch(256)
 	b.path.addr, b.path.offset = b.p.Scratch(pathSize)
@@ -226,7 +226,7 @@ func (b *builder) compileInit(c *Container, cfg *Config, filter *seccomp.Program
 // in the returned slot.
 func (b *builder) fileSystems(c *Container, cfg *Config, plans []*mountPlan) (slave stage.Slot, err error) {
 	spec := b.spec
-	if err := b.attachRoot(c.at, cfg.NoPivot); err != nil {
+	if err := b.attachRoot(c.at, cfg); err != nil {
 		return -1, err
 	}
 	for _, plan := range plans {

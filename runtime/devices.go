@@ -109,14 +109,14 @@ func (b *builder) bindDevice(name string) error {
 		return fail.New(classOfPath(err), "device %s: %w", name, err)
 	}
 	defer f.Close()
-	if err := kernel.SetMount(f, false, unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
-		return fail.New(fail.Internal, "device %s: %w", name, err)
-	}
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return os.NewSyscallError("fcntl", err)
 	}
 	b.closeLater(fd)
+	if err := b.setDetached(f, stage.Int(fd), false, unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
+		return fail.New(fail.Internal, "device %s: %w", name, err)
+	}
 	b.p.About("create device", name)
 	t := b.target(name, file, resolveInRoot)
 	b.moveMount(b.p.FD(fd), t.Arg())

@@ -161,7 +161,7 @@ func (b *builder) cloneSource(plan *mountPlan) error {
 		if p.flag == unix.MS_UNBINDABLE {
 			continue // a detached mount that is unbindable cannot be attached; see attach
 		}
-		if err := kernel.SetMount(f, p.recursive, unix.MountAttr{Propagation: p.flag}); err != nil {
+		if err := b.setDetached(f, stage.Int(fd), p.recursive, unix.MountAttr{Propagation: p.flag}); err != nil {
 			return err
 		}
 	}
@@ -171,12 +171,12 @@ func (b *builder) cloneSource(plan *mountPlan) error {
 		}
 	}
 	if o := plan.opts; o.set|o.clear != 0 {
-		if err := kernel.SetMount(f, false, unix.MountAttr{Attr_set: o.set, Attr_clr: o.clear}); err != nil {
+		if err := b.setDetached(f, stage.Int(fd), false, unix.MountAttr{Attr_set: o.set, Attr_clr: o.clear}); err != nil {
 			return err
 		}
 	}
 	if o := plan.opts; o.setBelow|o.clearBelow != 0 {
-		if err := kernel.SetMount(f, true, unix.MountAttr{Attr_set: o.setBelow, Attr_clr: o.clearBelow}); err != nil {
+		if err := b.setDetached(f, stage.Int(fd), true, unix.MountAttr{Attr_set: o.setBelow, Attr_clr: o.clearBelow}); err != nil {
 			return err
 		}
 	}
@@ -301,20 +301,21 @@ func (b *builder) mountFS(plan *mountPlan) {
 		attrs &^= unix.MOUNT_ATTR_RDONLY // device files come first
 	}
 	m := p.Slot()
-	if plan.Type == "tmpfs" && (plan.opts.copyUp || !hasOption(plan.opts.data, "mode")) {
+	writtenTo := plan.Type == "tmpfs" && (plan.opts.copyUp || !hasOption(plan.opts.data, "mode"))
+	if writtenTo {
 		b.newMount(m, plan.Type, plan.Source, plan.opts.data, attrs&^unix.MOUNT_ATTR_RDONLY)
 		if plan.opts.copyUp {
 			b.copyUp(t.Arg(), m.Arg(), hasOption(plan.opts.data, "mode"))
 		} else {
 			b.copyMode(t, m)
 		}
-		if attrs&unix.MOUNT_ATTR_RDONLY != 0 {
-			b.setMount(m.Arg(), false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
-		}
 	} else {
 		b.newMount(m, plan.Type, plan.Source, plan.opts.data, attrs)
 	}
 	b.moveMount(m.Arg(), t.Arg())
+	if writtenTo && attrs&unix.MOUNT_ATTR_RDONLY != 0 {
+		b.setMount(m.Arg(), false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	}
 	rest := *plan
 	rest.opts.set, rest.opts.clear = 0, 0
 	b.attributes(m.Arg(), &rest)

@@ -27,6 +27,9 @@ func classOfPath(err error) fail.Class {
 
 // OpenRoot makes a container's root as a detached mount, for whoever attaches it himself.
 func OpenRoot(root oci.Rootfs, spec *oci.Spec, bundle string) (*os.File, error) {
+	if !kernel.HasMountSetattr() {
+		return nil, fail.New(fail.NotImplemented, "root file system: a detached one needs Linux 5.12 or later")
+	}
 	f, _, err := openRoot(root, spec, bundle)
 	return f, err
 }
@@ -50,7 +53,7 @@ func openRoot(root oci.Rootfs, spec *oci.Spec, bundle string) (f *os.File, at st
 		f, err = kernel.CloneTree(path, true)
 	case root.Upper == "" && len(root.Lower) == 1:
 		f, err = kernel.CloneTree(root.Lower[0], false)
-		if err == nil {
+		if err == nil && kernel.HasMountSetattr() { // else see attachRoot
 			err = kernel.SetMount(f, false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 		}
 	case len(root.Lower) == 0: // an image of no layers
@@ -58,7 +61,7 @@ func openRoot(root oci.Rootfs, spec *oci.Spec, bundle string) (f *os.File, at st
 	default:
 		f, err = kernel.MountOverlay(&kernel.Overlay{Lower: root.Lower, Upper: root.Upper, Work: root.Work, UserXattr: inUserNamespace(), Volatile: root.Volatile})
 	}
-	if err == nil && len(root.Lower) < 2 {
+	if err == nil && len(root.Lower) < 2 && kernel.HasMountSetattr() {
 		// What the host mounts below it later may appear in it, as for a bind mount. It
 		// must not be shared when pivot_root comes.
 		err = kernel.SetMount(f, true, unix.MountAttr{Propagation: unix.MS_SLAVE})
@@ -84,7 +87,7 @@ func openRoot(root oci.Rootfs, spec *oci.Spec, bundle string) (f *os.File, at st
 // attachRoot puts the root among the child's mounts: at its directory, where hooks look
 // for it, or on top of "/" for one that has none. In a namespace of its own all mounts
 // are made private before; in a shared one only what is below the root is.
-func (b *builder) attachRoot(at string, noPivot bool) error {
+func (b *builder) attachRoot(at string, cfg *Config) error {
 	p := b.p
 	shared := b.sharesMounts()
 	if shared && at == "" {
@@ -93,12 +96,18 @@ func (b *builder) attachRoot(at string, noPivot bool) error {
 	if !shared {
 		p.About("make all mounts private", "")
 		p.Call(unix.SYS_MOUNT, stage.Int(0), p.Str("/"), stage.Int(0), stage.Int(unix.MS_REC|unix.MS_PRIVATE), stage.Int(0))
-		if at == "" || noPivot {
+		if at == "" || cfg.NoPivot {
 			at = "/"
 		}
 	}
 	p.About("attach the root file system", "")
 	p.Call(unix.SYS_MOVE_MOUNT, b.root, b.empty(), stage.Int(unix.AT_FDCWD), p.Str(at), stage.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
+	if !kernel.HasMountSetattr() { // what openRoot does elsewhere
+		b.setMount(b.root, true, unix.MountAttr{Propagation: unix.MS_SLAVE})
+		if len(cfg.Root.Lower) == 1 && cfg.Root.Upper == "" {
+			b.setMount(b.root, false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		}
+	}
 	if shared {
 		b.setMount(b.root, true, unix.MountAttr{Propagation: unix.MS_PRIVATE})
 	}
@@ -128,7 +137,12 @@ func (b *builder) propagateRoot() {
 	if name := b.spec.Linux.RootfsPropagation; name != "" {
 		prop := propagations[name]
 		b.p.About("set the propagation of the root file system to", name)
-		b.setMount(b.root, prop.recursive, unix.MountAttr{Propagation: prop.flag})
+		if attr := (unix.MountAttr{Propagation: prop.flag}); kernel.HasMountSetattr() {
+			b.setMount(b.root, prop.recursive, attr)
+		} else {
+			root := b.p.Str("/") // the host's /proc is out of reach
+			b.oldSetMount(b.root, &root, prop.recursive, attr)
+		}
 	}
 }
 

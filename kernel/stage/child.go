@@ -121,6 +121,8 @@ func walk(im *image) {
 				im.slots[o.out] = uintptr(load32(im, a[0]))
 			case opStore32:
 				store32(im, a[0], uint32(a[1]))
+			case opMix:
+				im.slots[o.out] = a[0]&a[1] | a[2]
 			case opDecimal:
 				decimal(im, a[0]+a[2], a[1])
 			case opDefaults:

@@ -99,6 +99,7 @@ const (
 	opSet                    // out = args[0]
 	opLoad32                 // out = scratch[args[0]]
 	opStore32                // scratch[args[0]] = args[1]
+	opMix                    // out = args[0] & args[1] | args[2]
 	opDecimal                // scratch[args[0]:] = prefix of length args[2], then args[1] in decimal
 	opDefaults               // every signal to its default, nothing blocked
 	opNotify                 // tell the parent: kind args[0], value args[1]
@@ -261,10 +262,19 @@ func (p *Program) Store32(offset int, a Arg) { p.Call(opStore32, Int(offset), a)
 // and gives its address.
 func (p *Program) Decimal(prefix string, a Arg) Arg {
 	addr, off := p.Scratch(len(prefix) + 21)
-	copy(p.scratch[off:], prefix)
-	p.Call(opDecimal, Int(off), a, Int(len(prefix)))
+	p.PutDecimal(off, prefix, a)
 	return addr
 }
+
+// PutDecimal writes prefix and a in decimal, NUL-terminated, to reserved scratch memory,
+// which must have room for 21 bytes more than prefix has.
+func (p *Program) PutDecimal(offset int, prefix string, a Arg) {
+	copy(p.scratch[offset:], prefix)
+	p.Call(opDecimal, Int(offset), a, Int(len(prefix)))
+}
+
+// Mix gives s the bits of a that are in and, and those in or.
+func (p *Program) Mix(s Slot, a Arg, and, or int) { p.Call(opMix, a, Int(and), Int(or)).Into(s) }
 
 // DefaultSignals gives every signal its default action and unblocks all.
 func (p *Program) DefaultSignals() { p.Call(opDefaults) }
