@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"math"
+	"path"
 	"strconv"
 	"strings"
 
@@ -48,7 +49,7 @@ func cpuV1(dir string, r *specs.LinuxResources) error {
 		}
 	}
 	if given(c.RealtimeRuntime) {
-		if err := set("realtime runtime", dir+"/cpu.rt_runtime_us", strconv.FormatInt(*c.RealtimeRuntime, 10)); err != nil {
+		if err := realtime(dir, *c.RealtimeRuntime); err != nil {
 			return err
 		}
 	}
@@ -56,6 +57,21 @@ func cpuV1(dir string, r *specs.LinuxResources) error {
 		return err
 	}
 	return idle(dir, c)
+}
+
+// realtime sets the share of time for realtime scheduling, which the groups above must have to
+// give: none has it at first.
+func realtime(dir string, runtime int64) error {
+	err := write(dir+"/cpu.rt_runtime_us", strconv.FormatInt(runtime, 10))
+	if errors.Is(err, unix.EINVAL) {
+		if above, e := readString(path.Dir(dir) + "/cpu.rt_runtime_us"); e == nil {
+			return fail.New(fail.Invalid, "cannot set realtime runtime to %d µs: the control group above, %s, has %s", runtime, path.Dir(dir), above)
+		}
+	}
+	if err != nil {
+		return refused("realtime runtime", strconv.FormatInt(runtime, 10), err)
+	}
+	return nil
 }
 
 // quotaV1 sets quota, period and burst. Each write is checked against the values of the

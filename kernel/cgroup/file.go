@@ -126,7 +126,7 @@ func refused(what, value string, err error) error {
 		return fail.New(fail.Invalid, "cannot set %s: this kernel does not support it", what)
 	case unix.EACCES, unix.EPERM, unix.EROFS:
 		return fail.New(fail.Invalid, "cannot set %s: no permission to write the control group: %w", what, errno)
-	case unix.EINVAL, unix.ERANGE, unix.ENODEV, unix.ENOSPC, unix.ENXIO, unix.EOVERFLOW:
+	case unix.EINVAL, unix.ERANGE, unix.ENODEV, unix.ENOSPC, unix.ENXIO, unix.EOVERFLOW, unix.EOPNOTSUPP:
 		return fail.New(fail.Invalid, "cannot set %s to %s: %w", what, value, errno)
 	case unix.EBUSY:
 		return fail.New(fail.Conflict, "cannot set %s to %s: %w", what, value, errno)

@@ -29,6 +29,7 @@ type span struct {
 	start  uint32
 	action uint32
 	rules  []entry // if not empty: asked first, action being what remains
+	narrow bool    // the rules are about the lower halves of arguments
 }
 
 // ruleSet is the profile, translated but for the numbers of the calls.
@@ -123,7 +124,7 @@ func translate(profile *specs.LinuxSeccomp, archs []arch) (*ruleSet, []string, e
 			if lenient(fallback) && !lenient(action) && !Known(name) {
 				return nil, nil, fail.New(fail.Invalid, "unknown system call %q: %s would have no effect on it, and the profile lets through what it does not name", name, s.Action)
 			}
-			if call < 0 || !slices.ContainsFunc(archs, func(a arch) bool { return a.numbers[call] != absent }) {
+			if call < 0 || !slices.ContainsFunc(archs, func(a arch) bool { return a.makes(call) }) {
 				unknown = append(unknown, name)
 				continue
 			}
@@ -202,7 +203,7 @@ func (set *ruleSet) spansOf(a *arch) []span {
 		for j < len(entries) && entries[j].number == entries[i].number {
 			j++
 		}
-		s := span{start: entries[i].number, action: set.fallback, rules: entries[i:j]}
+		s := span{start: entries[i].number, action: set.fallback, rules: entries[i:j], narrow: a.narrow}
 		if u := slices.IndexFunc(s.rules, func(e entry) bool { return len(e.rule.conds) == 0 }); u >= 0 {
 			s.action, s.rules = s.rules[u].rule.action, nil
 		}
@@ -213,6 +214,13 @@ func (set *ruleSet) spansOf(a *arch) []span {
 		spans = a.unheardOf(spans, uint32(last), lastPrivate)
 	}
 	return merge(spans)
+}
+
+// makes reports whether programs of the architecture can make a call, by its number or through
+// socketcall(2) or ipc(2): there is no other way to send(2) on x86.
+func (a *arch) makes(call int) bool {
+	name := nameAt(call)
+	return a.numbers[call] != absent || a.mux && (socketCall(name) != 0 || ipcCall(name) != 0)
 }
 
 // multiplexed is the rule that a call's rule means for socketcall(2) or ipc(2).

@@ -105,7 +105,6 @@ func (e *emitter) program(set *ruleSet, archs []arch) []unix.SockFilter {
 
 // calls is the search for a call's number on one architecture.
 func (e *emitter) calls(set *ruleSet, a, x32 *arch) label {
-	e.narrow = a.narrow
 	spans := set.spansOf(a)
 	if a.audit == unix.AUDIT_ARCH_X86_64 {
 		// Number -1 is a call that a tracer has skipped, and no x32 call.
@@ -145,6 +144,7 @@ func (e *emitter) search(spans []span) label {
 
 // decide is the end of a search: an action, or conditions to check.
 func (e *emitter) decide(s span) label {
+	e.narrow = s.narrow
 	next := e.ret(s.action)
 	for _, en := range slices.Backward(s.rules) {
 		for _, all := range slices.Backward(en.rule.conds) {
@@ -158,9 +158,9 @@ func (e *emitter) decide(s span) label {
 	return next
 }
 
-// test checks one 64-bit argument in two halves. A 32-bit architecture has zeroes in the
-// upper halves of arguments, and conditions on it speak of the lower half alone, as in
-// libseccomp.
+// test checks one 64-bit argument in two halves. Conditions on an architecture with 32-bit
+// arguments speak of the lower half alone, as in libseccomp. On x32 the upper half may hold
+// something, but the kernel takes ints and pointers out of the lower one.
 func (e *emitter) test(c specs.LinuxSeccompArg, yes, no label) label {
 	low := offArgs + 8*uint32(c.Index)
 	switch c.Op {

@@ -14,8 +14,8 @@ type call struct {
 }
 
 // run interprets a filter as the kernel does (net/core/filter.c), as far as seccomp(2)
-// lets programs go.
-func run(filter []unix.SockFilter, c call) (uint32, error) {
+// lets programs go, and counts the instructions.
+func run(filter []unix.SockFilter, c call) (verdict uint32, steps int, err error) {
 	var data [64]byte
 	le := binary.LittleEndian
 	le.PutUint32(data[0:], c.number)
@@ -26,6 +26,7 @@ func run(filter []unix.SockFilter, c call) (uint32, error) {
 	var acc uint32
 	for pc := 0; pc < len(filter); pc++ {
 		in := filter[pc]
+		steps++
 		jump := func(yes bool) {
 			if yes {
 				pc += int(in.Jt)
@@ -36,7 +37,7 @@ func run(filter []unix.SockFilter, c call) (uint32, error) {
 		switch in.Code {
 		case unix.BPF_LD | unix.BPF_W | unix.BPF_ABS:
 			if in.K%4 != 0 || in.K > 60 {
-				return 0, fmt.Errorf("%d: load at %d", pc, in.K)
+				return 0, steps, fmt.Errorf("%d: load at %d", pc, in.K)
 			}
 			acc = le.Uint32(data[in.K:])
 		case unix.BPF_ALU | unix.BPF_AND | unix.BPF_K:
@@ -49,11 +50,13 @@ func run(filter []unix.SockFilter, c call) (uint32, error) {
 			jump(acc >= in.K)
 		case unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K:
 			jump(acc > in.K)
+		case unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K:
+			jump(acc&in.K != 0)
 		case unix.BPF_RET | unix.BPF_K:
-			return in.K, nil
+			return in.K, steps, nil
 		default:
-			return 0, fmt.Errorf("%d: unknown instruction %#x", pc, in.Code)
+			return 0, steps, fmt.Errorf("%d: unknown instruction %#x", pc, in.Code)
 		}
 	}
-	return 0, fmt.Errorf("the program runs off its end")
+	return 0, steps, fmt.Errorf("the program runs off its end")
 }

@@ -97,7 +97,7 @@ const x32Bit = 0x40000000 // __X32_SYSCALL_BIT
 // and differs by a bit in the call's number.
 var allArchs = []arch{
 	{name: specs.ArchX86_64, audit: unix.AUDIT_ARCH_X86_64, numbers: numbersX86_64[:], native: "amd64"},
-	{name: specs.ArchX32, audit: unix.AUDIT_ARCH_X86_64, numbers: numbersX32[:], bit: x32Bit},
+	{name: specs.ArchX32, audit: unix.AUDIT_ARCH_X86_64, numbers: numbersX32[:], bit: x32Bit, narrow: true},
 	{name: specs.ArchX86, audit: unix.AUDIT_ARCH_I386, numbers: numbersX86[:], narrow: true, mux: true},
 	{name: specs.ArchAARCH64, audit: unix.AUDIT_ARCH_AARCH64, numbers: numbersARM64[:], native: "arm64"},
 	{name: specs.ArchARM, audit: unix.AUDIT_ARCH_ARM, numbers: numbersARM[:], narrow: true},

@@ -42,7 +42,7 @@ func main() {
 	maps.Copy(arm, armPrivate)
 	x32 := numbers("/usr/include/x86_64-linux-gnu/asm/unistd_x32.h", `(?m)^#define __NR_(\w+) \(__X32_SYSCALL_BIT \+ (\d+)\)`)
 	for name, n := range amd64 {
-		if n >= firstCommon {
+		if n >= firstCommon && name != "map_shadow_stack" { // that one is for 64 bits alone
 			x32[name] = n
 		}
 	}
