@@ -178,7 +178,12 @@ func (src source) chooseManifest(ctx context.Context, all []oci.Descriptor) (oci
 		want = *src.platform
 	}
 	match := platforms.Only(want)
+	nested := slices.ContainsFunc(all, func(d oci.Descriptor) bool { return oci.IsIndex(d.MediaType) })
 	all = slices.DeleteFunc(slices.Clone(all), func(d oci.Descriptor) bool { return !oci.IsManifest(d.MediaType) })
+	if len(all) == 0 && nested {
+		// Also what keeps one that names itself from leading anywhere.
+		return oci.Descriptor{}, fail.New(fail.Invalid, "an index of further indexes is not supported: pull one of those by its digest")
+	}
 	if len(all) == 1 && all[0].Platform == nil && src.platform == nil {
 		return all[0], checkEntry(all[0])
 	}

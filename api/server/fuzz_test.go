@@ -2,8 +2,15 @@ package server
 
 import (
 	"bytes"
+	"context"
+	"io"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/distribution/reference"
+
+	"berth/oci"
 )
 
 func FuzzFilters(f *testing.F) {
@@ -65,6 +72,49 @@ func FuzzWebSocketFrame(f *testing.F) {
 		_, payload, err := readFrame(bytes.NewReader(data))
 		if err == nil && len(payload) > len(data) {
 			t.Fatal("more came out than went in")
+		}
+	})
+}
+
+// What is taken for a reference is one also when it is read again.
+func FuzzPullReference(f *testing.F) {
+	f.Add("alpine", "")
+	f.Add("localhost:5000/a/b:c", "")
+	f.Add("a", "sha256:"+strings.Repeat("0", 64))
+	f.Add("docker.io/library/a@sha256:"+strings.Repeat("f", 64), "tag")
+	f.Add("[::1]:5000/a:", "1")
+	f.Add("A/b//c", ":")
+	f.Fuzz(func(t *testing.T, image, tag string) {
+		ref, all, err := pullReference(image, tag)
+		if err != nil {
+			return
+		}
+		again, err := reference.ParseNormalizedNamed(ref.String())
+		if err != nil || again.String() != ref.String() || reference.FamiliarString(again) == "" {
+			t.Errorf("%q, %q is %s, read again: %v, %v", image, tag, ref, again, err)
+		}
+		if all != reference.IsNameOnly(ref) || strings.ContainsAny(ref.String(), " \n\x00") || strings.Contains(reference.Path(ref), "..") {
+			t.Errorf("%q, %q is %q, all %v", image, tag, ref, all)
+		}
+	})
+}
+
+type fixedBlob []byte
+
+func (b fixedBlob) Blob(context.Context, oci.Descriptor, int64) (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(b)), nil
+}
+
+func FuzzPlatformsOf(f *testing.F) {
+	f.Add(true, []byte(`{"manifests":[{"platform":{"os":"linux","architecture":"amd64"}},{}]}`), []byte(nil))
+	f.Add(false, []byte(`{"config":{"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2}}`), []byte(`{}`))
+	f.Fuzz(func(t *testing.T, index bool, manifest, config []byte) {
+		d := oci.Descriptor{MediaType: "application/vnd.oci.image.manifest.v1+json"}
+		if index {
+			d.MediaType = "application/vnd.oci.image.index.v1+json"
+		}
+		if got, err := platformsOf(t.Context(), d, manifest, fixedBlob(config)); err == nil && got == nil {
+			t.Error("no list")
 		}
 	})
 }
