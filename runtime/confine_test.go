@@ -387,3 +387,59 @@ func TestSignalsIgnoredByTheCallerAreNotIgnoredInside(t *testing.T) {
 		t.Errorf("blocked signals %s", got)
 	}
 }
+
+func TestThePropertiesOfTheProcess(t *testing.T) {
+	needRoot(t)
+	mask := uint32(0o027)
+	score := 500
+	cfg := config(t)
+	cfg.Spec.Domainname = "example.net"
+	cfg.Spec.Process.User = oci.User{UID: 7, GID: 8, AdditionalGids: []uint32{9, 10}, Umask: &mask}
+	cfg.Spec.Process.OOMScoreAdj = &score
+	cfg.Spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE", Soft: 0, Hard: 4096}}
+	cfg.Spec.Process.NoNewPrivileges = true
+	c := running(t, cfg)
+	pid := c.Pid()
+	for field, want := range map[string]string{"Umask": "0027", "Uid": "7\t7\t7\t7", "Gid": "8\t8\t8\t8", "Groups": "9 10", "NoNewPrivs": "1"} {
+		if got := status(t, pid, field); got != want {
+			t.Errorf("%s is %q, want %q", field, got, want)
+		}
+	}
+	for file, want := range map[string]string{"oom_score_adj": "500\n"} {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
+		if err != nil || string(text) != want {
+			t.Errorf("%s: %q", file, text)
+		}
+	}
+	if limits, _ := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid)); !strings.Contains(string(limits), "Max core file size        0                    4096 ") {
+		t.Errorf("limits:\n%s", limits)
+	}
+	if got := inside(t, c, "cat", "/proc/sys/kernel/domainname"); got != "example.net\n" {
+		t.Errorf("domain name %q", got)
+	}
+}
+
+func TestAContainerHasASessionKeyringOfItsOwnUnlessItShallNot(t *testing.T) {
+	needRoot(t)
+	for _, keep := range []bool{false, true} {
+		cfg := shell(t, "cat /proc/keys")
+		cfg.Spec.Linux.MaskedPaths = nil
+		cfg.NoNewKeyring = keep
+		text, _ := output(t, cfg)
+		if own := strings.Contains(text, "_ses."+cfg.ID); own == keep {
+			t.Errorf("no new keyring %v:\n%s", keep, text)
+		}
+	}
+}
+
+func TestATerminalHasTheSizeOfTheSpecification(t *testing.T) {
+	needRoot(t)
+	cfg := config(t)
+	cfg.Spec.Process.Terminal = true
+	cfg.Spec.Process.ConsoleSize = &specs.Box{Height: 33, Width: 99}
+	c := running(t, cfg)
+	size, err := unix.IoctlGetWinsize(int(c.Console().Fd()), unix.TIOCGWINSZ)
+	if err != nil || size.Row != 33 || size.Col != 99 {
+		t.Errorf("size %+v, %v", size, err)
+	}
+}

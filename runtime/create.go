@@ -176,7 +176,7 @@ func (b *builder) compileInit(c *Container, cfg *Config, filter *seccomp.Program
 	p.Call(unix.SYS_SETSID).Ignore(unix.EPERM)
 	b.hide()
 	if !cfg.NoNewKeyring {
-		b.newKeyring(c.id)
+		b.newKeyring(c.id, spec.Process.SelinuxLabel)
 	}
 	p.Call(unix.SYS_UMASK, stage.Int(0))
 	b.hostNames()
@@ -277,7 +277,11 @@ func (b *builder) hide() {
 	b.p.Call(unix.SYS_PRCTL, stage.Int(unix.PR_SET_DUMPABLE), stage.Int(0), stage.Int(0), stage.Int(0), stage.Int(0))
 }
 
-func (b *builder) newKeyring(id string) {
+func (b *builder) newKeyring(id, label string) {
+	if label != "" {
+		b.p.About("label the session keyring", label)
+		b.writeFile("/proc/self/attr/keycreate", label)
+	}
 	b.p.About("join a new session keyring", "")
 	// Kernels without keys, filters that refuse them and full quotas are no reason to fail.
 	b.p.Call(unix.SYS_KEYCTL, stage.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), b.p.Str("_ses."+id)).

@@ -48,7 +48,9 @@ func ownDev(plans []*mountPlan) bool {
 // host's are bind-mounted.
 func (b *builder) devices() error {
 	list := append([]specs.LinuxDevice(nil), defaultDevices...)
+	wanted := map[string]bool{}
 	for _, d := range b.spec.Linux.Devices {
+		wanted[path.Clean(d.Path)] = true
 		replaced := false
 		for i := range list {
 			if path.Clean(d.Path) == list[i].Path {
@@ -85,15 +87,45 @@ func (b *builder) devices() error {
 		} else {
 			at = b.target(dir, directory, resolveInRoot)
 		}
-		exists := p.NewLabel()
+		exists, done := p.NewLabel(), p.NewLabel()
 		p.Call(unix.SYS_MKNODAT, at.Arg(), p.Str(name), stage.Int(int(mode)), stage.Int(int(unix.Mkdev(uint32(d.Major), uint32(d.Minor))))).
 			On(unix.EEXIST, exists)
 		if d.UID != nil || d.GID != nil {
 			p.Call(unix.SYS_FCHOWNAT, at.Arg(), p.Str(name), idArg(d.UID), idArg(d.GID), stage.Int(unix.AT_SYMLINK_NOFOLLOW))
 		}
+		p.Jump(done)
 		p.Here(exists)
+		if wanted[d.Path] {
+			b.sameDevice(at, name, &d, mode)
+		}
+		p.Here(done)
 	}
 	return nil
+}
+
+// sameDevice ends the child if an existing file is another one than the device d: the
+// specification demands that of those it lists. Without /dev of their own, containers
+// have default ones as the image has them.
+func (b *builder) sameDevice(at stage.Slot, name string, d *specs.LinuxDevice, mode uint32) {
+	p := b.p
+	// Offsets of stx_mode, stx_rdev_major and stx_rdev_minor in struct statx.
+	const modeAt, majorAt, minorAt = 28, 128, 132
+	p.Store32(b.statx.offset+modeAt, stage.Int(0)) // stx_mode has 16 bits
+	p.Call(unix.SYS_STATX, at.Arg(), p.Str(name), stage.Int(unix.AT_SYMLINK_NOFOLLOW), stage.Int(unix.STATX_TYPE), b.statx.addr)
+	value, wrong, same := p.Slot(), p.NewLabel(), p.NewLabel()
+	p.Load32(value, b.statx.offset+modeAt)
+	p.Mix(value, value.Arg(), unix.S_IFMT, 0)
+	p.JumpUnless(value, int(mode&unix.S_IFMT), wrong)
+	if d.Type != "p" {
+		p.Load32(value, b.statx.offset+majorAt)
+		p.JumpUnless(value, int(d.Major), wrong)
+		p.Load32(value, b.statx.offset+minorAt)
+		p.JumpUnless(value, int(d.Minor), wrong)
+	}
+	p.Jump(same)
+	p.Here(wrong)
+	p.Fail(unix.EEXIST)
+	p.Here(same)
 }
 
 func idArg(id *uint32) stage.Arg {

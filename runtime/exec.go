@@ -150,7 +150,7 @@ func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) 
 	p.About("start a session", "")
 	p.Call(unix.SYS_SETSID).Ignore(unix.EPERM)
 	b.hide()
-	b.newKeyring(c.id)
+	b.newKeyring(c.id, "")
 	p.Call(unix.SYS_UMASK, stage.Int(0))
 	if c.shared {
 		p.About("enter the root file system", "")

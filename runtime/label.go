@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -53,4 +54,30 @@ func (b *builder) applyLabels() {
 		p.Call(unix.SYS_WRITE, f.Arg(), p.Str(l.text), stage.Int(len(l.text)))
 		b.close(f)
 	}
+}
+
+// labelled are the parameters of a new file system with the container's SELinux context
+// (mount(8), "context="). proc, sysfs and cgroup have labels by the policy; an mqueue takes
+// its one later.
+func labelled(plan *mountPlan, context string) []string {
+	switch plan.Type {
+	case "proc", "sysfs", "cgroup", "cgroup2", "mqueue":
+		return plan.opts.data
+	}
+	if context == "" || hasOption(plan.opts.data, "context") {
+		return plan.opts.data
+	}
+	return append(slices.Clone(plan.opts.data), "context="+context)
+}
+
+// labelMount gives the root of a mounted file system a label.
+func (b *builder) labelMount(m stage.Slot, context string) {
+	if context == "" {
+		return
+	}
+	p := b.p
+	dir := p.Slot()
+	p.Call(unix.SYS_OPENAT, m.Arg(), p.Str("."), stage.Int(unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)).Into(dir)
+	p.Call(unix.SYS_FSETXATTR, dir.Arg(), p.Str("security.selinux"), p.Str(context), stage.Int(len(context)), stage.Int(0))
+	b.close(dir)
 }

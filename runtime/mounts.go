@@ -301,18 +301,22 @@ func (b *builder) mountFS(plan *mountPlan) {
 		attrs &^= unix.MOUNT_ATTR_RDONLY // device files come first
 	}
 	m := p.Slot()
+	data := labelled(plan, b.spec.Linux.MountLabel)
 	writtenTo := plan.Type == "tmpfs" && (plan.opts.copyUp || !hasOption(plan.opts.data, "mode"))
 	if writtenTo {
-		b.newMount(m, plan.Type, plan.Source, plan.opts.data, attrs&^unix.MOUNT_ATTR_RDONLY)
+		b.newMount(m, plan.Type, plan.Source, data, attrs&^unix.MOUNT_ATTR_RDONLY)
 		if plan.opts.copyUp {
 			b.copyUp(t.Arg(), m.Arg(), hasOption(plan.opts.data, "mode"))
 		} else {
 			b.copyMode(t, m)
 		}
 	} else {
-		b.newMount(m, plan.Type, plan.Source, plan.opts.data, attrs)
+		b.newMount(m, plan.Type, plan.Source, data, attrs)
 	}
 	b.moveMount(m.Arg(), t.Arg())
+	if plan.Type == "mqueue" {
+		b.labelMount(m, b.spec.Linux.MountLabel)
+	}
 	if writtenTo && attrs&unix.MOUNT_ATTR_RDONLY != 0 {
 		b.setMount(m.Arg(), false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 	}

@@ -522,3 +522,41 @@ func TestMountPointsBehindLinksThatLeadNowhereAreMade(t *testing.T) {
 		t.Error("a link to itself was mounted at")
 	}
 }
+
+func TestDevicesOfTheSpecificationAreMadeAsListed(t *testing.T) {
+	needRoot(t)
+	mode, uid, gid := os.FileMode(0o640), uint32(5), uint32(6)
+	lower := layer(t)
+	write(t, lower+"/etc/file", "", 0o644)
+	if err := unix.Mknod(lower+"/etc/there", unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))); err != nil {
+		t.Fatal(err)
+	}
+	cfg := config(t)
+	cfg.Root = overlay(t, lower)
+	cfg.Spec.Linux.Devices = []specs.LinuxDevice{
+		{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229, FileMode: &mode, UID: &uid, GID: &gid},
+		{Path: "/dev/sub/disk", Type: "b", Major: 7, Minor: 300},
+		{Path: "/srv/pipe", Type: "p", FileMode: &mode},
+		{Path: "/dev/zero", Type: "u", Major: 1, Minor: 5, FileMode: &mode},
+		{Path: "/etc/there", Type: "c", Major: 1, Minor: 3},
+	}
+	c := running(t, cfg)
+	got := inside(t, c, "stat", "-c", "%n %F %t:%T %a %u:%g", "/dev/fuse", "/dev/sub/disk", "/srv/pipe", "/dev/zero", "/etc/there")
+	want := `/dev/fuse character special file a:e5 640 5:6
+/dev/sub/disk block special file 7:12c 666 0:0
+/srv/pipe fifo 0:0 640 0:0
+/dev/zero character special file 1:5 640 0:0
+/etc/there character special file 1:3 600 0:0
+`
+	if got != want {
+		t.Errorf("got:\n%s", got)
+	}
+	for _, d := range []specs.LinuxDevice{{Path: "/etc/file", Type: "c", Major: 1, Minor: 3}, {Path: "/etc/there", Type: "c", Major: 1, Minor: 5}, {Path: "/etc/there", Type: "p"}} {
+		cfg := config(t, "true")
+		cfg.Root = overlay(t, lower)
+		cfg.Spec.Linux.Devices = []specs.LinuxDevice{d}
+		if _, err := Create(context.Background(), cfg); err == nil || !strings.HasSuffix(err.Error(), "create device "+d.Path+": file exists") {
+			t.Errorf("%s %s %d: %v", d.Path, d.Type, d.Minor, err)
+		}
+	}
+}
