@@ -142,7 +142,7 @@ func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // invalidEntry gives class Invalid to what only the entry itself can have caused.
 func invalidEntry(err error) error {
-	for _, e := range []unix.Errno{unix.ENAMETOOLONG, unix.ENOTDIR, unix.EINVAL, unix.ELOOP, unix.EISDIR} {
+	for _, e := range []unix.Errno{unix.ENAMETOOLONG, unix.ENOTDIR, unix.EINVAL, unix.ELOOP, unix.EISDIR, unix.ERANGE, unix.E2BIG} {
 		if errors.Is(err, e) {
 			return fail.Mark(fail.Invalid, err)
 		}

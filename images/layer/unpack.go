@@ -195,15 +195,33 @@ func sparse(h *tar.Header) bool {
 	return false
 }
 
+// holeSize is how many zeros become a hole in a file that its tar does not call sparse.
+const holeSize = 64 << 10
+
+// copyPlain writes body to fd. Long runs of zeros become holes: a tar that was written of
+// a sparse file without saying so, as most are, does not fill the disk.
 func copyPlain(fd int, body io.Reader) error {
 	b := copyPool.Get().(*[copySize]byte)
 	defer copyPool.Put(b)
-	for {
+	for at, end := int64(0), int64(0); ; { // end is that of the file so far
 		n, err := fill(body, b[:])
-		if e := writeAll(fd, b[:n]); e != nil {
-			return e
+		for part := b[:n]; len(part) > 0; {
+			data := dataBefore(part)
+			if len(data) > 0 {
+				if e := pwriteAll(fd, data, at); e != nil {
+					return e
+				}
+				end = at + int64(len(data))
+			}
+			hole := zerosBefore(part[len(data):])
+			part, at = part[len(data)+hole:], at+int64(len(data)+hole)
 		}
 		if err == io.EOF {
+			if at > end {
+				if e := unix.Ftruncate(fd, at); e != nil {
+					return fmt.Errorf("write: %w", e)
+				}
+			}
 			return nil
 		}
 		if err != nil {
@@ -212,7 +230,28 @@ func copyPlain(fd int, body io.Reader) error {
 	}
 }
 
-var zeros [4096]byte
+// dataBefore is what of b comes before its first whole block of zeros.
+func dataBefore(b []byte) []byte {
+	for i := 0; i+holeSize <= len(b); i += holeSize {
+		if bytes.Equal(b[i:i+holeSize], zeros[:]) {
+			return b[:i]
+		}
+	}
+	return b
+}
+
+// zerosBefore is how many bytes of b are whole blocks of zeros.
+func zerosBefore(b []byte) (n int) {
+	for n+holeSize <= len(b) && bytes.Equal(b[n:n+holeSize], zeros[:]) {
+		n += holeSize
+	}
+	return n
+}
+
+var zeros [holeSize]byte
+
+// sparseBlock is what a file takes space by on most file systems.
+const sparseBlock = 4096
 
 // copySparse leaves out the blocks of zeros. It looks at ctx itself: in a hole, which
 // can be far larger than the tar, nothing is read from the input.
@@ -230,8 +269,8 @@ func copySparse(ctx context.Context, fd int, body io.Reader, size int64) error {
 			return context.Cause(ctx)
 		}
 		n, err := fill(body, b[:])
-		for i := 0; i < n; i += len(zeros) {
-			block := b[i:min(i+len(zeros), n)]
+		for i := 0; i < n; i += sparseBlock {
+			block := b[i:min(i+sparseBlock, n)]
 			if !bytes.Equal(block, zeros[:len(block)]) {
 				if e := pwriteAll(fd, block, at+int64(i)); e != nil {
 					return e
