@@ -42,5 +42,6 @@ func Rehearse(spec *oci.Spec) error {
 	if _, err := b.compileInit(c, &cfg, filter); err != nil {
 		return fmt.Errorf("rehearse: %w", err)
 	}
+	b.p.Discard()
 	return nil
 }

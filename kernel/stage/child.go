@@ -9,6 +9,7 @@ import (
 // numbers where the child writes.
 type image struct {
 	ops        []op
+	start      int // the first of ops
 	slots      []uintptr
 	scratch    *[scratchSize]byte
 	candidates []uintptr
@@ -90,7 +91,7 @@ func fork(im *image) (pid uintptr, errno syscall.Errno) {
 //go:noinline
 //go:nosplit
 func walk(im *image) {
-	pc := 0
+	pc := im.start
 	for {
 		o := &im.ops[pc]
 		var a [6]uintptr

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 )
@@ -26,8 +27,7 @@ import (
 // Start, and must not be changed afterwards.
 type Program struct {
 	ops     []op
-	about   []label
-	current label
+	labels  []label // of ops, for errors
 	targets []int32 // of labels
 	slots   int
 	scratch *[scratchSize]byte
@@ -88,6 +88,7 @@ type op struct {
 	onOK     int32 // label, after linking the index of an op; or noTarget
 	onErrno  [2]uint16
 	onErrnoT [2]int32
+	about    int32 // index of its label
 }
 
 // Steps that are not system calls.
@@ -110,10 +111,30 @@ const (
 	opExit
 )
 
+// usualOps is as many steps as an ordinary container's program has.
+const usualOps = 1024
+
+// spareOps is what the last discarded program was made of.
+var spareOps atomic.Pointer[[]op]
+
+func takeOps() []op {
+	if ops := spareOps.Swap(nil); ops != nil {
+		return (*ops)[:0]
+	}
+	return make([]op, 0, usualOps)
+}
+
+// Discard gives a program up that was never started; its memory serves the next one.
+func (p *Program) Discard() {
+	ops := p.ops
+	p.ops = nil
+	spareOps.Store(&ops)
+}
+
 // New makes an empty Program.
 func New() *Program {
 	return &Program{slots: 1, scratch: new([scratchSize]byte), image: new(image),
-		ops: make([]op, 0, 512), about: make([]label, 0, 512)}
+		ops: takeOps(), labels: make([]label, 1, 128)}
 }
 
 // Slot reserves a register.
@@ -124,7 +145,7 @@ func (p *Program) Slot() Slot {
 
 // About names what the following steps are for, in the words of an error message:
 // "mount proc at", "/proc".
-func (p *Program) About(verb, object string) { p.current = label{verb, object} }
+func (p *Program) About(verb, object string) { p.labels = append(p.labels, label{verb, object}) }
 
 // Str is the address of s as a C string. It must not contain a NUL byte.
 func (p *Program) Str(s string) Arg {
@@ -183,7 +204,7 @@ type Step struct {
 
 // Call adds a system call.
 func (p *Program) Call(nr uintptr, args ...Arg) Step {
-	o := op{nr: nr, out: noTarget, onOK: noTarget, onErrnoT: [2]int32{noTarget, noTarget}}
+	o := op{nr: nr, about: int32(len(p.labels) - 1), out: noTarget, onOK: noTarget, onErrnoT: [2]int32{noTarget, noTarget}}
 	for i, a := range args {
 		o.args[i] = a.value
 		if a.slot {
@@ -191,7 +212,6 @@ func (p *Program) Call(nr uintptr, args ...Arg) Step {
 		}
 	}
 	p.ops = append(p.ops, o)
-	p.about = append(p.about, p.current)
 	return Step{p, len(p.ops) - 1}
 }
 
@@ -408,13 +428,13 @@ func (p *Program) link() error {
 		return fmt.Errorf("stage: %d registers: a program has at most %d", p.slots, math.MaxInt16)
 	}
 	p.Call(opExit, Int(255)) // a Program that does not execute ends here
-	resolve := func(t *int32, from int) error {
+	resolve := func(t *int32, from int, o *op) error {
 		if *t == noTarget {
 			return nil
 		}
 		to := p.targets[*t]
 		if int(to) <= from {
-			return fmt.Errorf("stage: step %d (%s) jumps back or nowhere", from, p.about[from])
+			return fmt.Errorf("stage: step %d (%s) jumps back or nowhere", from, p.labels[o.about])
 		}
 		*t = to
 		return nil
@@ -422,7 +442,7 @@ func (p *Program) link() error {
 	for i := range p.ops {
 		o := &p.ops[i]
 		for _, t := range []*int32{&o.onOK, &o.onErrnoT[0], &o.onErrnoT[1]} {
-			if err := resolve(t, i); err != nil {
+			if err := resolve(t, i, o); err != nil {
 				return err
 			}
 		}

@@ -84,7 +84,8 @@ func Start(p *Program, opt Options) (*Child, error) {
 	defer unix.Close(theirs)
 
 	im := p.image
-	im.ops = p.closeOthers(theirs)
+	im.start = p.closeOthers(theirs)
+	im.ops = p.ops
 	im.slots = make([]uintptr, p.slots)
 	im.slots[Control] = uintptr(theirs)
 	im.scratch = p.scratch
@@ -131,34 +132,25 @@ func Start(p *Program, opt Options) (*Child, error) {
 	return c, nil
 }
 
-// closeOthers puts steps before the program that close every descriptor it does not
-// name: a child that waits must not hold the ends of other children's sockets open.
-func (p *Program) closeOthers(control int) []op {
+// closeOthers adds steps that close every descriptor that the program does not name, and
+// returns where they are: a child that waits must not hold the ends of other children's
+// sockets open. They come first, and stand behind the others, which need not be moved so.
+func (p *Program) closeOthers(control int) (start int) {
 	keep := append(slices.Clone(p.files), control)
 	slices.Sort(keep)
-	gaps := New()
-	gaps.About("close inherited files", "")
+	start = len(p.ops)
+	p.About("close inherited files", "")
 	from := 0
 	for _, fd := range keep {
 		if fd > from {
-			gaps.Call(unix.SYS_CLOSE_RANGE, Int(from), Int(fd-1), Int(0)).Ignore(unix.ENOSYS)
+			p.Call(unix.SYS_CLOSE_RANGE, Int(from), Int(fd-1), Int(0)).Ignore(unix.ENOSYS)
 		}
 		from = max(from, fd+1)
 	}
-	gaps.Call(unix.SYS_CLOSE_RANGE, Int(from), Int(int(^uint32(0))), Int(0)).Ignore(unix.ENOSYS)
-
-	shift := int32(len(gaps.ops))
-	for i := range p.ops {
-		o := &p.ops[i]
-		for _, t := range []*int32{&o.onOK, &o.onErrnoT[0], &o.onErrnoT[1]} {
-			if *t != noTarget {
-				*t += shift
-			}
-		}
-	}
-	p.ops = append(gaps.ops, p.ops...)
-	p.about = append(gaps.about, p.about...)
-	return p.ops
+	p.Call(unix.SYS_CLOSE_RANGE, Int(from), Int(int(^uint32(0))), Int(0)).Ignore(unix.ENOSYS)
+	p.Call(opJump)
+	p.ops[len(p.ops)-1].onOK = 0
+	return start
 }
 
 // Receive waits for the next message. io.EOF tells that the child has executed its
@@ -205,8 +197,8 @@ func (c *Child) failure(msg [messageSize / 4]uint32) error {
 		Program:     msg[3]&execProgram != 0,
 		Directory:   msg[3]&execDirectory != 0,
 		Interpreter: msg[3]&execInterpreter != 0}
-	if int(msg[1]) < len(c.program.about) {
-		f.About = c.program.about[msg[1]].String()
+	if int(msg[1]) < len(c.program.ops) {
+		f.About = c.program.labels[c.program.ops[msg[1]].about].String()
 	}
 	return f
 }
