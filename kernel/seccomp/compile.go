@@ -179,9 +179,12 @@ func (set *ruleSet) spansOf(a *arch) []span {
 		if ok && !c.noop {
 			add(number, c.rule)
 		}
-		if a.mux && !c.noop && len(c.rule.conds) == 0 {
+		if a.mux {
 			if mux, r, ok := multiplexed(a, c); ok {
-				add(mux, r)
+				last = max(last, int64(mux))
+				if !c.noop && len(c.rule.conds) == 0 {
+					add(mux, r)
+				}
 			}
 		}
 		switch {

@@ -37,7 +37,7 @@ func decide(p *specs.LinuxSeccomp, archs []arch, c call) uint32 {
 			for _, way := range ways(a, name) {
 				if way.direct && way.number >= armPrivate && a.name == specs.ArchARM {
 					lastPrivate = max(lastPrivate, int64(way.number))
-				} else if way.direct {
+				} else {
 					last = max(last, int64(way.number))
 				}
 				if way.number != c.number || action == fallback || !way.direct && len(s.Args) > 0 {
