@@ -1,0 +1,211 @@
+package testkit
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Peer is another container tool of Debian's, with state of its own that goes with the
+// test.
+type Peer struct {
+	Name string
+	Dir  string
+	// Pid is the daemon's, whose network namespace is its own; 0: there is none.
+	Pid int
+
+	t      testing.TB
+	client []string // command line up to the subcommand
+	run    []string // flags that run needs here
+}
+
+func newPeer(t testing.TB, name string) *Peer {
+	t.Helper()
+	Integration(t)
+	dir, err := os.MkdirTemp("", "bp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		unmountBelow(dir)
+		removeCgroups("/" + filepath.Base(dir))
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	})
+	return &Peer{Name: name, Dir: dir, t: t}
+}
+
+// Podman is podman with runc. It skips the test where one of them is missing.
+func Podman(t testing.TB) *Peer {
+	t.Helper()
+	program := NeedTool(t, "podman")
+	NeedTool(t, "runc")
+	p := newPeer(t, "podman")
+	p.client = []string{program, "--root", filepath.Join(p.Dir, "d"), "--runroot", filepath.Join(p.Dir, "r"), "--tmpdir", filepath.Join(p.Dir, "t"),
+		"--storage-driver", "overlay", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file"}
+	// Limits of podman's own need privileges that not every machine gives.
+	p.run = []string{"--cgroup-parent", "/" + filepath.Base(p.Dir), "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--log-driver", "k8s-file"}
+	return p
+}
+
+// Buildah is buildah. It skips the test where it is missing.
+func Buildah(t testing.TB) *Peer {
+	t.Helper()
+	program := NeedTool(t, "buildah")
+	p := newPeer(t, "buildah")
+	p.client = []string{program, "--root", filepath.Join(p.Dir, "d"), "--runroot", filepath.Join(p.Dir, "r"), "--storage-driver", "overlay"}
+	return p
+}
+
+// Dockerd is Debian's dockerd in a network namespace of its own, without a bridge: it
+// neither sees nor changes the host's firewall. It skips the test where it is missing.
+func Dockerd(t testing.TB) *Peer {
+	t.Helper()
+	for _, tool := range []string{"dockerd", "containerd", "unshare", "ip"} {
+		NeedTool(t, tool)
+	}
+	client := DockerCLI(t)
+	p := newPeer(t, "dockerd")
+	host := "unix://" + filepath.Join(p.Dir, "s")
+	p.client = []string{client, "-H", host}
+	log, err := os.Create(filepath.Join(p.Dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command("unshare", "--net", "sh", "-c", `ip link set lo up && exec "$@"`, "sh",
+		"dockerd", "--data-root", filepath.Join(p.Dir, "d"), "--exec-root", filepath.Join(p.Dir, "r"), "-H", host,
+		"--pidfile", filepath.Join(p.Dir, "pid"), "--cgroup-parent", "/"+filepath.Base(p.Dir), "--bridge", "none", "--iptables=false")
+	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, p.env()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { // before the directory goes
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(30 * time.Second):
+			_ = cmd.Process.Kill()
+			<-ended
+			t.Error("dockerd does not end")
+		}
+		if t.Failed() {
+			said, _ := os.ReadFile(log.Name())
+			t.Logf("dockerd said:\n%s", lastLines(said, 10))
+		}
+	})
+	for deadline := time.Now().Add(60 * time.Second); p.Do("version").Code != 0; time.Sleep(20 * time.Millisecond) {
+		select {
+		case err := <-ended:
+			ended <- err
+			said, _ := os.ReadFile(log.Name())
+			t.Fatalf("dockerd ended: %v\n%s", err, lastLines(said, 10))
+		default:
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("dockerd does not answer")
+		}
+	}
+	p.Pid = cmd.Process.Pid
+	return p
+}
+
+// env is the machine's without what would lead to other engines or through proxies.
+func (p *Peer) env() []string {
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return strings.HasPrefix(v, "DOCKER_") || strings.HasPrefix(v, "CONTAINER") || strings.HasPrefix(v, "XDG_") || strings.HasSuffix(strings.ToUpper(name), "_PROXY")
+	})
+	return append(env, "HOME="+p.Dir, "TMPDIR="+p.Dir)
+}
+
+// Do runs a subcommand.
+func (p *Peer) Do(args ...string) Result {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	words := slices.Concat(p.client, args)
+	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
+	cmd.Env, cmd.Dir = p.env(), p.Dir
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		p.t.Fatalf("%s: %v", p.Name, err)
+	}
+	return Result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+}
+
+// Must is Do that has to succeed; it returns standard output without its last newline.
+func (p *Peer) Must(args ...string) string {
+	p.t.Helper()
+	r := p.Do(args...)
+	if r.Code != 0 {
+		p.t.Fatalf("%s %s: exit %d\nstdout: %s\nstderr: %s", p.Name, strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
+	}
+	return strings.TrimSuffix(r.Stdout, "\n")
+}
+
+// Run runs a container of the image without a network, to its end.
+func (p *Peer) Run(image string, command ...string) string {
+	p.t.Helper()
+	return p.Must(slices.Concat([]string{"run", "--rm", "--network", "none"}, p.run, []string{image}, command)...)
+}
+
+// unmountBelow takes away what a peer left mounted, deepest first.
+func unmountBelow(dir string) {
+	data, _ := os.ReadFile("/proc/self/mountinfo")
+	var all []string
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
+			all = append(all, f[4])
+		}
+	}
+	for _, m := range slices.Backward(all) {
+		_ = unix.Unmount(m, unix.MNT_DETACH)
+	}
+}
+
+// removeCgroups removes a parent cgroup and what is empty below it, in all hierarchies.
+func removeCgroups(parent string) {
+	roots, _ := filepath.Glob("/sys/fs/cgroup/*" + parent)
+	for _, root := range append(roots, "/sys/fs/cgroup"+parent) {
+		below, _ := filepath.Glob(root + "/*/")
+		for _, dir := range append(below, root) {
+			_ = os.Remove(dir)
+		}
+	}
+}
+
+// ServeIn makes the registry answer in the network namespace of process pid too, at the
+// same address and with the same content.
+func (r *RegistryServer) ServeIn(pid int) {
+	r.t.Helper()
+	cmd := exec.Command(NeedTool(r.t, "nsenter"), "-t", strconv.Itoa(pid), "-n", "docker-registry", "serve", r.conf)
+	cmd.Stdout, cmd.Stderr = r.log, r.log
+	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+}
