@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 )
 
@@ -38,25 +37,4 @@ func gather(ctx context.Context, engines []*peer, crowd int) result {
 		}
 	}
 	return r
-}
-
-// disperse removes the crowds, the engines side by side and each with four clients.
-func disperse(ctx context.Context, engines []*peer, crowd int) error {
-	var all sync.WaitGroup
-	failed := make(chan error, len(engines)*4)
-	for _, p := range engines {
-		for k := range 4 {
-			all.Go(func() {
-				for i := k; i < crowd; i += 4 {
-					if _, err := p.do(ctx, "rm", "-f", crowdName(i)); err != nil {
-						failed <- err
-						return
-					}
-				}
-			})
-		}
-	}
-	all.Wait()
-	close(failed)
-	return <-failed
 }

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -165,7 +166,7 @@ func writeLayout(tree, dir string) error {
 	if err := distribute(tar.NewReader(in), assign, layers); err != nil {
 		return err
 	}
-	config := oci.Image{Platform: oci.Platform{Architecture: "amd64", OS: "linux"}, Config: ocispec.ImageConfig{Cmd: []string{"/bin/true"}}}
+	config := oci.Image{Platform: oci.Platform{Architecture: runtime.GOARCH, OS: "linux"}, Config: ocispec.ImageConfig{Cmd: []string{"/bin/true"}}}
 	config.RootFS.Type = "layers"
 	manifest := oci.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	for _, l := range layers {
