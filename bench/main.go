@@ -253,7 +253,7 @@ func (p pace) suffix() string {
 	if p.backToBack() {
 		return ", back to back"
 	}
-	return fmt.Sprintf(", %s apart", p.rest)
+	return fmt.Sprintf(", %g s apart", p.rest.Seconds())
 }
 
 // progress measures a row and tells of it.
@@ -272,7 +272,7 @@ func (r row) progress(ctx context.Context, p pace) result {
 func method(o options) []string {
 	return []string{
 		"Times are whole commands, from the start of the client's process to its end.",
-		fmt.Sprintf("Every row is measured %d times on every peer, in turns. Back to back: five runs on one peer before another's turn, after one that does not count. %s apart: a rest before every start, and a peer's turn is one run; on cgroup v1 that makes it slow to move a process to a group.", o.n, o.rest),
+		fmt.Sprintf("Every row is measured %d times on every peer, in turns. Back to back: five runs on one peer before another's turn, after one that does not count. %g s apart: a rest before every start, and a peer's turn is one run; on cgroup v1 that makes it slow to move a process to a group.", o.n, o.rest.Seconds()),
 		"Every peer has state, cgroups and a network namespace of its own. dockerd has no bridge and no iptables rules, podman uses runc and cgroupfs, as dockerd does.",
 		fmt.Sprintf("Rows with a crowd: %d containers run on every engine at the same time, started in turns of a tenth of them; the rate is the median of the turns.", o.crowd),
 		"Memory: the `Anonymous` of smaps_rollup of all processes that stay with containers (berth-shim and its guardian, with those that wait for a container; containerd-shim; conmon), plus the growth of the daemons since they were started for this, divided by the number of containers. Log drivers are on (json-file; podman: k8s-file). Megabytes of a million bytes.",
