@@ -86,6 +86,9 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 		if err != nil {
 			c.discard()
 		}
+		if failed := (*HookError)(nil); errors.As(err, &failed) {
+			c.poststopHooks(context.WithoutCancel(ctx))
+		}
 	}()
 	if err = errors.Join(err, groupErr, filterErr); err != nil {
 		return nil, err
@@ -538,6 +541,7 @@ func (p *Process) setOOMScore(adj int, b *builder) error {
 // once; Create has looked for what can be known before.
 func (c *Container) Start(ctx context.Context) error {
 	if err := c.startHooks(ctx); err != nil {
+		c.Signal(unix.SIGKILL)
 		return err
 	}
 	var err error
@@ -549,7 +553,11 @@ func (c *Container) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.poststartHooks(ctx)
+	if err := c.poststartHooks(ctx); err != nil {
+		c.Signal(unix.SIGKILL)
+		return err
+	}
+	return nil
 }
 
 // execute sends the go and waits for the end of execve.

@@ -26,6 +26,16 @@ func (c *Container) hooks() specs.Hooks {
 	return *c.spec.Hooks
 }
 
+// HookError is the failure of a hook. The container has been stopped for it, and what is left
+// to do is Destroy (runtime-spec, runtime.md, "Lifecycle").
+type HookError struct {
+	Kind, Path string // "createRuntime", …
+	Err        error
+}
+
+func (e *HookError) Error() string { return e.Kind + " hook " + e.Path + ": " + e.Err.Error() }
+func (e *HookError) Unwrap() error { return e.Err }
+
 func (c *Container) hasCreateHooks() bool {
 	h := c.hooks()
 	//lint:ignore SA1019 deprecated hooks are still in bundles
@@ -76,7 +86,7 @@ func (c *Container) runHooks(ctx context.Context, kind string, list []specs.Hook
 	}
 	for _, h := range list {
 		if err := runHook(ctx, h, text); err != nil {
-			return fail.New(fail.Internal, "%s hook %s: %w", kind, h.Path, err)
+			return fail.Mark(fail.Internal, &HookError{kind, h.Path, err})
 		}
 	}
 	return nil
@@ -105,7 +115,7 @@ func (c *Container) runHooksInside(ctx context.Context, kind string, list []spec
 			return err
 		}
 		if err := runHookInside(ctx, h, text, start); err != nil {
-			return fail.New(fail.Internal, "%s hook %s: %w", kind, h.Path, err)
+			return fail.Mark(fail.Internal, &HookError{kind, h.Path, err})
 		}
 	}
 	return nil

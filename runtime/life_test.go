@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -110,10 +111,29 @@ func TestHooksRunInOrderWithTheState(t *testing.T) {
 		}
 	}
 
-	cfg = config(t, "true")
-	cfg.Spec.Hooks = &specs.Hooks{CreateRuntime: hook("fail")}
-	if _, err := Create(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), "no good") {
-		t.Errorf("a failing hook: %v", err)
+	// Whichever hook fails, the container is stopped and the last hooks run.
+	for kind, hooks := range map[string]*specs.Hooks{
+		//lint:ignore SA1019 deprecated hooks are still in bundles
+		"prestart": {Prestart: hook("fail")}, "createRuntime": {CreateRuntime: hook("fail")}, "createContainer": {CreateContainer: hook("fail")}, "poststart": {Poststart: hook("fail")}} {
+		cfg := config(t, "sleep", "1000")
+		hooks.Poststop = hook("poststop")
+		cfg.Spec.Hooks = hooks
+		os.Remove(dir + "/order")
+		c, err := Create(context.Background(), cfg)
+		if err == nil && kind == "poststart" {
+			err = c.Start(context.Background())
+			if exit, _ := c.Wait(); exit.Signal != unix.SIGKILL {
+				t.Errorf("%s: the container goes on: %+v", kind, exit)
+			}
+			destroy(t, c)
+		}
+		var failed *HookError
+		if !errors.As(err, &failed) || failed.Kind != kind || err.Error() != kind+" hook "+script+": exit status 1: no good" {
+			t.Errorf("a failing %s hook: %v", kind, err)
+		}
+		if order, _ := os.ReadFile(dir + "/order"); string(order) != "fail\npoststop\n" {
+			t.Errorf("after a failing %s hook: %q", kind, order)
+		}
 	}
 	second := 1
 	cfg = config(t, "true")

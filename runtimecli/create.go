@@ -209,6 +209,9 @@ func start(ctx context.Context, a *app, args []string) (int, error) {
 		}
 		defer notify.close()
 		if err := c.Start(ctx); err != nil {
+			if failed := (*runtime.HookError)(nil); errors.As(err, &failed) {
+				err = errors.Join(err, a.destroy(args[0], c))
+			}
 			return 1, err
 		}
 		return 0, notify.relay(ctx, c)
