@@ -158,3 +158,25 @@ func TestASeccompProfileIsReadAtCreation(t *testing.T) {
 		}
 	}
 }
+
+// FuzzSeccompProfile: whatever a client sends as a profile is a filter or one line.
+func FuzzSeccompProfile(f *testing.F) {
+	for _, text := range []string{
+		`{}`, `null`, `[]`, `{"defaultAction":"SCMP_ACT_ALLOW"}`,
+		`{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38,"archMap":[{"architecture":"SCMP_ARCH_X86_64","subArchitectures":["SCMP_ARCH_X32"]}],"flags":["SECCOMP_FILTER_FLAG_LOG"],
+			"syscalls":[{"name":"read","action":"SCMP_ACT_ALLOW"},{"names":["ioctl"],"action":"SCMP_ACT_TRACE","errnoRet":5,"args":[{"index":1,"value":5,"valueTwo":7,"op":"SCMP_CMP_MASKED_EQ"}],"includes":{"minKernel":"4.8","caps":["CAP_KILL"]},"excludes":{"arches":["arm64"]}}]}`,
+		`{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/run/a","listenerMetadata":"m","syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}]}`,
+		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir\n"],"action":"SCMP_ACT_KILL"}]}`,
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		_, err := checkSeccomp(text, defaultCaps)
+		if err == nil {
+			return
+		}
+		if class := fail.Of(err); class != fail.Invalid && class != fail.NotImplemented || strings.ContainsAny(err.Error(), "\n\r") {
+			t.Errorf("%q (%v)", err, class)
+		}
+	})
+}

@@ -246,6 +246,21 @@ func TestStopTakesItsTimeout(t *testing.T) {
 	}
 }
 
+func TestUpdateTakesLimitsAndAPolicy(t *testing.T) {
+	b := newBench(t)
+	const body = `{"Memory":67108864,"PidsLimit":-1,"RestartPolicy":{"Name":"always"}}`
+	w := b.ask("POST", "/v1.47/containers/web/update", body)
+	if w.Code != 200 || strings.TrimSpace(w.Body.String()) != `{"Warnings":[]}` {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if u := b.eng.updated; u.Resources.Memory != 64<<20 || *u.Resources.PidsLimit != -1 || !u.RestartPolicy.IsAlways() {
+		t.Errorf("%+v", u)
+	}
+	if w := b.ask("POST", "/containers/web/update", `{"Memory":`); w.Code != 400 {
+		t.Errorf("a body that breaks off: %d", w.Code)
+	}
+}
+
 func TestWaitSendsItsHeadBeforeTheEnd(t *testing.T) {
 	b := newBench(t)
 	srv := httptest.NewServer(b)
