@@ -152,7 +152,8 @@ func (d *daemon) run(ctx context.Context) error {
 		Insecure: set.InsecureRegistries, Mirrors: set.RegistryMirrors, HostDirs: set.RegistryHostsDirs,
 		Tries: set.MaxDownloadAttempts, Stall: set.RegistryStallTimeout, UserAgent: "berth/" + version.Version, Log: d.log,
 	})
-	store, err := images.Open(images.Config{Root: set.DataRoot, DB: db, Registry: d.registry, Events: bus, Log: d.log, PushForeign: set.PushForeign, Driver: set.StorageDriver})
+	store, err := images.Open(images.Config{Root: set.DataRoot, DB: db, Registry: d.registry, Events: bus, Log: d.log, PushForeign: set.PushForeign, Driver: set.StorageDriver,
+		Downloads: set.MaxDownloads, Uploads: set.MaxUploads})
 	if err != nil {
 		return fmt.Errorf("open the image store: %w", err)
 	}

@@ -32,6 +32,8 @@ func (d *daemon) reload() {
 		{"cgroup-parent", d.set.CgroupParent, next.CgroupParent},
 		{"allow-nondistributable-artifacts", d.set.PushForeign, next.PushForeign},
 		{"registry-hosts-dirs", d.set.RegistryHostsDirs, next.RegistryHostsDirs},
+		{"max-concurrent-downloads", d.set.MaxDownloads, next.MaxDownloads},
+		{"max-concurrent-uploads", d.set.MaxUploads, next.MaxUploads},
 		{"max-download-attempts", d.set.MaxDownloadAttempts, next.MaxDownloadAttempts},
 		{"registry-stall-timeout", d.set.RegistryStallTimeout, next.RegistryStallTimeout},
 		{"log-driver", d.set.LogDriver, next.LogDriver},

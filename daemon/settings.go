@@ -39,6 +39,7 @@ type Settings struct {
 	RegistryHostsDirs                   []string
 	RegistryStallTimeout                time.Duration
 	MaxDownloadAttempts                 int
+	MaxDownloads, MaxUploads            int
 
 	LogDriver      string // default of containers
 	LogOpts        map[string]string
@@ -93,7 +94,7 @@ var dockerKeys = []string{
 	"builder", "cdi-spec-dirs", "containerd", "containerd-namespace", "containerd-plugins-namespace", "cpu-rt-period", "cpu-rt-runtime", "data-path-port", "default-address-pools",
 	"default-cgroupns-mode", "default-gateway", "default-gateway-v6", "default-ipc-mode", "default-network-opts", "dns", "dns-opts", "dns-search", "exec-opts",
 	"experimental", "features", "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "host-gateway-ip", "host-gateway-ips", "http-proxy", "https-proxy", "icc", "init", "init-path", "ip",
-	"ip-forward", "ip-forward-no-drop", "ip-masq", "ip6tables", "iptables", "ipv6", "live-restore", "max-concurrent-downloads", "max-concurrent-uploads",
+	"ip-forward", "ip-forward-no-drop", "ip-masq", "ip6tables", "iptables", "ipv6", "live-restore",
 	"metrics-addr", "min-api-version", "mtu", "network-control-plane-mtu", "no-new-privileges", "no-proxy", "node-generic-resources", "oom-score-adjust", "proxies", "raw-logs",
 	"registries", "seccomp-profile", "selinux-enabled", "storage-opts", "swarm-default-advertise-addr", "userland-proxy", "userland-proxy-path",
 	"userns-remap", "validate",
@@ -148,6 +149,8 @@ func newSettings() *Settings {
 	f.StringArrayVar(&s.PushForeign, "allow-nondistributable-artifacts", nil, "Registry (host or CIDR) that non-distributable layers are pushed to")
 	f.StringArrayVar(&s.RegistryMirrors, "registry-mirror", nil, "Base URL of a mirror to ask before docker.io")
 	f.StringArrayVar(&s.RegistryHostsDirs, "registry-hosts-dir", nil, "Directory with hosts.toml or certificates of registries, in <host:port>/ each (default /etc/berth/certs.d and /etc/docker/certs.d)")
+	f.IntVar(&s.MaxDownloads, "max-concurrent-downloads", 4, "Layers of one pull that are fetched at the same time")
+	f.IntVar(&s.MaxUploads, "max-concurrent-uploads", 5, "Layers of one push that are sent at the same time")
 	f.IntVar(&s.MaxDownloadAttempts, "max-download-attempts", 5, "How often a registry is asked for what may come the next time")
 	f.DurationVar(&s.RegistryStallTimeout, "registry-stall-timeout", time.Minute, "Begin a transfer anew that stands still for this time")
 	f.StringVar(&s.LogDriver, "log-driver", "json-file", "Default log driver of containers")
@@ -316,6 +319,9 @@ func (s *Settings) complete() error {
 		if err := registry.CheckInsecure(h); err != nil {
 			return fail.New(fail.Invalid, "insecure registry %w", err)
 		}
+	}
+	if s.MaxDownloads < 1 || s.MaxUploads < 1 {
+		return fail.New(fail.Invalid, "at least one layer must be fetched and sent at a time")
 	}
 	if s.MaxDownloadAttempts < 1 {
 		return fail.New(fail.Invalid, "invalid max download attempts: %d", s.MaxDownloadAttempts)

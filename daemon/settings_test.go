@@ -58,6 +58,7 @@ func TestWrongConfigurationsAreOneClearLine(t *testing.T) {
 		{"not built yet", `{"bip":"10.0.0.1/8"}`, nil, "not supported by this version of Berth: bip"},
 		{"not JSON", `{`, nil, "not a JSON object"},
 		{"wrong type", `{"debug":"perhaps"}`, nil, "debug"},
+		{"no downloads at all", `{"max-concurrent-downloads":0}`, nil, "at least one layer must be fetched and sent at a time"},
 		{"mirror that is none", `{"registry-mirrors":["ftp://m"]}`, nil, `registry mirror "ftp://m": a registry is reached by http or https`},
 		{"insecure registry with a path", `{"insecure-registries":["h:5000/x"]}`, nil, `insecure registry "h:5000/x" is neither host[:port] nor a network`},
 		{"unknown flag", `{}`, []string{"--colour"}, "unknown flag: --colour"},

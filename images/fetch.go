@@ -14,9 +14,12 @@ import (
 	"berth/oci"
 )
 
-// maxTransfers is how many layers of one image are on their way at the same time
-// (Docker's max-concurrent-downloads and -uploads are 3 and 5).
-const maxTransfers = 4
+// How many layers of one image are on their way at the same time, unless Config says
+// otherwise (dockerd: 3 and 5).
+const (
+	defaultDownloads = 4
+	defaultUploads   = 5
+)
 
 // fetch brings manifest and all it names into the stores.
 func (src source) fetch(ctx context.Context, l *lease, target oci.Descriptor, index []byte, manifest oci.Descriptor, report Progress) (arrived, error) {
@@ -112,7 +115,7 @@ type opener func(ctx context.Context, d oci.Descriptor, offset int64) (io.ReadCl
 // bringArtifact gets an artifact's blobs into the content store.
 func (s *Store) bringArtifact(ctx context.Context, p plan, open opener, report Progress) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(maxTransfers)
+	g.SetLimit(s.downloads)
 	for _, d := range append([]oci.Descriptor{p.v.Config}, p.v.Layers...) {
 		g.Go(func() error {
 			t := transfer{store: s, d: d, open: open, report: report}
@@ -159,7 +162,7 @@ func (s *Store) bring(ctx context.Context, p plan, open opener, report Progress)
 		report(Step{ID: short(d.Digest), Status: status})
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	slots := make(chan struct{}, maxTransfers)
+	slots := make(chan struct{}, s.downloads)
 	for i, d := range p.v.Layers {
 		if here[i] {
 			ready[i] <- result{}

@@ -22,6 +22,7 @@
 package images
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -49,6 +50,9 @@ type Config struct {
 	// Driver is how root file systems are made of layers: "overlay", "copy", or empty for
 	// what the file system of Root can.
 	Driver string
+	// Downloads and Uploads bound how many layers of one image are on their way at the same
+	// time. 0: 4 and 5.
+	Downloads, Uploads int
 }
 
 // Store is the engine's image store. It is safe for concurrent use.
@@ -61,7 +65,8 @@ type Store struct {
 	blobs    *blob.Store
 	layers   *layer.Store
 
-	pushForeign []string
+	pushForeign        []string
+	downloads, uploads int
 
 	// Locks are taken in the order of these fields.
 	removal sync.RWMutex // Use holds it shared, the deciding part of Remove alone
@@ -79,7 +84,7 @@ type Store struct {
 func Open(cfg Config) (*Store, error) {
 	s := &Store{
 		root: cfg.Root, db: cfg.DB, registry: cfg.Registry, events: cfg.Events, log: cfg.Log,
-		pushForeign: cfg.PushForeign, leases: map[*lease]struct{}{}, flights: map[oci.Digest]*flight{}, damaged: map[string]error{},
+		pushForeign: cfg.PushForeign, downloads: cmp.Or(cfg.Downloads, defaultDownloads), uploads: cmp.Or(cfg.Uploads, defaultUploads), leases: map[*lease]struct{}{}, flights: map[oci.Digest]*flight{}, damaged: map[string]error{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -277,7 +277,7 @@ func (p push) image(ctx context.Context, e *entry) (variant, []byte, error) {
 		return variant{}, nil, err
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	slots := make(chan struct{}, maxTransfers)
+	slots := make(chan struct{}, p.store.uploads)
 	var sent sync.Map // a layer that occurs twice is sent once
 	for i, d := range v.Layers {
 		g.Go(func() error {

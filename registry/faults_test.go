@@ -85,12 +85,12 @@ func TestPassingFaultsOfARegistryAreOvercome(t *testing.T) {
 	for _, f := range testkit.UploadFaults {
 		pushes = append(pushes, one{string(f), 1, 1, []testkit.Fault{f}})
 	}
-	for seed := range uint64(6) {
+	for seed := range uint64(5) {
 		pulls = append(pulls, one{fmt.Sprintf("seed %d", seed), seed, 2, testkit.DownloadFaults})
 		pushes = append(pushes, one{fmt.Sprintf("seed %d", seed), seed, 2, testkit.UploadFaults})
 	}
 	client := func(proxy *testkit.FaultyRegistry, name string) *Repository {
-		c := New(Config{Stall: 100 * time.Millisecond, Pause: time.Millisecond, Tries: 10})
+		c := New(Config{Stall: 60 * time.Millisecond, Pause: time.Millisecond, Tries: 10})
 		return c.Repository(named(t, proxy.Addr+"/"+name), nil)
 	}
 	for _, tt := range pulls {

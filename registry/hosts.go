@@ -136,6 +136,9 @@ func (c *Client) fingerprint(dir string, list []way) string {
 	return b.String()
 }
 
+// maxRegistries bounds what many different registries can make us remember.
+const maxRegistries = 256
+
 // waysTo returns the servers for a reference's domain. The directory is looked at each
 // time: it costs a few system calls, and a change needs no restart.
 func (c *Client) waysTo(domain string) (ways, error) {
@@ -161,6 +164,10 @@ func (c *Client) waysTo(domain string) (ways, error) {
 	c.mu.Lock()
 	if ok && known.print != w.print {
 		c.cfg.Log.Info("the configuration of a registry has changed", "registry", domain, "directory", dir)
+	}
+	if len(c.ways) >= maxRegistries {
+		clear(c.ways)
+		clear(c.endpoints)
 	}
 	c.ways[domain] = w
 	c.mu.Unlock()
