@@ -37,10 +37,10 @@ func (c canned) RoundTrip(r *http.Request) (*http.Response, error) {
 // cannedRepository is one whose server answers so.
 func cannedRepository(c canned) *Repository {
 	client := New(Config{Tries: 1, HostDirs: []string{}})
-	name, _ := reference.ParseNormalizedNamed("registry.test/app")
+	name, _ := reference.ParseNormalizedNamed("localhost/app") // on loopback no realm is looked up
 	repo := client.Repository(name, nil)
 	e := repo.remote.endpoint
-	e.base, e.http = "https://registry.test/v2", &http.Client{Transport: c}
+	e.base, e.http = "https://localhost/v2", &http.Client{Transport: c}
 	return repo
 }
 

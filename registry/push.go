@@ -174,9 +174,12 @@ func (u *upload) send(ctx context.Context, n int64) error {
 	}
 	drain(resp)
 	u.begun = true
+	from := u.at
 	u.at += n
-	if has, ok := received(resp); ok && has > 0 && has < u.at && has >= u.at-n {
-		u.at = has
+	if has, ok := received(resp); ok && has > 0 && has < u.at {
+		if u.at = has; has <= from {
+			return spoiled(fail.New(fail.Unavailable, "the registry took %d bytes and has only %d", from+n, has))
+		}
 	}
 	return u.moveTo(resp)
 }
