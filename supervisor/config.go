@@ -47,7 +47,7 @@ type Config struct {
 	ID     string     `json:"id"`
 	Dir    string     `json:"dir"`    // durable: exit.json is written here
 	RunDir string     `json:"runDir"` // gone at reboot: shim.sock, state.json
-	Spec   *oci.Spec  `json:"spec"`
+	Spec   *oci.Spec  `json:"-"`      // see wireConfig
 	Root   oci.Rootfs `json:"root"`
 
 	// Runtime makes the container; nil: the shim itself does.

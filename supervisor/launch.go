@@ -208,7 +208,7 @@ func (l *Launcher) forget(dead *spare) {
 // missed. On failure the shim is gone and nothing is left behind; error classes are
 // those of runtime.Create.
 func (l *Launcher) Create(ctx context.Context, cfg Config, attach []Attachment) (*Shim, error) {
-	req := createRequest{Config: cfg}
+	req := createRequest{Config: toWireConfig(cfg)}
 	var files []int
 	var given []handover
 	giveUp := func(err error) (*Shim, error) {

@@ -95,7 +95,7 @@ func serve() error {
 		closeFiles(files)
 		return answered(w, f.ID, err)
 	}
-	cfg, attach := req.Config, req.Attach
+	cfg, attach := req.Config.config(), req.Attach
 	req = createRequest{}
 	s := newShim(&cfg, guard)
 	p := s.join(w)

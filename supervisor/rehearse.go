@@ -27,7 +27,7 @@ func rehearse(conn *net.UnixConn) {
 			}
 			return err
 		},
-		func() error { return runtime.Rehearse(req.Config.Spec) },
+		func() error { return runtime.Rehearse(req.Config.config().Spec) },
 		func() error {
 			now := time.Now()
 			for _, v := range []any{runState{StartedAt: now}, helloReply{}, startReply{At: now},

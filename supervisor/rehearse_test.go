@@ -12,7 +12,7 @@ func TestTheRehearsedRequestIsOneThatCouldBeServed(t *testing.T) {
 	if err := json.Unmarshal([]byte(sampleRequest), &req); err != nil {
 		t.Fatal(err)
 	}
-	if err := runtime.Rehearse(req.Config.Spec); err != nil {
+	if err := runtime.Rehearse(req.Config.config().Spec); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"berth/oci"
@@ -37,8 +38,46 @@ type helloReply struct {
 }
 
 type createRequest struct {
-	Config Config          `json:"config"`
+	Config wireConfig      `json:"config"`
 	Attach []AttachOptions `json:"attach,omitempty"`
+}
+
+// wireConfig is a Config as it travels. Its specification has no room for other platforms
+// than Linux: what encoding/json notes of every type that it meets a shim keeps for life.
+type wireConfig struct {
+	Config
+	Spec *linuxSpec `json:"spec"`
+}
+
+// linuxSpec is an oci.Spec of Linux.
+type linuxSpec struct {
+	Version     string            `json:"ociVersion"`
+	Process     *oci.Process      `json:"process,omitempty"`
+	Root        *specs.Root       `json:"root,omitempty"`
+	Hostname    string            `json:"hostname,omitempty"`
+	Domainname  string            `json:"domainname,omitempty"`
+	Mounts      []oci.Mount       `json:"mounts,omitempty"`
+	Hooks       *specs.Hooks      `json:"hooks,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Linux       *specs.Linux      `json:"linux,omitempty"`
+}
+
+func toWireConfig(c Config) wireConfig {
+	w := wireConfig{Config: c}
+	if s := c.Spec; s != nil {
+		w.Spec = &linuxSpec{Version: s.Version, Process: s.Process, Root: s.Root, Hostname: s.Hostname, Domainname: s.Domainname,
+			Mounts: s.Mounts, Hooks: s.Hooks, Annotations: s.Annotations, Linux: s.Linux}
+	}
+	return w
+}
+
+func (w wireConfig) config() Config {
+	c := w.Config
+	if s := w.Spec; s != nil {
+		c.Spec = &oci.Spec{Version: s.Version, Process: s.Process, Root: s.Root, Hostname: s.Hostname, Domainname: s.Domainname,
+			Mounts: s.Mounts, Hooks: s.Hooks, Annotations: s.Annotations, Linux: s.Linux}
+	}
+	return c
 }
 
 type startReply struct {
