@@ -6,7 +6,8 @@ package oci
 import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth/oci/bundle"
 )
 
 // Aliases of the specifications' own types.
@@ -17,27 +18,15 @@ type (
 	Index      = ocispec.Index
 	Image      = ocispec.Image
 	Platform   = ocispec.Platform
-	Spec       = specs.Spec
-	Process    = specs.Process
-	Mount      = specs.Mount
-	User       = specs.User
 
-	LinuxResources = specs.LinuxResources
+	Spec           = bundle.Spec
+	Process        = bundle.Process
+	Mount          = bundle.Mount
+	User           = bundle.User
+	LinuxResources = bundle.LinuxResources
+
+	Rootfs = bundle.Rootfs
 )
-
-// Rootfs says how to make a container's root file system. It is filled by images
-// (who knows what a layer is), carried by the engine and mounted by the runtime.
-//
-// Either Path is set (a directory that exists, as in an OCI bundle), or Lower is:
-// then the root is an overlay, built as a detached mount.
-type Rootfs struct {
-	Path  string   `json:"path,omitempty"`
-	Lower []string `json:"lower,omitempty"` // directories, top-most layer first
-	Upper string   `json:"upper,omitempty"` // empty: a read-only overlay of Lower
-	Work  string   `json:"work,omitempty"`
-	// Volatile: what is written need not survive the machine, so nothing is ever synced.
-	Volatile bool `json:"volatile,omitempty"`
-}
 
 // ChainID is the identity of a stack of layers (image-spec, "Layer ChainID"):
 // the first diff ID itself, then the digest of "parent diffID" for each further one.

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // BenchmarkRun is one whole life of a container: create, start, wait, destroy.

@@ -7,7 +7,7 @@ import (
 
 	"berth/kernel"
 	"berth/kernel/stage"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // builder compiles a specification into a program. Everything it opens stays open in

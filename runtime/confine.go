@@ -10,7 +10,7 @@ import (
 	"berth/fail"
 	"berth/kernel/seccomp"
 	"berth/kernel/stage"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // confinement is what a process is given last: who it is and what it may do.

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // status is a field of /proc/PID/status.

@@ -12,7 +12,7 @@ import (
 	"berth/fail"
 	"berth/kernel/cgroup"
 	"berth/kernel/seccomp"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // Container is a container made by this process, or found again by Load. In the first

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 func TestATmpfsStartsWithACopyOfWhatItCovers(t *testing.T) {

@@ -18,7 +18,7 @@ import (
 	"berth/kernel/cgroup"
 	"berth/kernel/seccomp"
 	"berth/kernel/stage"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // The points that a child tells it has reached.

@@ -11,7 +11,7 @@ import (
 
 	"berth/fail"
 	"berth/kernel/stage"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // ExecConfig is a further process for a running container. Process.User is numeric;

@@ -16,7 +16,7 @@ import (
 
 	"berth/fail"
 	"berth/kernel/stage"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 func (c *Container) hooks() specs.Hooks {

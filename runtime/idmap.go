@@ -12,7 +12,7 @@ import (
 	"berth/fail"
 	"berth/kernel"
 	"berth/kernel/stage"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // idMaps are the ids of a user namespace.

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/kernel/stage"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // label is what a security module is told before execve: a text for a file in

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // terminal reads the console until it ends, which Linux tells with EIO.

@@ -11,7 +11,7 @@ import (
 	"berth/fail"
 	"berth/kernel"
 	"berth/kernel/stage"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // mountPlan is one mount of the specification, with what the parent prepares for it.

@@ -15,7 +15,7 @@ import (
 
 	"berth/fail"
 	"berth/kernel"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // mountsOf maps mount points of a process to their options, the newest last.

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/kernel"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 const oldKernel = "BERTH_TEST_OLD_KERNEL"

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/kernel/cgroup"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // Rehearse does with spec what Create does with it up to the fork, on the host's own root

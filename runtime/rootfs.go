@@ -11,7 +11,7 @@ import (
 	"berth/fail"
 	"berth/kernel"
 	"berth/kernel/stage"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // classOfPath is the class of a failure to reach a path that the caller named.

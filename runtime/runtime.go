@@ -9,7 +9,7 @@ package runtime
 import (
 	"os"
 
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // Config is what a container is made from.

@@ -13,7 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // needRoot skips tests that make real containers.

@@ -10,7 +10,7 @@ import (
 
 	"berth/fail"
 	"berth/kernel/stage"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // scheduling is a process's share of processors and disks (runtime-spec, config.md,

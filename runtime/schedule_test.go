@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 func TestASchedulerOfTheSpecificationIsTheProcesss(t *testing.T) {

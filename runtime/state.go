@@ -13,7 +13,7 @@ import (
 	"berth/fail"
 	"berth/kernel"
 	"berth/kernel/cgroup"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // State is what another process needs to find a container again. It is made to be kept

@@ -14,7 +14,7 @@ import (
 
 	"berth/fail"
 	"berth/kernel"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // An image's user files are read up to this size: they are untrusted, and are held in

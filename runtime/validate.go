@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // invalid says which field of the specification is wrong, by its JSON path, and why.

@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth/fail"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 func TestAWrongSpecificationNamesTheField(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	featspec "github.com/opencontainers/runtime-spec/specs-go/features"
 
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // TestMain makes the test binary the program itself when it is asked to, so that tests

@@ -15,7 +15,7 @@ import (
 
 	"berth/durable"
 	"berth/fail"
-	"berth/oci"
+	oci "berth/oci/bundle"
 	"berth/runtime"
 )
 

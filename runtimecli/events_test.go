@@ -13,7 +13,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 func TestNumbersOfAList(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 
 	"berth/fail"
 	"berth/kernel"
-	"berth/oci"
+	oci "berth/oci/bundle"
 	"berth/runtime"
 )
 

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // host is a place where containers are made: a bundle of busybox and a root directory.

@@ -11,7 +11,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"berth/oci"
+	oci "berth/oci/bundle"
 	"berth/runtime"
 )
 

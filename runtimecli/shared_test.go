@@ -13,7 +13,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // inMountNamespace changes a configuration to use the mount namespace of a process, or the

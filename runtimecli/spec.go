@@ -12,7 +12,7 @@ import (
 
 	"berth/durable"
 	"berth/fail"
-	"berth/oci"
+	oci "berth/oci/bundle"
 	"berth/runtime"
 	"berth/version"
 )

@@ -13,7 +13,7 @@ import (
 
 	"berth/durable"
 	"berth/fail"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // limitFlags are the flags of update that set one limit each.

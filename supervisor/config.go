@@ -35,7 +35,7 @@ import (
 	"time"
 
 	"berth/logs"
-	"berth/oci"
+	oci "berth/oci/bundle"
 	"berth/supervisor/external"
 )
 

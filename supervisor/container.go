@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"berth/oci"
+	oci "berth/oci/bundle"
 	"berth/runtime"
 	"berth/supervisor/external"
 )

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // Shim is the engine's connection to one shim. Its methods are safe for concurrent use;

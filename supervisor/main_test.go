@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/logs"
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // The test program is its own berth-shim: it is started without arguments by the

@@ -4,7 +4,7 @@ import (
 	"reflect"
 	"testing"
 
-	"berth/oci"
+	oci "berth/oci/bundle"
 )
 
 // A member that a later specification adds for Linux must be added to linuxSpec too.

@@ -21,7 +21,7 @@ import (
 	"berth/durable"
 	"berth/fail"
 	"berth/logs"
-	"berth/oci"
+	oci "berth/oci/bundle"
 	"berth/runtime"
 )
 

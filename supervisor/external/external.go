@@ -36,7 +36,7 @@ import (
 	"berth/durable"
 	"berth/fail"
 	"berth/kernel/cgroup"
-	"berth/oci"
+	oci "berth/oci/bundle"
 	"berth/runtime"
 )
 
