@@ -201,3 +201,37 @@ func TestLoginKeepsAnIdentityTokenInAHelper(t *testing.T) {
 		t.Error("logout left the credentials in the helper")
 	}
 }
+
+func TestLoginFailuresAreOneLine(t *testing.T) {
+	hosts := t.TempDir()
+	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--registry-hosts-dir=" + hosts, "--max-download-attempts=1"}})
+	ca := testkit.NewAuthority(t)
+	old := ca.Issue(-time.Hour, "127.0.0.1")
+	expired := testkit.Registry(t, testkit.RegistryOptions{TLS: &old})
+	file(t, content(t, ca.Cert), hosts, expired.Addr, "ca.crt")
+	web := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(web.Close)
+	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
+	t.Cleanup(busy.Close)
+	locked := testkit.Registry(t, testkit.RegistryOptions{Auth: true})
+	for host, want := range map[string]string{
+		"127.0.0.1:1":                `connection refused`,
+		"exa mple":                   `invalid|not a`,
+		"127.0.0.1:port":             `invalid|not a`,
+		expired.Addr:                 `certificate has expired or is not yet valid`,
+		web.Listener.Addr().String(): `is not a registry`,
+		busy.URL:                     `503 Service Unavailable`,
+		locked.Addr:                  `(?i)unauthorized`,
+	} {
+		t.Run(want, func(t *testing.T) {
+			r := e.Run("guess\n", filepath.Join(e.Bin, "berth"), "login", "-u", "ann", "--password-stdin", host)
+			refused(t, r, 1, want)
+			if strings.Contains(r.Stderr, "guess") {
+				t.Error("the password is told")
+			}
+		})
+	}
+	if _, err := os.Stat(filepath.Join(e.Dir, "home", ".docker", "config.json")); err == nil {
+		t.Error("a login that failed was stored")
+	}
+}
