@@ -123,6 +123,9 @@ func (d *daemon) run(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return fail.New(fail.NotImplemented, "berthd needs to be run as root: rootless mode is not supported by this version of Berth")
 	}
+	if err := set.applyProxies(); err != nil {
+		return err
+	}
 	if _, err := logs.ParseOptions(set.LogDriver, set.LogOpts); err != nil {
 		return fmt.Errorf("default log options: %w", err)
 	}

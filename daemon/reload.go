@@ -32,6 +32,7 @@ func (d *daemon) reload() {
 		{"cgroup-parent", d.set.CgroupParent, next.CgroupParent},
 		{"allow-nondistributable-artifacts", d.set.PushForeign, next.PushForeign},
 		{"registry-hosts-dirs", d.set.RegistryHostsDirs, next.RegistryHostsDirs},
+		{"proxies", []string{d.set.HTTPProxy, d.set.HTTPSProxy, d.set.NoProxy}, []string{next.HTTPProxy, next.HTTPSProxy, next.NoProxy}},
 		{"max-concurrent-downloads", d.set.MaxDownloads, next.MaxDownloads},
 		{"max-concurrent-uploads", d.set.MaxUploads, next.MaxUploads},
 		{"max-download-attempts", d.set.MaxDownloadAttempts, next.MaxDownloadAttempts},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,6 +41,7 @@ type Settings struct {
 	RegistryStallTimeout                time.Duration
 	MaxDownloadAttempts                 int
 	MaxDownloads, MaxUploads            int
+	HTTPProxy, HTTPSProxy, NoProxy      string // empty: as the environment has it
 
 	LogDriver      string // default of containers
 	LogOpts        map[string]string
@@ -93,9 +95,9 @@ var dockerKeys = []string{
 	"allow-direct-routing", "api-cors-header", "authorization-plugins", "bip", "bip6", "bridge", "bridge-accept-fwmark",
 	"builder", "cdi-spec-dirs", "containerd", "containerd-namespace", "containerd-plugins-namespace", "cpu-rt-period", "cpu-rt-runtime", "data-path-port", "default-address-pools",
 	"default-cgroupns-mode", "default-gateway", "default-gateway-v6", "default-ipc-mode", "default-network-opts", "dns", "dns-opts", "dns-search", "exec-opts",
-	"experimental", "features", "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "host-gateway-ip", "host-gateway-ips", "http-proxy", "https-proxy", "icc", "init", "init-path", "ip",
+	"experimental", "features", "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "host-gateway-ip", "host-gateway-ips", "icc", "init", "init-path", "ip",
 	"ip-forward", "ip-forward-no-drop", "ip-masq", "ip6tables", "iptables", "ipv6", "live-restore",
-	"metrics-addr", "min-api-version", "mtu", "network-control-plane-mtu", "no-new-privileges", "no-proxy", "node-generic-resources", "oom-score-adjust", "proxies", "raw-logs",
+	"metrics-addr", "min-api-version", "mtu", "network-control-plane-mtu", "no-new-privileges", "node-generic-resources", "oom-score-adjust", "raw-logs",
 	"registries", "seccomp-profile", "selinux-enabled", "storage-opts", "swarm-default-advertise-addr", "userland-proxy", "userland-proxy-path",
 	"userns-remap", "validate",
 }
@@ -149,6 +151,9 @@ func newSettings() *Settings {
 	f.StringArrayVar(&s.PushForeign, "allow-nondistributable-artifacts", nil, "Registry (host or CIDR) that non-distributable layers are pushed to")
 	f.StringArrayVar(&s.RegistryMirrors, "registry-mirror", nil, "Base URL of a mirror to ask before docker.io")
 	f.StringArrayVar(&s.RegistryHostsDirs, "registry-hosts-dir", nil, "Directory with hosts.toml or certificates of registries, in <host:port>/ each (default /etc/berth/certs.d and /etc/docker/certs.d)")
+	f.StringVar(&s.HTTPProxy, "http-proxy", "", "HTTP proxy on the way to registries")
+	f.StringVar(&s.HTTPSProxy, "https-proxy", "", "HTTPS proxy on the way to registries")
+	f.StringVar(&s.NoProxy, "no-proxy", "", "Comma-separated hosts or networks that are reached without a proxy")
 	f.IntVar(&s.MaxDownloads, "max-concurrent-downloads", 4, "Layers of one pull that are fetched at the same time")
 	f.IntVar(&s.MaxUploads, "max-concurrent-uploads", 5, "Layers of one push that are sent at the same time")
 	f.IntVar(&s.MaxDownloadAttempts, "max-download-attempts", 5, "How often a registry is asked for what may come the next time")
@@ -200,6 +205,9 @@ func (s *Settings) merge(data []byte) error {
 	if err := json.Unmarshal(data, &file); err != nil {
 		return fail.New(fail.Invalid, "not a JSON object: %w", err)
 	}
+	if err := s.mergeProxies(file); err != nil {
+		return err
+	}
 	var unknown, unsupported, conflicts []string
 	for _, key := range slices.Sorted(maps.Keys(file)) {
 		name := key
@@ -213,7 +221,7 @@ func (s *Settings) merge(data []byte) error {
 		switch {
 		case f == nil && slices.Contains(dockerKeys, key):
 			unsupported = append(unsupported, key)
-		case f == nil || slices.Contains(flagOnly, name):
+		case f == nil || slices.Contains(flagOnly, name) || slices.Contains(proxyFlags, name):
 			unknown = append(unknown, key)
 		case f.Changed:
 			conflicts = append(conflicts, fmt.Sprintf("%s: (from flag: %s, from file: %s)", key, f.Value, file[key]))
@@ -230,6 +238,51 @@ func (s *Settings) merge(data []byte) error {
 	for key, raw := range file {
 		if err := s.set(key, raw); err != nil {
 			return fail.New(fail.Invalid, "%s: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// mergeProxies takes the key proxies, whose own keys are flags' names, out of a file.
+func (s *Settings) mergeProxies(file map[string]json.RawMessage) error {
+	raw, ok := file["proxies"]
+	if !ok {
+		return nil
+	}
+	delete(file, "proxies")
+	var proxies map[string]string
+	if err := json.Unmarshal(raw, &proxies); err != nil {
+		return fail.New(fail.Invalid, "proxies: %w", err)
+	}
+	for _, key := range slices.Sorted(maps.Keys(proxies)) {
+		if !slices.Contains(proxyFlags, key) {
+			return fail.New(fail.Invalid, "the following directives don't match any configuration option: proxies.%s", key)
+		}
+		f := s.flags.Lookup(key)
+		if f.Changed {
+			return fail.New(fail.Invalid, "the following directives are specified both as a flag and in the configuration file: proxies.%s", key)
+		}
+		if err := f.Value.Set(proxies[key]); err != nil {
+			return fail.New(fail.Invalid, "proxies.%s: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// proxyFlags are in a file below the key proxies.
+var proxyFlags = []string{"http-proxy", "https-proxy", "no-proxy"}
+
+// applyProxies puts the proxies where everything that speaks HTTP looks for them. It must
+// happen before the first request.
+func (s *Settings) applyProxies() error {
+	for name, value := range map[string]string{"HTTP_PROXY": s.HTTPProxy, "HTTPS_PROXY": s.HTTPSProxy, "NO_PROXY": s.NoProxy} {
+		if value == "" {
+			continue
+		}
+		for _, n := range []string{name, strings.ToLower(name)} {
+			if err := os.Setenv(n, value); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -308,6 +361,11 @@ func (s *Settings) complete() error {
 	for _, l := range s.Labels {
 		if k, _, ok := strings.Cut(l, "="); !ok || k == "" {
 			return fail.New(fail.Invalid, "label %q is not key=value", l)
+		}
+	}
+	for flag, value := range map[string]string{"http-proxy": s.HTTPProxy, "https-proxy": s.HTTPSProxy} {
+		if u, err := url.Parse(value); value != "" && (err != nil || u.Host == "" && strings.Contains(value, "://")) {
+			return fail.New(fail.Invalid, "--%s is not the URL of a proxy", flag) // without it: it may hold a password
 		}
 	}
 	for _, m := range s.RegistryMirrors {

@@ -265,6 +265,33 @@ func TestServerErrorsAreRetriedAndRetryAfterIsHonoured(t *testing.T) {
 	}
 }
 
+func TestRetryAfterIsReadAndBounded(t *testing.T) {
+	for value, want := range map[string]time.Duration{
+		"": 0, "7": 7 * time.Second, "-7": 0, "soon": 0, "99999999999999999999": 0, "9999999999": (1 << 20) * time.Second,
+		time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat): 0,
+	} {
+		if got := retryAfter(&http.Response{Header: http.Header{"Retry-After": {value}}}); got != want {
+			t.Errorf("%q is %v, want %v", value, got, want)
+		}
+	}
+	date := time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)
+	if got := retryAfter(&http.Response{Header: http.Header{"Retry-After": {date}}}); got < 50*time.Minute || got > time.Hour {
+		t.Errorf("%q is %v", date, got)
+	}
+	// A server that wants us to wait for an hour is told of instead.
+	var asked atomic.Int32
+	repo := fake(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v2/" {
+			asked.Add(1)
+			w.Header().Set("Retry-After", "3600")
+			w.WriteHeader(http.StatusTooManyRequests)
+		}
+	})
+	if _, err := repo.Resolve(t.Context(), "1", nil); !fail.Is(err, fail.Unavailable) || asked.Load() != 1 {
+		t.Errorf("asked %d times: %v", asked.Load(), err)
+	}
+}
+
 func TestCancelEndsARetryAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	repo := fake(t, func(w http.ResponseWriter, r *http.Request) {

@@ -235,3 +235,38 @@ func TestLoginFailuresAreOneLine(t *testing.T) {
 		t.Error("a login that failed was stored")
 	}
 }
+
+func TestRegistriesAreReachedThroughAProxy(t *testing.T) {
+	reg, img := layeredImage(t)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodConnect || r.URL.Host != "registry.invalid:5000" {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		out := r.Clone(r.Context())
+		out.RequestURI, out.URL.Host = "", reg.Addr
+		resp, err := http.DefaultTransport.RoundTrip(out)
+		if err != nil {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		defer resp.Body.Close()
+		for k, v := range resp.Header {
+			w.Header()[k] = v
+		}
+		w.WriteHeader(resp.StatusCode)
+		_, _ = io.Copy(w, resp.Body)
+	}))
+	t.Cleanup(proxy.Close)
+	e := testkit.StartEngine(t, testkit.EngineOptions{Lazy: true})
+	write(t, filepath.Join(e.Dir, "daemon.json"), fmt.Sprintf(`{"proxies":{"http-proxy":%q,"https-proxy":%q,"no-proxy":"else.test"},"insecure-registries":["registry.invalid:5000"],"max-download-attempts":1}`, proxy.URL, proxy.URL))
+	e.Start()
+	e.Must("pull", "registry.invalid:5000/box:1")
+	if got := e.Must("image", "inspect", "-f", "{{.Id}}", "registry.invalid:5000/box:1"); got != img.ID {
+		t.Errorf("got %s, want %s", got, img.ID)
+	}
+	if got := e.Must("info", "-f", "{{.HTTPProxy}} {{.NoProxy}}"); got != proxy.URL+" else.test" {
+		t.Errorf("info: %s", got)
+	}
+	refused(t, e.Berth("pull", "other.invalid:5000/box:1"), 1, `Bad Gateway`)
+}
