@@ -122,6 +122,43 @@ var runFlags = []struct {
 	{"--volumes-from other", ``, `--volumes-from is not built yet`},
 	{"--workdir /tmp", `"WorkingDir":"/tmp"`, ``},
 	{"--kernel-memory 10m", ``, `no longer has this limit`},
+
+	// limits that contradict each other, or that no kernel takes
+	{"--cpus 1 --cpu-quota 20000", ``, `Nano CPUs and CPU Quota cannot both be set`},
+	{"--cpus 1 --cpu-period 20000", ``, `Nano CPUs and CPU Period cannot both be set`},
+	{"--cpus 4000", ``, `Range of CPUs is from 0.01 to`},
+	{"--cpu-period 10", ``, `CPU cfs period can not be less than 1ms`},
+	{"--cpu-quota 10", ``, `CPU cfs quota can not be less than 1ms`},
+	{"--cpu-rt-runtime 10 --cpu-rt-period 5", ``, `real-time runtime cannot be higher than cpu real-time period|does not support CPU real-time`},
+	{"--cpuset-cpus 4000", ``, `Requested CPUs are not available - requested 4000, available: `},
+	{"--cpuset-cpus 1-0", ``, `Invalid value 1-0 for cpuset cpus`},
+	{"--cpuset-mems 4000", ``, `Requested memory nodes are not available|Invalid value`},
+	{"--memory 1m", ``, `Minimum memory limit allowed is 6MB`},
+	{"--memory-swap 64m", ``, `You should always set the Memory limit when using Memoryswap limit`},
+	{"--memory 64m --memory-swap 32m", ``, `Minimum memoryswap limit should be larger than memory limit`},
+	{"--memory 32m --memory-reservation 64m", ``, `Minimum memory limit can not be less than memory reservation limit`},
+	{"--memory-reservation 1m", ``, `Minimum memory reservation allowed is 6MB`},
+	{"--memory-swappiness 200", ``, `valid memory swappiness range is 0-100`},
+	{"--oom-score-adj 2000", ``, `range for oom score adj is \[-1000, 1000\]`},
+	{"--blkio-weight 5", ``, `Range of blkio weight is from 10 to 1000`},
+	{"--device-cgroup-rule d_1:3_rwm", ``, `invalid device cgroup format`},
+	{"--ulimit foo=1", ``, `invalid ulimit type: foo`},
+	{"--ulimit nofile=200:100", ``, `ulimit soft limit must be less than or equal to hard limit`},
+	{"--cgroup-parent user.slice", ``, `slice of systemd`},
+	{"--cgroup-parent ../x", ``, `invalid cgroup parent`},
+	{"--security-opt seccomp=/no/such", ``, `opening seccomp profile \(/no/such\) failed`},
+	{"--security-opt systempaths=closed", ``, `invalid --security-opt: "systempaths=closed"`},
+	{"--security-opt label=foo:bar", ``, `invalid --security-opt: "label=foo:bar"`},
+	{"--security-opt no-new-privileges:perhaps", ``, `invalid --security-opt: "no-new-privileges:perhaps"`},
+	{"--security-opt systempaths=unconfined", `"MaskedPaths":\[\],"ReadonlyPaths":\[\]`, ``},
+	{"--cgroupns other", ``, `invalid CGROUP mode`},
+	{"--ipc other", ``, `invalid IPC mode`},
+	{"--pid other", ``, `invalid PID mode`},
+	{"--userns other", ``, `invalid USER mode`},
+	{"--uts other", ``, `invalid UTS mode`},
+	{"--uts host --hostname h", ``, `conflicting options: hostname and the UTS mode`},
+	{"--sysctl kernel.panic=1", ``, `is not allowed`},
+	{"--shm-size -1", ``, `invalid`},
 }
 
 // These are the client's own; other tests see what they do.
@@ -140,7 +177,7 @@ func TestNoFlagOfRunIsIgnored(t *testing.T) {
 					inTable[a] = true
 				}
 				a = strings.ReplaceAll(a, "DIR", e.Dir)
-				if strings.HasPrefix(a, "c_") {
+				if strings.HasPrefix(a, "c_") || strings.HasPrefix(a, "d_") {
 					a = strings.ReplaceAll(a, "_", " ")
 				}
 				args = append(args, a)

@@ -42,14 +42,21 @@ func supported(hs []hierarchy) Support {
 		return dir{}, false
 	}
 	// pick is whether a controller is there with the file that v1 or v2 has for a thing; no
-	// name says that the version cannot do it.
+	// name says that the version cannot do it. On v2, groups have only the files of the
+	// controllers that were delegated to them, which ours will all be: one that the sample
+	// lacks is taken for complete.
 	pick := func(controller, v1, v2 string) bool {
 		d, ok := find(controller)
-		name := v1
-		if ok && d.unified {
-			name = v2
+		switch {
+		case !ok:
+			return false
+		case !d.unified:
+			return v1 != "" && exists(d.path+"/"+v1)
+		case v2 == "":
+			return false
 		}
-		return ok && name != "" && exists(d.path+"/"+name)
+		here := hierarchy{unified: true, controllers: controllersOf(d.path)}
+		return exists(d.path+"/"+v2) || d.path == d.mount || !here.serves(controller)
 	}
 	for _, h := range hs {
 		switch {
@@ -69,8 +76,10 @@ func supported(hs []hierarchy) Support {
 	_, s.CPUSet = find("cpuset")
 	_, s.PIDs = find("pids")
 	s.BlockIO = pick("blkio", "blkio.throttle.read_bps_device", "io.max")
-	s.BlockIOWeight = pick("blkio", "blkio.weight", "io.weight") || pick("blkio", "blkio.bfq.weight", "io.bfq.weight")
-	s.DeviceWeight = pick("blkio", "blkio.weight_device", "io.weight") || pick("blkio", "blkio.bfq.weight_device", "io.bfq.weight")
+	// The root group has no weight, but BFQ's counters.
+	bfq := pick("blkio", "blkio.bfq.weight", "io.bfq.weight") || pick("blkio", "blkio.bfq.io_serviced", "")
+	s.BlockIOWeight = bfq || pick("blkio", "blkio.weight", "io.weight")
+	s.DeviceWeight = bfq || pick("blkio", "blkio.weight_device", "io.weight")
 	_, s.Hugetlb = find("hugetlb")
 	_, s.Devices = find("devices")
 	_, s.Freezer = find("freezer")

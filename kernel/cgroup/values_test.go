@@ -279,6 +279,15 @@ func TestWhatTheHostSupportsIsFound(t *testing.T) {
 	if got != want {
 		t.Fatalf("got %+v", got)
 	}
+	// A group with memory alone delegated to it does not tell what ours can have.
+	g = fake(t, map[string]string{"cgroup.controllers": "memory\n", "memory.max": ""})
+	if got = supported([]hierarchy{g.dirs[0].hierarchy}); got.Swap || !got.CPUQuota || !got.BlockIO || !got.BlockIOWeight || got.CPURealtime || got.OOMKillDisable {
+		t.Fatalf("memory alone delegated: got %+v", got)
+	}
+	v1 := fakeV1(t, map[string]string{"cpu.cfs_quota_us": "", "blkio.bfq.io_serviced": "", "memory.oom_control": ""})
+	if got = supported([]hierarchy{v1.dirs[0].hierarchy}); got.Version != 1 || !got.CPUQuota || !got.BlockIOWeight || !got.DeviceWeight || got.BlockIO || got.Swap || !got.OOMKillDisable {
+		t.Fatalf("v1: got %+v", got)
+	}
 	if s := supported(nil); s != (Support{}) {
 		t.Fatalf("nothing is mounted: got %+v", s)
 	}
