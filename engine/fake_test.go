@@ -44,6 +44,7 @@ func (f *fakeImages) Rootfs(context.Context, oci.Digest, string) (oci.Rootfs, er
 	return oci.Rootfs{Path: "/nowhere"}, nil
 }
 func (f *fakeImages) Use(_ context.Context, _ oci.Digest, fn func() error) error { return fn() }
+func (f *fakeImages) Release(oci.Digest) error                                   { return nil }
 func (f *fakeImages) GraphDriver() string                                        { return "overlay" }
 
 // fakeShims is a world of supervisors that outlives engines, as the real ones do.

@@ -10,6 +10,7 @@ import (
 
 	"berth/durable"
 	"berth/fail"
+	"berth/oci"
 )
 
 // remove deletes a container at somebody's request.
@@ -146,8 +147,22 @@ func (l *lifecycle) sweep(i *instance) {
 		}
 		if err := l.discard(i.id); err != nil {
 			l.log.Error("files of a removed container could not be deleted", "id", i.id, "error", err)
+			return
 		}
+		l.release(i.now().Image)
 	})
+}
+
+// release tells the images that a container of one is gone, if it was the last.
+func (l *lifecycle) release(image oci.Digest) {
+	for _, other := range l.idx.all() {
+		if other.now().Image == image {
+			return
+		}
+	}
+	if err := l.images.Release(image); err != nil {
+		l.log.Error("an image that was removed under its containers could not be deleted", "image", image, "error", err)
+	}
 }
 
 // discard deletes both directories of a container that has no record.

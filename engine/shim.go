@@ -59,5 +59,6 @@ type imageStore interface {
 	Rootfs(ctx context.Context, id oci.Digest, dir string) (oci.Rootfs, error)
 	WritableSize(ctx context.Context, id oci.Digest, dir string) (int64, error)
 	Use(ctx context.Context, id oci.Digest, fn func() error) error
+	Release(id oci.Digest) error
 	GraphDriver() string
 }

@@ -105,3 +105,24 @@ func (s *Store) purgeHidden(inUse func(oci.Digest) bool) error {
 		return nil
 	})
 }
+
+// Release deletes image id if it was removed by force under containers the last of which
+// is gone now.
+func (s *Store) Release(id oci.Digest) error {
+	if e := s.entry(id); e == nil || !e.Hidden {
+		return nil
+	}
+	var gone *record
+	err := s.change(func(d *draft) error {
+		if r, ok := d.get(id); ok && r.Hidden {
+			gone = &r
+			d.delete(id)
+		}
+		return nil
+	})
+	if err != nil || gone == nil {
+		return err
+	}
+	_, _, err = s.discard(gone.Chains, gone.blobs())
+	return err
+}

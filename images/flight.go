@@ -104,6 +104,9 @@ func (s *Store) fly(ctx context.Context, f *flight, work fetcher) {
 	case deserted:
 		f.lease.release()
 	}
+	if _, err := s.blobs.ExpirePartials(); err != nil {
+		s.log.Warn("old partial downloads are left", "error", err)
+	}
 	close(f.done)
 }
 

@@ -18,7 +18,8 @@
 // nor in the way, serves the next try of the same pull, and goes with Collect.
 //
 // An image that is removed by force while containers use it keeps a hidden record, and
-// with it its layers, until a Collect finds it unused.
+// with it its layers, until Release tells that the last of them is gone, or a Collect
+// finds it unused.
 package images
 
 import (

@@ -281,3 +281,22 @@ func TestArtifactsAreRefusedToRunInOneLine(t *testing.T) {
 	}
 	e.Must("rmi", ref, reg.Addr+"/copy:1")
 }
+
+func TestImageRemovedUnderAContainerGoesWithIt(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	for _, name := range []string{"one", "two"} {
+		e.Must("create", "--name", name, "--network", "none", "busybox", "cat", "/etc/group")
+	}
+	e.Must("rmi", "-f", "busybox")
+	layers := func() int {
+		all, _ := filepath.Glob(filepath.Join(e.DataRoot, "layers", "sha256", "*"))
+		return len(all)
+	}
+	e.Must("rm", "one")
+	if got := e.Must("start", "-a", "two"); !strings.Contains(got, "staff") || layers() != 1 {
+		t.Errorf("a container of a removed image: %q, %d layers", got, layers())
+	}
+	e.Must("rm", "two")
+	testkit.Eventually(t, "the image's layer goes", func() bool { return layers() == 0 })
+}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/distribution/reference"
 
+	"berth/fail"
 	"berth/oci"
 )
 
@@ -115,6 +116,25 @@ func FuzzPlatformsOf(f *testing.F) {
 		}
 		if got, err := platformsOf(t.Context(), d, manifest, fixedBlob(config)); err == nil && got == nil {
 			t.Error("no list")
+		}
+	})
+}
+
+// FuzzPlatform reads any platform; what it takes can be written and read again.
+func FuzzPlatform(f *testing.F) {
+	for _, s := range []string{"", "linux/amd64", "linux/arm/v7", "arm64", "linux(1.2.3+win32k)/amd64", `{"os":"linux","architecture":"arm","variant":"v7"}`, `{"os":1}`, "a/b/c/d", "linux/../x"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := parsePlatform(s)
+		if err != nil {
+			if !fail.Is(err, fail.Invalid) {
+				t.Errorf("%q: %v is of class %v", s, err, fail.Of(err))
+			}
+			return
+		}
+		if p != nil && (p.OS == "" || p.Architecture == "") {
+			t.Errorf("%q became %+v", s, *p)
 		}
 	})
 }

@@ -256,6 +256,9 @@ func (s *Store) collectDebris() error {
 	return errors.Join(err, e)
 }
 
+// ExpirePartials is DropPartials for what is so old that nobody will go on with it.
+func (s *Store) ExpirePartials() (int64, error) { return s.dropPartials(abandonedAfter) }
+
 // DropPartials deletes partial content that nobody is writing, and tells how many
 // bytes that freed.
 func (s *Store) DropPartials() (int64, error) { return s.dropPartials(0) }
