@@ -30,13 +30,14 @@ var allowed = map[string][]string{
 	"registry":           {"fail", "oci", "events", "version"},
 	"dns":                {"fail", "oci", "events"},
 	// mechanism: never each other
-	"images":       append([]string{"images/blob", "images/layer"}, ground...),
-	"images/blob":  ground,
-	"images/layer": ground,
-	"network":      append([]string{"network/*"}, ground...),
-	"network/*":    ground,
-	"volumes":      ground,
-	"runtime":      ground,
+	"images":        append([]string{"images/blob", "images/gunzip", "images/layer"}, ground...),
+	"images/blob":   ground,
+	"images/gunzip": {},
+	"images/layer":  ground,
+	"network":       append([]string{"network/*"}, ground...),
+	"network/*":     ground,
+	"volumes":       ground,
+	"runtime":       ground,
 	// process
 	"supervisor":          append([]string{"supervisor/external", "runtime", "logs", "dns"}, ground...),
 	"supervisor/external": append([]string{"runtime"}, ground...),
@@ -67,7 +68,7 @@ var allowed = map[string][]string{
 
 // rooms are private: only the package above may import them.
 var rooms = map[string]string{
-	"images/blob": "images", "images/layer": "images",
+	"images/blob": "images", "images/gunzip": "images", "images/layer": "images",
 	"network/ipam": "network", "network/firewall": "network", "network/usernet": "network",
 	"supervisor/probe": "supervisor", "supervisor/external": "supervisor",
 }

@@ -6,11 +6,11 @@ import (
 	"compress/bzip2"
 	"io"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
 	"berth/fail"
+	"berth/images/gunzip"
 )
 
 // compression is how a stream is packed, as its first bytes tell.
@@ -51,7 +51,7 @@ func decompress(r io.Reader) (io.ReadCloser, compression, error) {
 	u := &unpacked{src: src, r: b, kind: kind}
 	switch kind {
 	case gzipped:
-		u.r, err = gzip.NewReader(b)
+		u.r, err = gunzip.NewReader(b)
 	case zstdized:
 		var d *zstd.Decoder
 		if d, err = zstd.NewReader(b, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxWindow(zstdWindow)); err == nil {
