@@ -95,6 +95,7 @@ func TestRuntimeIsCalledAsConfigured(t *testing.T) {
 	if r := e.Berth("run", "--rm", "--runtime", "vm", "busybox", "true"); r.Code != 125 || !strings.Contains(r.Stderr, "unknown or invalid runtime name: vm") {
 		t.Errorf("a runtime that is not configured any more: %+v", r)
 	}
+	e.Must("pause", id) // it keeps what made it
 	e.Must("rm", "-f", id)
 
 	data, err := os.ReadFile(log)

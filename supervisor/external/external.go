@@ -238,13 +238,20 @@ func (c *Container) Pids(ctx context.Context) ([]int, error) {
 	return pids, nil
 }
 
-// Pause freezes the container, Resume lets it go on.
+// Pause freezes the container, Resume lets it go on. A runtime that kills a paused
+// container may have let it go on for that, and calls a Resume afterwards an error.
 func (c *Container) Pause(ctx context.Context) error {
 	return c.ask(ctx, &call{args: []string{"pause", c.id}})
 }
 
 func (c *Container) Resume(ctx context.Context) error {
-	return c.ask(ctx, &call{args: []string{"resume", c.id}})
+	err := c.ask(ctx, &call{args: []string{"resume", c.id}})
+	if err != nil && c.group() != nil {
+		if frozen, e := c.group().Frozen(); e != nil || !frozen {
+			return nil
+		}
+	}
+	return err
 }
 
 // Update changes the container's limits.
