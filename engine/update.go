@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -56,7 +55,7 @@ func (l *lifecycle) update(ctx context.Context, i *instance, r UpdateRequest) (w
 		next.RestartPolicy = r.RestartPolicy
 	}
 	if err := i.setLimits(ctx, &asked, &next.Resources); err != nil {
-		return nil, fmt.Errorf("Cannot update container %s: %w", i.id, err)
+		return nil, fail.New(fail.Of(err), "Cannot update container %s: %w", i.id, err)
 	}
 	c := i.setHostConfig(&next)
 	if err := l.rec.save(i); err != nil {

@@ -143,6 +143,7 @@ func TestLimitsBecomeV1Values(t *testing.T) {
 		{what: "huge pages", res: specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4096}}},
 			have: map[string]string{"hugetlb.2MB.limit_in_bytes": "", "hugetlb.2MB.rsvd.limit_in_bytes": ""},
 			want: map[string]string{"hugetlb.2MB.limit_in_bytes": "4096", "hugetlb.2MB.rsvd.limit_in_bytes": "4096"}},
+		//lint:ignore SA1019 that it is ignored is the point
 		{what: "the kernel's memory is nobody's limit any more", res: specs.LinuxResources{Memory: &specs.LinuxMemory{Kernel: ptr(int64(5))}}},
 		{what: "no swap accounting", res: specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(1000)), Swap: ptr(int64(2000))}},
 			have: map[string]string{"memory.limit_in_bytes": ""}, err: "memory+swap limit: this kernel does not support it"},
