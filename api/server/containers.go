@@ -167,9 +167,6 @@ func updateContainer(w *writer, r *request) error {
 	if err := bodyJSON(w, r, &body, true); err != nil {
 		return err
 	}
-	if r.version < 40 {
-		body.PidsLimit = nil
-	}
 	warnings, err := r.s.Containers.Update(r.Context(), r.path["id"], engine.UpdateRequest{Resources: body.Resources, RestartPolicy: body.RestartPolicy})
 	if err != nil {
 		return err
