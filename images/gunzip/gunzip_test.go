@@ -107,7 +107,7 @@ func TestMembersFollowEachOther(t *testing.T) {
 }
 
 func TestDamageIsTold(t *testing.T) {
-	data := samples(t)["text"][:20000]
+	data := samples(t)["text"][:1500]
 	packed := gz(t, data, 6)
 	for n := range packed {
 		_, err := gunzip(bytes.NewReader(packed[:n]))
