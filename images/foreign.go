@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 
 	"berth/fail"
 	"berth/oci"
@@ -34,7 +35,59 @@ func get(ctx context.Context, from string, offset int64) (io.ReadCloser, error) 
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, fail.New(fail.Invalid, "%q is no http or https URL", from)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	outer := ctx
+	ctx, cancel := context.WithCancelCause(ctx)
+	watch := time.AfterFunc(stallTimeout, func() { cancel(errStalled) })
+	body, err := request(ctx, u.String(), offset)
+	if err != nil {
+		watch.Stop()
+		cancel(nil)
+		switch {
+		case outer.Err() != nil:
+			return nil, context.Cause(outer)
+		case context.Cause(ctx) == errStalled:
+			return nil, fail.New(fail.Unavailable, "Get %q: %w", from, errStalled)
+		}
+		return nil, err
+	}
+	return &watchedBody{body, from, ctx, cancel, watch}, nil
+}
+
+// stallTimeout is how long a server may send nothing.
+const stallTimeout = 2 * time.Minute
+
+var errStalled = fmt.Errorf("nothing came for %s", stallTimeout)
+
+// watchedBody ends the transfer when nothing comes.
+type watchedBody struct {
+	io.ReadCloser
+	from   string
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	watch  *time.Timer
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	b.watch.Reset(stallTimeout)
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		if cause := context.Cause(b.ctx); cause != nil {
+			err = cause
+		}
+		err = fail.New(fail.Unavailable, "Get %q: %w", b.from, err)
+	}
+	return n, err
+}
+
+func (b *watchedBody) Close() error {
+	b.watch.Stop()
+	defer b.cancel(nil)
+	return b.ReadCloser.Close()
+}
+
+// request sends the request of get.
+func request(ctx context.Context, from string, offset int64) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
 		return nil, fail.New(fail.Invalid, "%q: %w", from, err)
 	}
@@ -44,9 +97,6 @@ func get(ctx context.Context, from string, offset int64) (io.ReadCloser, error) 
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
 		return nil, fail.New(fail.Unavailable, "%w", err) // net/http names method and URL
 	}
 	switch {
