@@ -50,7 +50,7 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 		return nil, err
 	}
 	spec := cfg.Spec
-	c := &Container{id: cfg.ID, bundle: cfg.Bundle, spec: spec, created: time.Now(), fifo: cfg.ExecFifo}
+	c := &Container{id: cfg.ID, bundle: cfg.Bundle, spec: spec, created: time.Now().UTC(), fifo: cfg.ExecFifo}
 	b := newBuilder(spec, cfg.Bundle)
 	b.groupPath = c.groupPath()
 	defer b.release()

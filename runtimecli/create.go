@@ -227,6 +227,11 @@ func runFlags(f *flag.FlagSet) action {
 	keep := f.Bool("keep", false, "do not remove the container when its process has ended")
 	f.Bool("no-subreaper", false, "accepted for the sake of callers: orphans are never collected here")
 	return func(ctx context.Context, a *app, args []string) (int, error) {
+		var caught *caughtSignals
+		if !*detach {
+			caught = catchSignals()
+			defer caught.release()
+		}
 		c, err := a.create(ctx, args[0], o, false, *detach)
 		if err != nil {
 			return 1, failed("run", err)
@@ -256,7 +261,7 @@ func runFlags(f *flag.FlagSet) action {
 		})
 		defer relay.Wait()
 		defer told()
-		code, err := a.foreground(&c.Process, func() error { return c.Start(ctx) })
+		code, err := a.foreground(&c.Process, caught, func() error { return c.Start(ctx) })
 		if err != nil {
 			return 1, failed("run", errors.Join(err, a.destroy(args[0], c)))
 		}

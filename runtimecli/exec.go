@@ -97,6 +97,11 @@ func (a *app) exec(ctx context.Context, o *execution, id string, args []string) 
 	if err != nil {
 		return 0, err
 	}
+	var caught *caughtSignals
+	if !o.detach {
+		caught = catchSignals()
+		defer caught.release()
+	}
 	p, err := c.Exec(ctx, runtime.ExecConfig{Process: proc, Extra: extra, Groups: groups, Leave: o.detach, Stdio: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}})
 	if err != nil {
 		if cl := fail.Of(err); cl == fail.NotFound || cl == fail.Forbidden {
@@ -113,7 +118,7 @@ func (a *app) exec(ctx context.Context, o *execution, id string, args []string) 
 	if o.detach {
 		return 0, nil
 	}
-	return a.foreground(p, func() error { return nil })
+	return a.foreground(p, caught, func() error { return nil })
 }
 
 func (o *execution) announce(p *runtime.Process) error {

@@ -53,24 +53,12 @@ func sendPidfd(socket string, pid int) error {
 
 // foreground starts a process, lends it our terminal and signals, and waits for its end.
 // The result is its exit code.
-func (a *app) foreground(p *runtime.Process, start func() error) (int, error) {
-	// Signals that come before the process exists are kept for it. Every one that is caught
-	// or given back costs two thread switches, all of them together some milliseconds: the
-	// rare ones are caught while the process runs, and the end of this program is faster
-	// than giving them back.
-	signals := make(chan os.Signal, 32)
-	signal.Notify(signals, usualSignals...)
-	var all sync.WaitGroup
-	defer func() {
-		go func() {
-			all.Wait()
-			signal.Stop(signals)
-		}()
-	}()
+func (a *app) foreground(p *runtime.Process, caught *caughtSignals, start func() error) (int, error) {
+	caught.catching.Wait()
 	if err := start(); err != nil {
 		return 1, err
 	}
-	all.Go(func() { signal.Notify(signals) })
+	caught.catching.Go(func() { signal.Notify(caught.signals) })
 	detach, err := lendTerminal(p.Console())
 	if err != nil {
 		return 1, err
@@ -79,7 +67,7 @@ func (a *app) foreground(p *runtime.Process, start func() error) (int, error) {
 	forwarded := make(chan struct{})
 	go func() {
 		defer close(forwarded)
-		forward(p, signals, done)
+		forward(p, caught.signals, done)
 	}()
 	exit, err := p.Wait()
 	close(done)
@@ -89,6 +77,31 @@ func (a *app) foreground(p *runtime.Process, start func() error) (int, error) {
 		return 1, err
 	}
 	return exit.Code, nil
+}
+
+// caughtSignals are those for a process that runs in the foreground. What comes before it
+// exists is kept for it.
+//
+// Every signal that is caught or given back costs two thread switches, all of them together
+// some milliseconds. So the usual ones are caught while the process is made, the rare ones
+// while it runs, and the end of this program is faster than giving them back.
+type caughtSignals struct {
+	signals  chan os.Signal
+	catching sync.WaitGroup
+}
+
+func catchSignals() *caughtSignals {
+	c := &caughtSignals{signals: make(chan os.Signal, 32)}
+	c.catching.Go(func() { signal.Notify(c.signals, usualSignals...) })
+	return c
+}
+
+// release gives the signals back, without waiting for it.
+func (c *caughtSignals) release() {
+	go func() {
+		c.catching.Wait()
+		signal.Stop(c.signals)
+	}()
 }
 
 // usualSignals are those that people, shells, terminals and service managers send.
