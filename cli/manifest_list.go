@@ -17,6 +17,8 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
+
+	"berth/fail"
 )
 
 // manifestStore keeps manifest lists that are being put together: a directory for each,
@@ -27,7 +29,7 @@ func (a *app) manifests() manifestStore {
 	return manifestStore{filepath.Join(config.Dir(), "manifests")}
 }
 
-var errNoList = errors.New("No such manifest")
+var errNoList = fail.New(fail.NotFound, "No such manifest")
 
 // fileName is Docker's name of the file for a reference.
 func fileName(named reference.Named) string {
