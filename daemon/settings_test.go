@@ -72,6 +72,7 @@ func TestWrongConfigurationsAreOneClearLine(t *testing.T) {
 		{"unknown scheme", `{}`, []string{"-H", "npipe:////./x"}, "invalid host"},
 		{"relative root", `{}`, []string{"--data-root", "x"}, "not an absolute path"},
 		{"level", `{}`, []string{"-l", "loud"}, "invalid log level"},
+		{"storage driver", `{}`, []string{"-s", "zfs"}, `unknown storage driver "zfs": use overlay or copy`},
 		{"format", `{"log-format":"xml"}`, nil, "invalid log format"},
 		{"label", `{"labels":["x"]}`, nil, "is not key=value"},
 		{"ulimit", `{}`, []string{"--default-ulimit", "nofile=x"}, "nofile=x"},
