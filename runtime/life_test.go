@@ -113,7 +113,6 @@ func TestHooksRunInOrderWithTheState(t *testing.T) {
 
 	// Whichever hook fails, the container is stopped and the last hooks run.
 	for kind, hooks := range map[string]*specs.Hooks{
-		//lint:ignore SA1019 deprecated hooks are still in bundles
 		"prestart": {Prestart: hook("fail")}, "createRuntime": {CreateRuntime: hook("fail")}, "createContainer": {CreateContainer: hook("fail")}, "poststart": {Poststart: hook("fail")}} {
 		cfg := config(t, "sleep", "1000")
 		hooks.Poststop = hook("poststop")
