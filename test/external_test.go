@@ -25,12 +25,10 @@ func TestContainersLiveTheSameWithOtherRuntimes(t *testing.T) {
 			"life": TestLifeOfAContainer, "exit codes": TestRunGivesOutputAndExitCode, "stdin": TestStdinReachesTheContainer,
 			"confinement": TestWhatTheProcessMayDo, "from the host": TestWhatItIsFromTheHost, "memory": TestOOMIsRecorded,
 			"engine dead": TestExitCodeIsKeptWithTheEngineDead, "shim killed": TestShimKilledTakesItsContainerWithIt,
-			"shim and guardian killed": TestShimAndGuardianKilledTogetherLeaveNothing, "clients": TestClientsOutliveTheEngine,
-			"shim killed at failpoints": TestShimKilledAtEveryFailpoint,
+			"terminal": TestExecOnATerminal, "shim and guardian killed": TestShimAndGuardianKilledTogetherLeaveNothing,
 		}},
 		{filepath.Join(testkit.Binaries(t), "berth-runtime"), map[string]func(*testing.T){
-			"life": TestLifeOfAContainer, "exit codes": TestRunGivesOutputAndExitCode, "memory": TestOOMIsRecorded,
-			"shim killed": TestShimKilledTakesItsContainerWithIt,
+			"life": TestLifeOfAContainer, "exit codes": TestRunGivesOutputAndExitCode,
 		}},
 	} {
 		t.Run(filepath.Base(runtime.name), func(t *testing.T) {
