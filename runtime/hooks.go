@@ -160,9 +160,9 @@ func runHookInside(ctx context.Context, h specs.Hook, state []byte, start func(c
 	exit, err := p.Wait()
 	feed.SetDeadline(time.Now())
 	<-fed
-	// What the hook itself wrote is there by now; others may hold the pipe open.
+	// What the hook itself wrote is in the pipe by now; others may hold it open.
 	output.SetReadDeadline(time.Now())
-	text := <-said
+	text := append(<-said, waiting(output)...)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -174,6 +174,16 @@ func runHookInside(ctx context.Context, h specs.Hook, state []byte, start func(c
 		return fmt.Errorf("exit status %d", exit.Code)
 	}
 	return nil
+}
+
+// waiting reads what is in a pipe already: a busy machine may not have let its reader do so.
+func waiting(pipe *os.File) []byte {
+	var buf [4096]byte
+	n := 0
+	if conn, err := pipe.SyscallConn(); err == nil {
+		conn.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), buf[:]) }) // os.Pipe's do not block
+	}
+	return buf[:max(n, 0)]
 }
 
 // ownProgram starts a hook that is a program of the container.
