@@ -114,7 +114,7 @@ func TestBadInputOfCommands(t *testing.T) {
 		{"container nosuchcommand", 1, `unknown command: berth container nosuchcommand`},
 		{"import /no/such.tar", 1, `/no/such.tar: no such file or directory`},
 		{"load -i /no/such.tar", 1, `/no/such.tar: no such file or directory`},
-		{"search busybox", 1, `'berth search' is not part of this release yet`},
+		{"search 127.0.0.1:1/busybox", 1, `connection refused`},
 		{"container cp x:/y .", 1, `'berth container cp' is not part of this release yet`},
 		{"--context nosuch ps", 1, `context "nosuch" does not exist`},
 		{"-H tcp://127.0.0.1:1 ps", 1, `Cannot connect to the engine at tcp://127.0.0.1:1`},

@@ -304,6 +304,12 @@ func (e *Engine) dismantle() {
 			e.t.Errorf("rm -f %s: %s", id, r.Stderr)
 		}
 	}
+	// Removed layers are deleted in the background; what is not done at the engine's end
+	// waits for its next start.
+	Eventually(e.t, "removed layers are deleted", func() bool {
+		dead, _ := os.ReadDir(filepath.Join(e.DataRoot, "layers", "trash"))
+		return len(dead) == 0
+	})
 	for _, p := range e.processes("berthd") {
 		_ = syscall.Kill(p, syscall.SIGTERM)
 	}
