@@ -511,7 +511,8 @@ func TestStormOfVerbs(t *testing.T) {
 		t.Fatal("the storm did not end")
 	}
 	for _, c := range f.Containers.List() {
-		if err := f.Containers.Remove(ctx, c.ID, RemoveOptions{Force: true}); err != nil && !fail.Is(err, fail.NotFound) {
+		err := f.Containers.Remove(ctx, c.ID, RemoveOptions{Force: true})
+		if err != nil && !fail.Is(err, fail.NotFound) && !strings.Contains(err.Error(), "already in progress") { // by itself
 			t.Error(err)
 		}
 	}
