@@ -256,11 +256,11 @@ func TestAStoreKeepsTheDriverOfItsLayers(t *testing.T) {
 		}
 		return s, err
 	}
+	_, err := reopen("copy")
+	must(t, err)
+	_, err = reopen("overlay") // nothing is in it yet
+	must(t, err)
 	s, err := reopen("copy")
-	must(t, err)
-	s, err = reopen("overlay") // nothing is in it yet
-	must(t, err)
-	s, err = reopen("copy")
 	must(t, err)
 	a := commit(t, s, "", fileE("f", "x"))
 	if s, err = reopen(""); err != nil || s.Driver() != "copy" || s.WhyCopy() != nil {
