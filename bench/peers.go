@@ -62,13 +62,17 @@ func (b *bench) openEngines(ctx context.Context) error {
 	return nil
 }
 
-// newPeer makes a peer's directory and its network namespace.
+// newPeer makes a peer's directories and its network namespace. What is gone after a reboot
+// lies on a tmpfs, as /run does on a distribution.
 func (b *bench) newPeer(ctx context.Context, name string) (*peer, error) {
 	p := &peer{name: name, dir: filepath.Join(b.dir, name)}
 	for _, d := range []string{"r", "home"} {
 		if err := os.MkdirAll(filepath.Join(p.dir, d), 0o711); err != nil {
 			return nil, err
 		}
+	}
+	if err := unix.Mount("tmpfs", filepath.Join(p.dir, "r"), "tmpfs", 0, "mode=0711"); err != nil {
+		return nil, fmt.Errorf("mount a run directory: %w", err)
 	}
 	home := filepath.Join(p.dir, "home")
 	p.env = slices.DeleteFunc(os.Environ(), func(v string) bool { // they would lead to other engines; podman minds empty ones, too

@@ -95,7 +95,7 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	dirs := layout{data: o.DataRoot, exec: o.ExecRoot}
-	for _, d := range []string{dirs.containers(), dirs.trash(), dirs.runs()} {
+	for _, d := range []string{dirs.containers(), dirs.trash(), dirs.runs(), dirs.records()} {
 		if err := os.MkdirAll(d, 0o710); err != nil {
 			return nil, fmt.Errorf("make the engine's directories: %w", err)
 		}
@@ -107,7 +107,7 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 
 	living, cancel := context.WithCancelCause(context.Background())
 	work := new(sync.WaitGroup)
-	rec := newRecorder(o.DB, o.Log)
+	rec := newRecorder(o.DB, dirs.records(), o.Log)
 	work.Go(rec.run)
 	idx := newIndex()
 	ann := announcer{o.Events}
@@ -171,3 +171,4 @@ type layout struct{ data, exec string }
 func (l layout) containers() string { return filepath.Join(l.data, "containers") }
 func (l layout) trash() string      { return filepath.Join(l.data, "trash") }
 func (l layout) runs() string       { return filepath.Join(l.exec, "containers") }
+func (l layout) records() string    { return filepath.Join(l.exec, "records") }

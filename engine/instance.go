@@ -25,6 +25,8 @@ type instance struct {
 	dir    string // <DataRoot>/containers/<id>
 	runDir string // <ExecRoot>/containers/<id>
 
+	volatile bool // the record lies under the exec root; set before anybody else knows of the container
+
 	turn chan struct{}             // capacity 1; whoever sent into it has the turn
 	snap atomic.Pointer[Container] // replaced under mu, read by anyone
 

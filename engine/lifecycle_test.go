@@ -425,6 +425,36 @@ func TestAnEngineAfterARebootStartsWhatThePoliciesSay(t *testing.T) {
 	}
 }
 
+// The record of a --rm container does not outlive the exec root, nor does anything else of it.
+func TestPowerLossTakesContainersThatRemoveThemselves(t *testing.T) {
+	f := newFixture(t)
+	rm, kept := f.create("rm", autoRemove), f.create("kept", nil)
+	if err := f.Containers.Rename(t.Context(), rm, "renamed"); err != nil {
+		t.Fatal(err)
+	}
+	f.crash()
+	f.open()
+	if s := f.status("renamed"); s != created {
+		t.Errorf("after a crash of the engine the --rm container is %s", s)
+	}
+	f.crash()
+	if err := os.RemoveAll(f.opt.ExecRoot); err != nil {
+		t.Fatal(err)
+	}
+	f.open()
+	if s := f.status(rm); s != "none" {
+		t.Errorf("after a power loss the --rm container is %s", s)
+	}
+	if s := f.status(kept); s != created {
+		t.Errorf("after a power loss the other one is %s", s)
+	}
+	f.create("renamed", nil) // the name is free
+	eventually(t, "its directory is gone", func() bool {
+		_, err := os.Stat(filepath.Join(f.opt.DataRoot, "containers", rm))
+		return os.IsNotExist(err)
+	})
+}
+
 func TestExecRunsOnceAndIsRemembered(t *testing.T) {
 	f := newFixture(t)
 	id := f.create("cc", func(r *CreateRequest) {

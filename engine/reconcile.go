@@ -36,7 +36,7 @@ func (r reconciler) run(ctx context.Context) error {
 	found := make(map[string]*instance, len(records))
 	for id, rec := range records {
 		i := newInstance(r.dirs, rec.container(id))
-		i.manual, i.boot = rec.Manual, rec.Boot
+		i.manual, i.boot, i.volatile = rec.Manual, rec.Boot, rec.volatile
 		if err := r.life.idx.reserve(rec.Name, id); err != nil {
 			r.log.Error("two containers are recorded under one name; rename one of them", "name", rec.Name, "id", id)
 		}

@@ -2,8 +2,13 @@ package engine
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,6 +36,8 @@ type record struct {
 	RestartCount int                       `json:"restartCount,omitempty"`
 	Manual       bool                      `json:"manual,omitempty"` // stopped by hand
 	Boot         string                    `json:"boot"`             // boot ID of its creation or latest start
+
+	volatile bool // it was read from under the exec root
 }
 
 func (r record) container(id string) Container {
@@ -54,8 +61,13 @@ func (i *instance) record() record {
 
 // recorder writes the records. What must be durable before an answer goes through
 // insert, save, rename and delete; all else through later, which writes behind.
+//
+// A container that removes itself would not outlive a reboot anyway. Its record is a file
+// under the exec root, which survives the engine and costs no flush of the disk; power loss
+// leaves its directory, without a record, to the next Open.
 type recorder struct {
 	db  *durable.DB
+	dir string // of the records under the exec root, <id>.json
 	log *slog.Logger
 
 	mu    sync.Mutex // guards dirty and done
@@ -64,12 +76,15 @@ type recorder struct {
 	wake  chan struct{}
 }
 
-func newRecorder(db *durable.DB, log *slog.Logger) *recorder {
-	return &recorder{db: db, log: log, dirty: map[*instance]struct{}{}, wake: make(chan struct{}, 1)}
+func newRecorder(db *durable.DB, dir string, log *slog.Logger) *recorder {
+	return &recorder{db: db, dir: dir, log: log, dirty: map[*instance]struct{}{}, wake: make(chan struct{}, 1)}
 }
 
 // insert records a new container and its name.
 func (r *recorder) insert(i *instance) error {
+	if i.volatile = i.now().HostConfig.AutoRemove; i.volatile {
+		return r.write(i.id, i.lockedRecord())
+	}
 	return r.update(func(tx *durable.Tx) error {
 		rec := i.lockedRecord()
 		if err := tx.Put("containers", i.id, rec); err != nil {
@@ -81,11 +96,19 @@ func (r *recorder) insert(i *instance) error {
 
 // save records the container as it is, durably.
 func (r *recorder) save(i *instance) error {
+	if i.volatile {
+		return r.write(i.id, i.lockedRecord())
+	}
 	return r.update(func(tx *durable.Tx) error { return r.put(tx, i) })
 }
 
 // rename records the change of a name.
 func (r *recorder) rename(i *instance, from, to string) error {
+	if i.volatile {
+		rec := i.lockedRecord()
+		rec.Name = to
+		return r.write(i.id, rec)
+	}
 	return r.update(func(tx *durable.Tx) error {
 		rec := i.lockedRecord()
 		rec.Name = to
@@ -101,6 +124,12 @@ func (r *recorder) rename(i *instance, from, to string) error {
 
 // delete forgets a container and its name.
 func (r *recorder) delete(i *instance) error {
+	if i.volatile {
+		if err := os.Remove(r.file(i.id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the container's record: %w", err)
+		}
+		return nil
+	}
 	return r.update(func(tx *durable.Tx) error {
 		name := i.now().Name
 		if string(tx.GetRaw("names", name)) == i.id {
@@ -161,6 +190,54 @@ func (r *recorder) flush(batch map[*instance]struct{}) error {
 	})
 }
 
+const recordSuffix = ".json"
+
+func (r *recorder) file(id string) string { return filepath.Join(r.dir, id+recordSuffix) }
+
+// write records a container under the exec root.
+func (r *recorder) write(id string, rec record) error {
+	data, err := json.Marshal(rec)
+	if err == nil {
+		err = durable.WriteFileVolatile(r.file(id), data, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("write the container's record: %w", err)
+	}
+	return nil
+}
+
+// loadVolatile adds the records under the exec root. One that cannot be read is of no use
+// to anybody: the container is cleared away with it.
+func (r *recorder) loadVolatile(records map[string]record, known map[string]bool) error {
+	if err := durable.RemoveDebris(r.dir); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		id, ok := strings.CutSuffix(e.Name(), recordSuffix)
+		if !ok || known[id] {
+			continue
+		}
+		rec := record{volatile: true}
+		data, err := os.ReadFile(filepath.Join(r.dir, e.Name()))
+		if err == nil {
+			err = json.Unmarshal(data, &rec)
+		}
+		if err != nil || rec.Config == nil || rec.HostConfig == nil {
+			r.log.Error("the record of a --rm container is unreadable; it is removed", "id", id, "error", err)
+			if err := os.Remove(r.file(id)); err != nil {
+				return err
+			}
+			continue
+		}
+		records[id], known[id] = rec, true
+	}
+	return nil
+}
+
 func (r *recorder) put(tx *durable.Tx, i *instance) error {
 	if tx.GetRaw("containers", i.id) == nil {
 		return nil // removed meanwhile
@@ -200,6 +277,9 @@ func (r *recorder) load() (records map[string]record, known map[string]bool, err
 			return nil
 		})
 	})
+	if err == nil {
+		err = r.loadVolatile(records, known)
+	}
 	return records, known, err
 }
 
