@@ -84,9 +84,16 @@ func TestContainerCannotReachTheProgramThatMadeIt(t *testing.T) {
 	e.Must("rm", "-f", id)
 	e.Stop()
 	testkit.Eventually(t, "nobody executes the program", func() bool { return len(e.Shims()) == 0 })
-	if f, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(held.Fd())), os.O_WRONLY, 0); !errors.Is(err, unix.EROFS) {
-		f.Close()
-		t.Errorf("opened for writing through a descriptor that was kept: %v, want %v", err, unix.EROFS)
+	var open error
+	testkit.Eventually(t, "the last of its processes is gone", func() bool {
+		var f *os.File
+		if f, open = os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(held.Fd())), os.O_WRONLY, 0); open == nil {
+			f.Close()
+		}
+		return !errors.Is(open, unix.ETXTBSY)
+	})
+	if !errors.Is(open, unix.EROFS) {
+		t.Errorf("opened for writing through a descriptor that was kept: %v, want %v", open, unix.EROFS)
 	}
 	if after, err := os.ReadFile(program); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the program is not what it was: %v", err)
