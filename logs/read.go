@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -134,6 +135,7 @@ func (r *reader) tryOpen() (files []source, again bool, err error) {
 	if err != nil {
 		return files, false, err
 	}
+	found := make([]os.FileInfo, 0, len(older))
 	for _, f := range older {
 		s, err := openSource(f)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -142,6 +144,7 @@ func (r *reader) tryOpen() (files []source, again bool, err error) {
 		if err != nil {
 			return files, false, err
 		}
+		found = append(found, s.info)
 		if f.index == 1 && os.SameFile(s.info, current.info) {
 			s.f.Close() // between the two halves of a rotation
 			continue
@@ -155,10 +158,32 @@ func (r *reader) tryOpen() (files []source, again bool, err error) {
 	if err != nil || !os.SameFile(now, current.info) {
 		return files, true, nil
 	}
+	if same, err := stillThere(r.path, older, found); err != nil || !same {
+		return files, true, err
+	}
 	for i, j := 0, len(files)-1; i < j; i, j = i+1, j-1 {
 		files[i], files[j] = files[j], files[i]
 	}
 	return files, false, nil
+}
+
+// stillThere tells that the rotated files have the names by which they were found: a
+// rotation renames them one by one, before path names another file.
+func stillThere(path string, list []file, found []os.FileInfo) (bool, error) {
+	now, err := rotated(path)
+	if err != nil || !slices.Equal(now, list) {
+		return false, err
+	}
+	for i, f := range list {
+		info, err := os.Stat(f.path)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(info, found[i]) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 func openSource(f file) (source, error) {
