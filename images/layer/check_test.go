@@ -127,8 +127,7 @@ func TestARepairThatIsKilledLeavesTheOldLayerOrTheNew(t *testing.T) {
 			t.Fatalf("%s: %v %s", point, err, out)
 		}
 		s, err := Open(root, "")
-		must(t, err)
-		must(t, s.Close())
+		must(t, err, s.Settle(t.Context()), s.Close())
 		if got := listing(t, s, diffDir(t, s, oci.Digest(chain))); !slices.Equal(got, want) {
 			t.Fatalf("%s: %v", point, got)
 		}

@@ -251,10 +251,7 @@ func TestKilledInBetweenLeavesWholeLayersOrNone(t *testing.T) {
 			t.Fatalf("%s: %v %s", point, err, out)
 		}
 		s, err := Open(root, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.Close()
+		must(t, err, s.Settle(t.Context()), s.Close())
 		if s.Has(chain) != visible {
 			t.Fatalf("%s: visible %v", point, s.Has(chain))
 		}
