@@ -15,21 +15,24 @@ import (
 )
 
 // schemaVersion counts the migrations below; a database newer than us is refused.
-const schemaVersion = 1
-
-var buckets = []string{"containers", "names", "images", "layers", "leases"}
+const schemaVersion = 2
 
 // migrations[i] takes a database from version i to i+1. Old databases of every
 // version stay in testdata and are opened by a test.
 var migrations = []func(*bbolt.Tx) error{
-	func(tx *bbolt.Tx) error {
-		for _, b := range buckets {
+	addBuckets("containers", "names", "images", "layers", "leases"),
+	addBuckets("networks", "volumes"),
+}
+
+func addBuckets(names ...string) func(*bbolt.Tx) error {
+	return func(tx *bbolt.Tx) error {
+		for _, b := range names {
 			if _, err := tx.CreateBucketIfNotExists([]byte(b)); err != nil {
 				return err
 			}
 		}
 		return nil
-	},
+	}
 }
 
 // DB is the state database: one file, one writer process.

@@ -12,6 +12,8 @@
 //	images      image ID → record: names, manifests, layers     (images)
 //	layers      blob digest → where a layer's blob is known      (images)
 //	leases      lease id → what work is in flight                (images)
+//	networks    network ID → record                              (network)
+//	volumes     volume name → record                             (volumes)
 package durable
 
 import (

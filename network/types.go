@@ -19,10 +19,13 @@
 package network
 
 import (
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"time"
+
+	"berth/durable"
 )
 
 // Network is a network as it was created, with what was left open filled in.
@@ -112,4 +115,79 @@ type Port struct {
 	HostIP        netip.Addr // never zero: 0.0.0.0 and :: are two ports
 	HostPort      uint16
 	ContainerPort uint16
+}
+
+// CreateRequest asks for a network.
+type CreateRequest struct {
+	Name       string
+	Driver     string // empty: bridge
+	EnableIPv4 *bool  // nil: yes
+	EnableIPv6 *bool  // nil: as the engine's default network options say, else no
+	Internal   bool
+	Attachable bool
+	ConfigOnly bool
+	ConfigFrom string
+	IPAM       IPAM
+	Options    map[string]string
+	Labels     map[string]string
+}
+
+// Member is a running container on a network.
+type Member struct {
+	ContainerID, ContainerName string
+	Endpoint                   Endpoint
+}
+
+// Facts are what the engine tells of its networks.
+type Facts struct {
+	Drivers         []string // that this kernel can do, by name
+	Firewall        string   // nftables, none
+	FirewallVersion string   // of the kernel's interface, as far as it tells
+	IPv4Forwarding  bool
+	IPv6Forwarding  bool
+	Hints           []string // what the host should allow, a sentence each
+	Pools           []AddressPool
+}
+
+// AddressPool is a range that subnets of Size (a prefix length) are taken from for
+// networks that name none.
+type AddressPool struct {
+	Base netip.Prefix
+	Size int
+}
+
+// BridgeConfig are the settings of the default network.
+type BridgeConfig struct {
+	Disabled       bool         // --bridge none: there is no default network
+	Name           string       // an existing bridge; empty: one of our own
+	IP             netip.Prefix // --bip: address and length of the bridge; zero: chosen
+	IP6            netip.Prefix // --bip6
+	FixedCIDR      netip.Prefix // addresses are given out from here
+	FixedCIDR6     netip.Prefix
+	Gateway        netip.Addr // --default-gateway: another one than the bridge
+	Gateway6       netip.Addr
+	MTU            int // 0: 1500
+	NoICC          bool
+	IPv6           bool
+	NoMasquerade   bool
+	NoForwarding   bool       // --ip-forward=false: leave the host's forwarding as it is
+	HostBindingIP  netip.Addr // --ip: where ports are published that name no address
+	HostBindingIP6 netip.Addr
+}
+
+// Config configures Open.
+type Config struct {
+	DB       *durable.DB
+	RunDir   string // <exec-root>/networks: sandbox files and zones
+	EngineID string
+	// DefaultEngine is true for the engine of the default data root, which alone calls
+	// its bridge berth0 and its nft table berth.
+	DefaultEngine bool
+	Firewall      string // nftables (default) or none
+	Bridge        BridgeConfig
+	Pools         []AddressPool // empty: Docker's
+	// Options are drivers' options that networks get unless they say otherwise
+	// (--default-network-opt), by driver.
+	Options map[string]map[string]string
+	Log     *slog.Logger
 }
