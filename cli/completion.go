@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,7 +35,7 @@ func (a *app) completeImages(limit int) completer {
 }
 
 func (a *app) completeAny(_ *cobra.Command, typed []string, _ string) ([]string, cobra.ShellCompDirective) {
-	return without(append(a.containerNames(anyState), a.imageTags()...), typed), cobra.ShellCompDirectiveNoFileComp
+	return without(slices.Concat(a.containerNames(anyState), a.imageTags(), a.networkNames(anyNetwork)), typed), cobra.ShellCompDirectiveNoFileComp
 }
 
 func (a *app) containerNames(keep func(container.Summary) bool) []string {

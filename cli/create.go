@@ -83,6 +83,7 @@ func newCreate(a *app) *cobra.Command {
 	}
 	o.register(cmd.Flags())
 	c = registerContainerFlags(cmd.Flags())
+	a.completeNetworkFlags(cmd)
 	hideHelpShorthand(cmd)
 	return cmd
 }

@@ -68,9 +68,16 @@ func answersForGoldens() map[string]http.HandlerFunc {
 		"POST /images/load":    answer(`{"stream":"Loaded image: nginx:1.25\n"}` + "\n"),
 		"POST /images/create": answer(`{"status":"Pulling from library/nginx","id":"1.25"}` + "\n" + `{"status":"Pulling fs layer","progressDetail":{},"id":"abc123"}` + "\n" + `{"status":"Downloading","progressDetail":{"current":5000,"total":10000},"id":"abc123"}` + "\n" +
 			`{"status":"Pull complete","progressDetail":{},"id":"abc123"}` + "\n" + `{"status":"Digest: ` + a + `"}` + "\n" + `{"status":"Status: Downloaded newer image for nginx:1.25"}` + "\n"),
-		"POST /containers/prune":    answer(`{"ContainersDeleted":["` + containerID + `"],"SpaceReclaimed":1000}`),
-		"POST /images/prune":        answer(`{"ImagesDeleted":[{"Untagged":"nginx:1.25"},{"Deleted":"` + a + `"}],"SpaceReclaimed":12345678}`),
-		"POST /networks/prune":      refuse(404, "page not found"),
+		"POST /containers/prune": answer(`{"ContainersDeleted":["` + containerID + `"],"SpaceReclaimed":1000}`),
+		"POST /images/prune":     answer(`{"ImagesDeleted":[{"Untagged":"nginx:1.25"},{"Deleted":"` + a + `"}],"SpaceReclaimed":12345678}`),
+		"POST /networks/prune":   refuse(404, "page not found"),
+		"GET /networks": answer([]any{
+			map[string]any{"Name": "net10", "Id": a[7:], "Created": "2026-01-02T03:04:05.000006Z", "Driver": "bridge", "Scope": "local", "EnableIPv4": true, "EnableIPv6": true, "Internal": true, "Labels": map[string]string{"x": "y", "a": "b"}},
+			map[string]any{"Name": "net9", "Id": b[7:], "Created": "2026-01-02T03:04:05Z", "Driver": "macvlan", "Scope": "local", "EnableIPv4": true},
+			map[string]any{"Name": "bridge", "Id": strings.Repeat("c", 64), "Created": "2026-01-02T03:04:05Z", "Driver": "bridge", "Scope": "local", "EnableIPv4": true}}),
+		"GET /networks/net9":    answer(`{"Name":"net9","Id":"` + b[7:] + `","Created":"2026-01-02T03:04:05Z","Scope":"local","Driver":"macvlan","IPAM":{"Driver":"default","Options":{},"Config":[{"Subnet":"10.0.0.0/24","Gateway":"10.0.0.1"}]},"Containers":{"1":{"Name":"web","EndpointID":"e","MacAddress":"02:42:0a:00:00:02","IPv4Address":"10.0.0.2/24","IPv6Address":""}}}`),
+		"POST /networks/create": answer(map[string]any{"Id": b[7:], "Warning": ""}), "DELETE /networks/net9": status(204), "DELETE /networks/net10": refuse(403, "network net10 has active endpoints"),
+		"POST /networks/net9/connect": status(200), "POST /networks/net9/disconnect": status(200),
 		"POST /build/prune":         refuse(501, "not implemented"),
 		"POST /containers/web/wait": answer(`{"StatusCode":137}`),
 		"POST /containers/web/stop": status(204), "POST /containers/web/start": status(204), "POST /containers/web/kill": status(204), "DELETE /containers/web": status(204),
@@ -85,6 +92,7 @@ var goldenLines = map[string][]string{
 	"info":       {"version", "version --format {{.Server.Version}}", "info", "info --format {{.Driver}}", "system df", "system df -v", "system df --format json", "-v", "events --until 1700000002", "events --format json --until 1", "events --format {{.Status}}|{{.ID}}|{{.From}}|{{.Actor.Attributes.name}} --until 1"},
 	"containers": {"top web", "logs web", "logs nope", "stop web", "stop web nope", "start web", "start nope", "rm web", "rm nope", "rm -f nope", "rm -f web nope", "kill -s HUP web", "wait web", "wait nope web", "attach nope"},
 	"transfer":   {"pull nginx:1.25", "pull nginx", "pull -q nginx:1.25", "pull UPPER", "pull -a nginx:1.25", "load", "load -i /nonexistent/file", "save", "save -o /nonexistent/dir/x nginx", "tag a", "import /nonexistent/file"},
+	"networks":   {"network ls", "network ls -q", "network ls --no-trunc", "network ls --format json", "network ls --format {{.Name}}|{{.IPv4}}|{{.IPv6}}|{{.Internal}}|{{.Labels}}|{{.CreatedAt}}", "network ls --format table\x00{{.Name}}\\t{{.Label\x00\"x\"}}", "network ls --format raw", "network ls -q --format raw", "network list -q --no-trunc", "network inspect net9", "network inspect -f {{.Driver}}|{{(index\x00.IPAM.Config\x000).Gateway}} net9", "network inspect net9 nope", "network create new", "network rm net9 net10 nope", "network rm -f nope", "network connect net9 web", "network disconnect net9 web", "network connect nope web", "network prune", "network prune -f", "inspect --type network net9", "inspect -f {{.Name}} net9", "network"},
 	"prune":      {"container prune -f", "image prune -f", "system prune -f", "container prune", "image prune -a", "system prune -a --volumes --filter label=x"},
 	"mistakes":   {"nope", "container nope", "rm", "rename a", "ps x", "run", "ps --nope", "-l nope ps", "build .", "compose up", "stop --time x web", "login -u a"},
 }

@@ -107,9 +107,11 @@ func inspectImage(platform *ocispec.Platform) inspector {
 	}
 }
 
-func inspectNetwork(ctx context.Context, engine *mobyclient.Client, name string) (inspected, error) {
-	r, err := engine.NetworkInspect(ctx, name, mobyclient.NetworkInspectOptions{})
-	return inspected{r.Raw, r.Network}, err
+func inspectNetwork(verbose bool) inspector {
+	return func(ctx context.Context, engine *mobyclient.Client, name string) (inspected, error) {
+		r, err := engine.NetworkInspect(ctx, name, mobyclient.NetworkInspectOptions{Verbose: verbose})
+		return inspected{r.Raw, r.Network}, err
+	}
 }
 
 func inspectVolume(ctx context.Context, engine *mobyclient.Client, name string) (inspected, error) {
@@ -126,7 +128,7 @@ func inspectorOf(o inspectFlags) (inspector, error) {
 	}{
 		{"container", inspectContainer(o.size)},
 		{"image", inspectImage(nil)},
-		{"network", inspectNetwork},
+		{"network", inspectNetwork(false)},
 		{"volume", inspectVolume},
 	}
 	if o.kind != "" {

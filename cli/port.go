@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"net"
 	"slices"
 
@@ -42,27 +40,28 @@ func (a *app) port(ctx context.Context, name, only string) error {
 	if settings := found.Container.NetworkSettings; settings != nil && settings.Ports != nil {
 		ports = settings.Ports
 	}
+	var lines []string
 	if only != "" {
 		port, err := network.ParsePort(only)
 		if err != nil {
 			return fmt.Errorf("Error: invalid port: %w", err)
 		}
-		bindings, published := ports[port]
-		if !published || bindings == nil {
+		if len(ports[port]) == 0 {
 			return fmt.Errorf("Error: No public port '%s' published for %s", only, name)
 		}
-		for _, b := range bindings {
-			fmt.Fprintln(a.Out, bindingText(b))
-		}
-		return nil
-	}
-	sorted := slices.SortedFunc(maps.Keys(ports), func(a, b network.Port) int {
-		return cmp.Or(cmp.Compare(a.Num(), b.Num()), cmp.Compare(a.Proto(), b.Proto()))
-	})
-	for _, port := range sorted {
 		for _, b := range ports[port] {
-			fmt.Fprintf(a.Out, "%s -> %s\n", port, bindingText(b))
+			lines = append(lines, bindingText(b))
 		}
+	} else {
+		for port, bindings := range ports {
+			for _, b := range bindings {
+				lines = append(lines, fmt.Sprintf("%s -> %s", port, bindingText(b)))
+			}
+		}
+	}
+	slices.SortFunc(lines, compareNatural)
+	for _, line := range lines {
+		fmt.Fprintln(a.Out, line)
 	}
 	return nil
 }

@@ -45,6 +45,7 @@ func topLevel() []entry {
 		{"container", nil, groupManagement, newContainerGroup},
 		{"image", nil, groupManagement, newImageGroup},
 		{"manifest", nil, groupManagement, newManifestGroup},
+		{"network", nil, groupManagement, newNetworkGroup},
 		{"system", nil, groupManagement, newSystemGroup},
 
 		{"attach", nil, groupCommands, newAttach},
@@ -170,7 +171,7 @@ func newRoot(a *app, args []string) *cobra.Command {
 
 // laterCommands are Docker's whose part of the engine does not exist yet. Nobody shall take
 // them for mistyped.
-const laterCommands = " builder commit context cp diff export network stats volume "
+const laterCommands = " builder commit context cp diff export stats volume "
 
 func unknownCommand(parent, name string) error {
 	if strings.Contains(laterCommands, " "+name+" ") && (parent == "berth" || parent == "berth container") {

@@ -47,6 +47,7 @@ func newRun(a *app) *cobra.Command {
 	flags.BoolVar(&o.sigProxy, "sig-proxy", true, "Proxy received signals to the process")
 	flags.StringVar(&o.detachKeys, "detach-keys", "", "Override the key sequence for detaching a container")
 	c = registerContainerFlags(flags)
+	a.completeNetworkFlags(cmd)
 	hideHelpShorthand(cmd)
 	return cmd
 }

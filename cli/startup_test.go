@@ -20,7 +20,7 @@ func TestTheTablesNameTheCommandsTheyBuild(t *testing.T) {
 			t.Errorf("entry %q builds %q", e.name, cmd.Name())
 		}
 	}
-	for _, group := range []string{"container", "image", "system"} {
+	for _, group := range []string{"container", "image", "network", "system"} {
 		all := newRoot(&app{Streams: a.Streams}, []string{group, "no such"})
 		cmd, _, err := all.Find([]string{group})
 		if err != nil {

@@ -45,8 +45,8 @@ func (a *app) systemPrune(ctx context.Context, o *pruneFlags) error {
 	steps := []func() (string, uint64, error){
 		func() (string, uint64, error) { return a.pruneContainers(ctx, filters) },
 		func() (string, uint64, error) {
-			r, err := engine.NetworkPrune(ctx, mobyclient.NetworkPruneOptions{Filters: filters})
-			return deletedText("Deleted Networks:", r.Report.NetworksDeleted), 0, err
+			text, err := a.pruneNetworks(ctx, filters)
+			return text, 0, err
 		},
 		func() (string, uint64, error) {
 			if !o.volumes {
