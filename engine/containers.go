@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net"
 
+	mobynet "github.com/moby/moby/api/types/network"
+
 	"berth/fail"
 	"berth/logs"
 	"berth/oci"
@@ -84,6 +86,19 @@ func (c *Containers) Remove(ctx context.Context, ref string, o RemoveOptions) er
 // Rename gives a container another name.
 func (c *Containers) Rename(ctx context.Context, ref, name string) error {
 	return c.with(ref, func(i *instance) error { return c.life.rename(ctx, i, name) })
+}
+
+// Connect puts a container on a further network, at once if it runs, and at every start
+// from now on. cfg may be nil. An unknown network is NotFound, one that the container is on
+// already Forbidden, the host's or none's Invalid.
+func (c *Containers) Connect(ctx context.Context, ref, network string, cfg *mobynet.EndpointSettings) error {
+	return c.with(ref, func(i *instance) error { return c.life.connect(ctx, i, network, cfg) })
+}
+
+// Disconnect takes a container off a network; Conflict if it is not on it. With force the
+// network may be one that does not exist any more.
+func (c *Containers) Disconnect(ctx context.Context, ref, network string, force bool) error {
+	return c.with(ref, func(i *instance) error { return c.life.disconnect(ctx, i, network, force) })
 }
 
 // Pause and Unpause freeze and thaw a container.

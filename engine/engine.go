@@ -31,6 +31,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -62,6 +63,20 @@ type Options struct {
 	DefaultUlimits map[string]*container.Ulimit
 	// Runtimes are the external ones that containers may name.
 	Runtimes Runtimes
+	// Networks is a *network.Networks.
+	Networks networks
+	// DNS is for containers that say nothing themselves.
+	DNS DNS
+	// DefaultBindIP is where ports of containers on the default bridge are published that
+	// name no address; zero: everywhere.
+	DefaultBindIP netip.Addr
+}
+
+// DNS are name servers, search domains and options of resolv.conf(5). What is empty is
+// taken from the host's own file.
+type DNS struct {
+	Servers         []netip.Addr
+	Search, Options []string
 }
 
 // Engine is the door to everything below. The verbs are grouped by the types that own

@@ -4,8 +4,9 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/network"
+	mobynet "github.com/moby/moby/api/types/network"
 
+	"berth/network"
 	"berth/oci"
 )
 
@@ -18,7 +19,6 @@ type Container struct {
 	Args                                             []string
 	Config                                           *container.Config // as asked, merged with the image's
 	HostConfig                                       *container.HostConfig
-	Networking                                       *network.NetworkingConfig
 	State                                            State
 	RestartCount                                     int
 	Driver                                           string // layer driver
@@ -26,6 +26,15 @@ type Container struct {
 	LogPath, HostsPath, HostnamePath, ResolvConfPath string
 	ExecIDs                                          []string // running ones
 	Sandbox                                          string   // ID of the sandbox it is in
+
+	// Networking is what was asked of the networks that the container is on, by their names
+	// ("bridge", "host" and "none" among them); nothing that a run found out. It is never nil,
+	// and empty for a container on another one's network.
+	Networking *mobynet.NetworkingConfig
+	// Network is the network as it is: endpoints with their addresses and names, published
+	// ports. Nil while the container does not run, and for one on the host's network, on
+	// none, or on another container's. The namespace is /proc/<State.Pid>/ns/net.
+	Network *network.Sandbox
 }
 
 // State of a container. Status is one of created, running, paused, restarting,
