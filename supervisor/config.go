@@ -59,6 +59,9 @@ type Config struct {
 	User   string   `json:"user,omitempty"`
 	Groups []string `json:"groups,omitempty"`
 
+	// Network is what the shim does for the container's network; nil: nothing.
+	Network *Network `json:"network,omitempty"`
+
 	OpenStdin bool         `json:"openStdin,omitempty"` // keep stdin open for attached clients
 	StdinOnce bool         `json:"stdinOnce,omitempty"` // close it when the first attached client leaves
 	LogPath   string       `json:"logPath,omitempty"`   // empty: nothing is logged

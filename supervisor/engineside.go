@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,8 +33,9 @@ type Shim struct {
 	queue   []Event
 	news    chan struct{} // closed and replaced when queue or ended change
 	pid     int           // the shim's, 0 while it is unknown
-	ended   bool          // nothing comes any more
-	exited  bool          // the exit event was delivered
+	ports   []Port
+	ended   bool // nothing comes any more
+	exited  bool // the exit event was delivered
 	closing bool
 	failed  error // what a lost shim left could not be cleared up
 }
@@ -82,7 +84,7 @@ func Reattach(ctx context.Context, runDir string) (*Shim, error) {
 		return nil, err
 	}
 	s.mu.Lock()
-	s.pid = hello.ShimPid
+	s.pid, s.ports = hello.ShimPid, hello.Ports
 	s.mu.Unlock()
 	if hello.Version > ProtocolVersion {
 		s.Close()
@@ -364,6 +366,29 @@ func (s *Shim) Resume(ctx context.Context) error { return s.call(ctx, opResume, 
 // Update changes the limits of the container.
 func (s *Shim) Update(ctx context.Context, res *oci.LinuxResources) error {
 	return s.call(ctx, opUpdate, updateRequest{Resources: res}, nil, nil)
+}
+
+// Ports are the container's published ports as they were bound when it was created, or by
+// the last SetNetwork.
+func (s *Shim) Ports() []Port {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.ports)
+}
+
+// SetNetwork changes what the shim does for the container's network. Ports that are
+// published as before stay as they are, connections through them as well; those that are
+// new are bound, and if one cannot be, nothing changes. The answer is Ports. A port in
+// use is class Conflict.
+func (s *Shim) SetNetwork(ctx context.Context, n Network) ([]Port, error) {
+	var r networkReply
+	if err := s.call(ctx, opNetwork, n, nil, &r); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.ports = r.Ports
+	s.mu.Unlock()
+	return r.Ports, nil
 }
 
 // Root borrows the container's root directory. The caller closes it.

@@ -243,7 +243,8 @@ func (l *Launcher) Create(ctx context.Context, cfg Config, attach []Attachment) 
 	s := connect(newWire(shim.conn), cfg.RunDir, shim.pid)
 	sent := files
 	files = nil
-	err = s.call(ctx, opCreate, req, sent, nil)
+	var made helloReply
+	err = s.call(ctx, opCreate, req, sent, &made)
 	l.wanted()
 	if err != nil {
 		// The shim takes back what it made, and ends; the connection is what tells it to,
@@ -254,5 +255,8 @@ func (l *Launcher) Create(ctx context.Context, cfg Config, attach []Attachment) 
 	for _, h := range given {
 		h.done()
 	}
+	s.mu.Lock()
+	s.ports = made.Ports
+	s.mu.Unlock()
 	return s, nil
 }

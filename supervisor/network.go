@@ -30,9 +30,11 @@ type DNS struct {
 	Servers  []string  `json:"servers,omitempty"`  // ADDRESS or ADDRESS:PORT, asked in order
 	FromHost bool      `json:"fromHost,omitempty"` // ask them from the host's network, not the container's
 	Internal bool      `json:"internal,omitempty"` // no network leads out: nothing is forwarded
+	Ndots    bool      `json:"ndots,omitempty"`    // the option ndots was set, to more than 0: names of one label are not forwarded
 }
 
-// OwnName is a name of the container's own, and the zone's name that it stands for.
+// OwnName is a name of the container's own, and the zone's name or the address that it
+// stands for.
 type OwnName struct {
 	Alias  string `json:"alias"`
 	Target string `json:"target"`

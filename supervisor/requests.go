@@ -13,7 +13,7 @@ import (
 // do not know and treat missing ones as zero.
 const (
 	opHello   = "hello"   // → helloReply
-	opCreate  = "create"  // createRequest, with one descriptor for each attachment
+	opCreate  = "create"  // createRequest, with one descriptor for each attachment → helloReply
 	opStart   = "start"   // → startReply
 	opSignal  = "signal"  // signalRequest
 	opResize  = "resize"  // resizeRequest
@@ -24,6 +24,7 @@ const (
 	opPause   = "pause"   //
 	opResume  = "resume"  //
 	opUpdate  = "update"  // oci.LinuxResources
+	opNetwork = "network" // Network → networkReply
 	opRoot    = "root"    // → a descriptor
 	opDestroy = "destroy" //
 	opCancel  = "cancel"  // with the id of a request under way; it has no answer of its own
@@ -35,6 +36,11 @@ type helloReply struct {
 	Version int    `json:"version"`
 	ID      string `json:"id"`
 	ShimPid int    `json:"shimPid"`
+	Ports   []Port `json:"ports,omitempty"` // as they were bound
+}
+
+type networkReply struct {
+	Ports []Port `json:"ports,omitempty"`
 }
 
 type createRequest struct {
