@@ -11,6 +11,7 @@ import (
 func newContainerGroup(a *app) *cobra.Command {
 	return newGroup(a, "container", "Manage containers", []entry{
 		{name: "attach", build: newAttach},
+		{name: "commit", build: newCommit},
 		{name: "create", build: newCreate},
 		{name: "exec", build: newExec},
 		{name: "inspect", build: newContainerInspect},

@@ -49,6 +49,7 @@ func topLevel() []entry {
 		{"system", nil, groupManagement, newSystemGroup},
 
 		{"attach", nil, groupCommands, newAttach},
+		{"commit", nil, groupCommands, newCommit},
 		{"create", nil, groupCommands, newCreate},
 		{"events", nil, groupCommands, newEvents},
 		{"history", nil, groupCommands, newHistory},
@@ -171,7 +172,7 @@ func newRoot(a *app, args []string) *cobra.Command {
 
 // laterCommands are Docker's whose part of the engine does not exist yet. Nobody shall take
 // them for mistyped.
-const laterCommands = " builder commit context cp diff export stats volume "
+const laterCommands = " builder context cp diff export stats volume "
 
 func unknownCommand(parent, name string) error {
 	if strings.Contains(laterCommands, " "+name+" ") && (parent == "berth" || parent == "berth container") {

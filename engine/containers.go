@@ -109,6 +109,12 @@ func (c *Containers) Unpause(ctx context.Context, ref string) error {
 	return c.with(ref, func(i *instance) error { return c.life.unpause(ctx, i) })
 }
 
+// Commit makes an image of a container's changes.
+func (c *Containers) Commit(ctx context.Context, ref string, r CommitRequest) (image oci.Digest, err error) {
+	err = c.with(ref, func(i *instance) error { image, err = c.life.commit(ctx, i, r); return err })
+	return image, err
+}
+
 // Get returns one container, List all of them, newest first. Neither ever waits for a
 // container that is being started or stopped.
 func (c *Containers) Get(ref string) (Container, error) {

@@ -21,10 +21,13 @@ import (
 )
 
 // fakeImages knows one image.
-type fakeImages struct{ img images.Image }
+type fakeImages struct {
+	img      images.Image
+	onCommit func(images.CommitOptions) // called while the container is held
+}
 
 func busybox() *fakeImages {
-	return &fakeImages{images.Image{
+	return &fakeImages{img: images.Image{
 		ID: "sha256:1111111111111111111111111111111111111111111111111111111111111111",
 		Config: ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}, Config: ocispec.ImageConfig{
 			Cmd: []string{"sh"}, Env: []string{"PATH=/bin"},
@@ -42,6 +45,17 @@ func (f *fakeImages) WritableSize(context.Context, oci.Digest, string) (int64, e
 
 func (f *fakeImages) Rootfs(context.Context, oci.Digest, string) (oci.Rootfs, error) {
 	return oci.Rootfs{Path: "/nowhere"}, nil
+}
+func (f *fakeImages) Commit(ctx context.Context, _ oci.Digest, _ string, o images.CommitOptions) (oci.Digest, error) {
+	release, err := o.Hold(ctx)
+	if err != nil {
+		return "", err
+	}
+	if f.onCommit != nil {
+		f.onCommit(o)
+	}
+	release()
+	return f.img.ID, nil
 }
 func (f *fakeImages) Use(_ context.Context, _ oci.Digest, fn func() error) error { return fn() }
 func (f *fakeImages) Release(oci.Digest) error                                   { return nil }

@@ -120,6 +120,10 @@ func (r reconciler) attach(ctx context.Context, i *instance) error {
 		}
 		return fail.New(fail.NotFound, "the container had not been started")
 	}
+	if err := letCommittedGoOn(ctx, s, i.runDir, &st); err != nil {
+		_ = s.Close()
+		return err
+	}
 	run := newRun(s)
 	close(run.started)
 	r.life.execs.adopt(i, st.Execs)

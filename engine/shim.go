@@ -58,6 +58,7 @@ type imageStore interface {
 	GetFor(name string, platform *oci.Platform) (images.Image, error)
 	Rootfs(ctx context.Context, id oci.Digest, dir string) (oci.Rootfs, error)
 	WritableSize(ctx context.Context, id oci.Digest, dir string) (int64, error)
+	Commit(ctx context.Context, id oci.Digest, dir string, o images.CommitOptions) (oci.Digest, error)
 	Use(ctx context.Context, id oci.Digest, fn func() error) error
 	Release(id oci.Digest) error
 	GraphDriver() string

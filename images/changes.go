@@ -23,6 +23,8 @@ type containerConfig struct {
 	Healthcheck *healthcheck `json:"Healthcheck,omitempty"`
 	OnBuild     []string     `json:"OnBuild,omitempty"`
 	Shell       []string     `json:"Shell,omitempty"`
+
+	cmdChanged bool // by a line before: ENTRYPOINT keeps it then
 }
 
 // healthcheck is a HEALTHCHECK; durations are nanoseconds, zero means the default.
@@ -112,12 +114,15 @@ func command(c *containerConfig, s string) []string {
 }
 
 func changeCmd(c *containerConfig, rest string) error {
-	c.Cmd = command(c, rest)
+	c.Cmd, c.cmdChanged = command(c, rest), true
 	return nil
 }
 
 func changeEntrypoint(c *containerConfig, rest string) error {
 	c.Entrypoint = command(c, rest)
+	if !c.cmdChanged { // it held the arguments of another program
+		c.Cmd = nil
+	}
 	return nil
 }
 

@@ -1,5 +1,5 @@
 // Package images keeps images: their names, manifests, configurations and layers.
-// It pulls, pushes, loads, saves and imports them, and collects what nobody needs.
+// It pulls, pushes, loads, saves, imports and commits them, and collects what nobody needs.
 //
 // # What is where
 //
@@ -12,7 +12,7 @@
 //
 // # Life of an image
 //
-// Pull, Load and Import bring blobs and layers in under a lease, and write the record
+// Pull, Load, Import and Commit bring blobs and layers in under a lease, and write the record
 // last: an image is there wholly or not at all. Remove takes the record away first, then
 // what no other record or lease needs. What a crash leaves between is neither visible
 // nor in the way, serves the next try of the same pull, and goes with Collect.

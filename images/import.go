@@ -90,29 +90,40 @@ func (s *Store) importImage(ctx context.Context, l *lease, r io.Reader, o Import
 		platform = platforms.Normalize(*o.Platform)
 	}
 	now := time.Now().UTC()
-	raw, err := json.Marshal(imageFile{
+	file := imageFile{
 		Platform: ocispec.Platform{OS: platform.OS, Architecture: platform.Architecture, Variant: platform.Variant},
 		Created:  &now, Comment: comment, Config: cfg,
 		RootFS:  ocispec.RootFS{Type: "layers", DiffIDs: []oci.Digest{diff}},
 		History: []ocispec.History{{Created: &now, Comment: comment}},
-	})
+	}
+	m := oci.Manifest{MediaType: oci.DockerManifest, Config: oci.Descriptor{MediaType: oci.DockerConfig}, Layers: []oci.Descriptor{d}}
+	v, err := l.describe(ctx, file, m)
 	if err != nil {
 		return arrived{}, err
 	}
-	m := oci.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: oci.DockerManifest,
-		Config: oci.Descriptor{MediaType: oci.DockerConfig, Size: int64(len(raw))}, Layers: []oci.Descriptor{d}}
+	return arrived{id: v.Config.Digest, v: v, chains: []oci.Digest{diff}, platform: platform}, nil
+}
+
+// describe puts the documents of an image of ours into the content store: its
+// configuration, and its manifest m, which lacks only that.
+func (l *lease) describe(ctx context.Context, file imageFile, m oci.Manifest) (variant, error) {
+	raw, err := json.Marshal(file)
+	if err != nil {
+		return variant{}, err
+	}
+	m.Versioned = specs.Versioned{SchemaVersion: 2}
+	m.Config.Size = int64(len(raw))
 	if m.Config.Digest, err = l.put(ctx, raw); err != nil {
-		return arrived{}, err
+		return variant{}, err
 	}
 	md, data, err := describeManifest(m)
 	if err != nil {
-		return arrived{}, err
+		return variant{}, err
 	}
 	if _, err := l.put(ctx, data); err != nil {
-		return arrived{}, err
+		return variant{}, err
 	}
-	v := variant{Target: md, Manifest: md, Config: m.Config, Layers: m.Layers}
-	return arrived{id: m.Config.Digest, v: v, chains: []oci.Digest{diff}, platform: platform}, nil
+	return variant{Target: md, Manifest: md, Config: m.Config, Layers: m.Layers}, nil
 }
 
 // importLayer unpacks the tar while it takes it in as a blob: as it came if it is plain

@@ -103,6 +103,7 @@ func TestChangesBecomeConfiguration(t *testing.T) {
 		{[]string{`CMD ["a", "b c"]`}, `{"Cmd":["a","b c"]}`},
 		{[]string{`cmd echo "hi" $X`}, `{"Cmd":["/bin/sh","-c","echo \"hi\" $X"]}`},
 		{[]string{`ENTRYPOINT ["/e"]`}, `{"Entrypoint":["/e"]}`},
+		{[]string{`CMD ["a"]`, `ENTRYPOINT ["/e"]`}, `{"Entrypoint":["/e"],"Cmd":["a"]}`},
 		{[]string{`ENV A=1 B="two words" C=three\ words D='$A'`}, `{"Env":["A=1","B=two words","C=three words","D=$A"]}`},
 		{[]string{`ENV A the rest of it`, `ENV A=${A}!`, `ENV B=${X:-def} C=${A:+set}`}, `{"Env":["A=the rest of it!","B=def","C=set"]}`},
 		{[]string{`EXPOSE 80 53/udp 7000-7002`}, `{"ExposedPorts":{"53/udp":{},"7000/tcp":{},"7001/tcp":{},"7002/tcp":{},"80/tcp":{}}}`},

@@ -33,7 +33,7 @@ type lease struct {
 
 // leaseRow is a lease in the database.
 type leaseRow struct {
-	Kind  string    `json:"kind"` // pull, push, load, import
+	Kind  string    `json:"kind"` // pull, push, load, import, commit
 	What  string    `json:"what"`
 	Pid   int       `json:"pid"`
 	Since time.Time `json:"since"`

@@ -25,17 +25,18 @@ import (
 
 // fakeEngine stands for *engine.Containers and *engine.Execs at the server's boundary.
 type fakeEngine struct {
-	list    []engine.Container
-	created engine.CreateRequest
-	attach  func(engine.AttachOptions, engine.Hijack) error
-	stopped engine.StopOptions
-	updated engine.UpdateRequest
-	waits   chan engine.WaitResult
-	entries []logs.Entry
-	read    logs.ReadOptions
-	exec    engine.Exec
-	err     error // what verbs answer
-	panics  bool
+	list      []engine.Container
+	created   engine.CreateRequest
+	attach    func(engine.AttachOptions, engine.Hijack) error
+	stopped   engine.StopOptions
+	updated   engine.UpdateRequest
+	committed engine.CommitRequest
+	waits     chan engine.WaitResult
+	entries   []logs.Entry
+	read      logs.ReadOptions
+	exec      engine.Exec
+	err       error // what verbs answer
+	panics    bool
 }
 
 func (f *fakeEngine) Create(_ context.Context, r engine.CreateRequest) (string, []string, error) {
@@ -67,6 +68,10 @@ func (f *fakeEngine) Unpause(context.Context, string) error                     
 func (f *fakeEngine) Update(_ context.Context, _ string, r engine.UpdateRequest) ([]string, error) {
 	f.updated = r
 	return nil, f.err
+}
+func (f *fakeEngine) Commit(_ context.Context, _ string, r engine.CommitRequest) (oci.Digest, error) {
+	f.committed = r
+	return oci.Digest("sha256:" + strings.Repeat("a", 64)), f.err
 }
 func (f *fakeEngine) Get(ref string) (engine.Container, error) {
 	ref = strings.TrimPrefix(ref, "/")

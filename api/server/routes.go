@@ -48,7 +48,7 @@ var routes = []endpoint{
 	{method: "HEAD", pattern: "/containers/{id}/archive", handle: notYet("copying files from and to a container")},
 	{method: "GET", pattern: "/containers/{id}/archive", handle: notYet("copying files from and to a container")},
 	{method: "PUT", pattern: "/containers/{id}/archive", handle: notYet("copying files from and to a container")},
-	{method: "POST", pattern: "/commit", handle: notYet("committing a container to an image")},
+	{method: "POST", pattern: "/commit", handle: commitContainer},
 	{method: "GET", pattern: "/containers/{id}/checkpoints", handle: notYet("checkpointing")},
 	{method: "POST", pattern: "/containers/{id}/checkpoints", handle: notYet("checkpointing")},
 	{method: "DELETE", pattern: "/containers/{id}/checkpoints/{checkpoint}", handle: notYet("checkpointing")},

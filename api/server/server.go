@@ -44,6 +44,7 @@ type Containers interface {
 	Pause(ctx context.Context, ref string) error
 	Unpause(ctx context.Context, ref string) error
 	Update(ctx context.Context, ref string, r engine.UpdateRequest) (warnings []string, err error)
+	Commit(ctx context.Context, ref string, r engine.CommitRequest) (image oci.Digest, err error)
 	Get(ref string) (engine.Container, error)
 	List() []engine.Container
 	Size(ctx context.Context, ref string) (rw, rootfs int64, err error)
