@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -10,9 +11,10 @@ func sectionCrowd(n int) string { return fmt.Sprintf("Containers, with %d runnin
 
 func crowdName(i int) string { return fmt.Sprintf("crowd%d", i) }
 
-// gather starts a crowd on every engine, in turns of a tenth each, and gives each engine's rate.
-func gather(ctx context.Context, engines []*peer, crowd int) result {
-	r := result{section: sectionCrowd(crowd), row: fmt.Sprintf("%d × run -d in a row", crowd), unit: "starts/s", moreIsBetter: true,
+// gather starts a crowd on every engine, in turns of a tenth each, and gives each engine's
+// rate. Args are those of run between the name and the program.
+func gather(ctx context.Context, engines []*peer, crowd int, section, flags string, args []string) result {
+	r := result{section: section, row: fmt.Sprintf("%d × run %s in a row", crowd, flags), unit: "starts/s", moreIsBetter: true,
 		goals: []goal{{against: "docker", factor: 10}}}
 	for _, p := range engines {
 		r.cells = append(r.cells, cell{peer: p.name})
@@ -26,7 +28,7 @@ func gather(ctx context.Context, engines []*peer, crowd int) result {
 			pause(ctx, settle)
 			begin, n := time.Now(), min(turn, crowd-from)
 			for j := range n {
-				if _, err := p.do(ctx, "run", "-d", "--name", crowdName(from+j), "--network", "none", "busybox", "sleep", "100000"); err != nil {
+				if _, err := p.do(ctx, "run", slices.Concat([]string{"-d", "--name", crowdName(from + j)}, args, []string{"sleep", "100000"})...); err != nil {
 					c.fail(err)
 					break
 				}
@@ -37,4 +39,13 @@ func gather(ctx context.Context, engines []*peer, crowd int) result {
 		}
 	}
 	return r
+}
+
+// disperse removes the crowd of an engine in one command.
+func (p *peer) disperse(ctx context.Context, crowd int) (time.Duration, error) {
+	args := []string{"-f"}
+	for i := range crowd {
+		args = append(args, crowdName(i))
+	}
+	return p.do(ctx, "rm", args...)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"archive/tar"
-	"bytes"
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
@@ -388,34 +387,59 @@ func (l *layerWriter) finish(dir string) (diff digest.Digest, d oci.Descriptor, 
 }
 
 // busyboxTar writes a root file system of Debian's static busybox.
-func busyboxTar(path string) error {
-	program, err := os.ReadFile("/bin/busybox")
-	if err != nil {
-		return fmt.Errorf("%w (Debian: busybox-static)", err)
-	}
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	when := time.Unix(1700000000, 0)
-	headers := []tar.Header{{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755, Size: int64(len(program))}}
-	for _, dir := range []string{"dev", "etc", "proc", "sys", "tmp"} {
-		headers = append(headers, tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755})
-	}
-	for _, applet := range []string{"true", "sleep", "sh"} {
-		headers = append(headers, tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + applet, Linkname: "busybox", Mode: 0o777})
-	}
-	for _, h := range headers {
-		h.ModTime = when
-		if err := w.WriteHeader(&h); err != nil {
+func busyboxTar(path string) error { return writeTar(path, nil) }
+
+// programsTar is busyboxTar with some of the machine's programs, and their libraries, under
+// the names that they have here.
+func programsTar(ctx context.Context, path string, programs ...string) error {
+	files := slices.Clone(programs)
+	for _, p := range programs {
+		out, _, err := (*space)(nil).run(ctx, os.Environ(), "ldd", p)
+		if err != nil && !strings.Contains(err.Error(), "not a dynamic executable") {
 			return err
 		}
-		if h.Size > 0 {
-			if _, err := w.Write(program); err != nil {
-				return err
+		for word := range strings.FieldsSeq(out) {
+			if filepath.IsAbs(word) && !strings.HasSuffix(word, ":") && !slices.Contains(files, word) {
+				files = append(files, word)
 			}
 		}
 	}
-	if err := w.Close(); err != nil {
+	return writeTar(path, files)
+}
+
+// writeTar writes a root file system of busybox and some files of the machine.
+func writeTar(path string, files []string) error {
+	if _, err := os.Stat("/bin/busybox"); err != nil {
+		return fmt.Errorf("%w (Debian: busybox-static)", err)
+	}
+	out, err := os.Create(path)
+	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, b.Bytes(), 0o644)
+	defer out.Close()
+	w := tar.NewWriter(out)
+	when := time.Unix(1700000000, 0)
+	for _, dir := range []string{"bin", "dev", "etc", "proc", "sys", "tmp"} {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755, ModTime: when}); err != nil {
+			return err
+		}
+	}
+	for _, file := range append([]string{"/bin/busybox"}, files...) {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: strings.TrimPrefix(file, "/"), Mode: 0o755, Size: int64(len(data)), ModTime: when}); err != nil {
+			return err
+		}
+		if _, err := w.Write(data); err != nil {
+			return err
+		}
+	}
+	for _, applet := range []string{"true", "sleep", "sh"} {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + applet, Linkname: "busybox", Mode: 0o777, ModTime: when}); err != nil {
+			return err
+		}
+	}
+	return errors.Join(w.Close(), out.Close())
 }

@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -33,6 +34,22 @@ type options struct {
 }
 
 func main() {
+	if len(os.Args) == 3 { // a peer's server or client
+		var err error
+		switch os.Args[1] {
+		case serveVerb:
+			err = serveConnections(os.Args[2])
+		case connectVerb:
+			err = makeConnections(os.Args[2])
+		}
+		if os.Args[1] == serveVerb || os.Args[1] == connectVerb {
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			return
+		}
+	}
 	var o options
 	only := ""
 	flag.IntVar(&o.n, "n", 15, "measured runs per row and peer")
@@ -147,13 +164,6 @@ func (b *bench) measureAll(ctx context.Context, o options, r *report) error {
 		r.checkLoad(ctx, rows[0].section)
 		r.results = append(r.results, measureBoth(ctx, rows, dense, spaced)...)
 	}
-	if o.wants(sectionBridge, "run --rm --network bridge true") && ctx.Err() == nil {
-		results, err := b.bridgeRows(ctx, dense)
-		if err != nil {
-			return err
-		}
-		r.results = append(r.results, results...)
-	}
 	bundle, err := b.bundle(ctx, runtimes[0], rootfs)
 	if err != nil {
 		return err
@@ -173,27 +183,31 @@ func (b *bench) measureAll(ctx context.Context, o options, r *report) error {
 		}
 		r.results = append(r.results, results...)
 	}
+	if err := b.measureNetworks(ctx, o, r, dense, spaced); err != nil {
+		return err
+	}
 	if err := b.measureCrowd(ctx, o, r, dense, spaced); err != nil {
 		return err
 	}
+	r.results = append(r.results, r.last...)
 	return ctx.Err()
 }
 
 // measureCrowd measures what needs many containers that run.
 func (b *bench) measureCrowd(ctx context.Context, o options, r *report, dense, spaced pace) error {
 	rows := o.wanted(crowdedRows(b.engines, o.crowd))
-	memory := o.wants("Memory", "per container")
+	memory := o.wants(sectionMemory, "per container")
 	if o.crowd == 0 || len(rows) == 0 && !memory && !o.wants(sectionCrowd(o.crowd), "run -d in a row") {
 		return nil
 	}
 	// Fresh engines: what went before has left its mark on their memory.
-	before := b.baseline(ctx)
+	before := b.baseline(ctx, b.engines)
 	r.checkLoad(ctx, sectionCrowd(o.crowd))
-	starts := gather(ctx, b.engines, o.crowd)
+	starts := gather(ctx, b.engines, o.crowd, sectionCrowd(o.crowd), "-d", []string{"--network", "none", "busybox"})
 	r.results = append(r.results, starts)
 	if memory && ctx.Err() == nil {
 		result, notes := weighAll(ctx, b.engines, before, o.crowd, o.idle, starts)
-		defer func() { r.results = append(r.results, result) }() // its section comes last
+		r.last = slices.Insert(r.last, 0, result)
 		r.notes = append(r.notes, notes...)
 	}
 	r.results = append(r.results, measureBoth(ctx, rows, dense, spaced)...)
@@ -260,11 +274,7 @@ func (p pace) suffix() string {
 func (r row) progress(ctx context.Context, p pace) result {
 	begin := time.Now()
 	result := r.measure(ctx, p)
-	var cells []string
-	for _, c := range result.cells {
-		cells = append(cells, c.peer+" "+c.text())
-	}
-	fmt.Fprintf(os.Stderr, "%s: %s (%.0f s): %s\n", r.section, r.name, time.Since(begin).Seconds(), strings.Join(cells, ", "))
+	fmt.Fprintf(os.Stderr, "%s: %s (%.0f s): %s\n", r.section, r.name, time.Since(begin).Seconds(), result.cellsText())
 	return result
 }
 
@@ -273,9 +283,11 @@ func method(o options) []string {
 	return []string{
 		"Times are whole commands, from the start of the client's process to its end.",
 		fmt.Sprintf("Every row is measured %d times on every peer, in turns. Back to back: five runs on one peer before another's turn, after one that does not count. %g s apart: a rest before every start, and a peer's turn is one run; on cgroup v1 that makes it slow to move a process to a group.", o.n, o.rest.Seconds()),
-		"Every peer has state, cgroups and a network namespace of its own; run directories are on a tmpfs, as /run is. dockerd has no bridge and no iptables rules, podman uses runc and cgroupfs, as dockerd does.",
+		"Every peer has state, cgroups and a network namespace of its own; run directories are on a tmpfs, as /run is. Without networks dockerd has no bridge and no iptables rules; podman uses runc and cgroupfs, as dockerd does.",
+		"Networks: engines of their own, each with its default bridge network and the firewall rules that it makes by itself, on a host of its own: a namespace with loopback and one uplink, a pair of interfaces to a second host. So all ways have the same number of interfaces for all. Traffic is made by iperf3, 1 s at a time, one stream; what counts is what the receiver got. Connections are made by a client of ours, 4 at a time, 2,000 in all, each until the server's first byte; client, server, proxies and kernel share the machine's processors.",
+		fmt.Sprintf("Published ports: containers with %d ports each. The first port and one more are both measured with the same number of containers running, so the ratio tells what ports cost, not what containers do. The removal counts only if the engine's rules have no published port left. Docker has %d containers at most: it starts two processes per port.", portsEach, dockerPorts),
 		fmt.Sprintf("Rows with a crowd: %d containers run on every engine at the same time, started in turns of a tenth of them; the rate is the median of the turns.", o.crowd),
-		"Memory: the `Anonymous` of smaps_rollup of all processes that stay with containers (berth-shim and its guardian, with those that wait for a container; containerd-shim; conmon), plus the growth of the daemons since they were started for this, divided by the number of containers. Log drivers are on (json-file; podman: k8s-file). Megabytes of a million bytes.",
+		"Memory: the `Anonymous` of smaps_rollup of all processes that stay with containers (berth-shim and its guardian, with those that wait for a container; containerd-shim and docker-proxy; conmon), plus the growth of the daemons since they were started for this, divided by the number of containers. Log drivers are on (json-file; podman: k8s-file). Megabytes of a million bytes.",
 		"Images: pull, push, save and load start after sync and drop_caches, with an emptied store or registry, and end when `syncfs` has returned: what one engine syncs by itself the others have to pay for too. (By themselves, counted by strace in a pull of four layers: Berth 4 syncfs, so that every layer is on the disk before it is known, 36 fsync, 11 fdatasync; dockerd 39 fsync and 39 fdatasync and podman 1 and 86, for their records, and the files of layers not at all.) The registry is Debian's docker-registry on the loopback of the engine's namespace. After a pull the image's ID is compared. Removal ends when the store is empty, also for who answers before. What was pulled is pushed to a registry that has nothing; who has kept the compressed layers need not compress again. A loaded image is compressed by all.",
 		fmt.Sprintf("What moves images is measured up to %d times, within %s; warm-up would defeat the cold caches.", o.rounds, roundsTime),
 	}

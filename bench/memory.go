@@ -12,6 +12,11 @@ import (
 	"time"
 )
 
+const sectionMemory = "Memory"
+
+// memoryOnNetwork is the row of a crowd on a network.
+const memoryOnNetwork = "per container on a bridge network, with a published port"
+
 // memory is what a crowd costs on one engine, in bytes of private anonymous memory.
 type memory struct {
 	keepers map[string]keepers // by process name
@@ -99,8 +104,8 @@ func parseAnonymous(rollup string) (int64, error) {
 }
 
 // baseline replaces the engines by fresh ones, lets each run one container and weighs them.
-func (b *bench) baseline(ctx context.Context) (weights []memory) {
-	for _, p := range b.engines {
+func (b *bench) baseline(ctx context.Context, engines []*peer) (weights []memory) {
+	for _, p := range engines {
 		if err := p.restartEngine(ctx); err != nil {
 			b.notes = append(b.notes, p.name+" does not restart: "+err.Error())
 			continue
@@ -109,7 +114,7 @@ func (b *bench) baseline(ctx context.Context) (weights []memory) {
 		_, _ = p.do(ctx, "run", "--rm", "--network", "none", "busybox", "true")
 	}
 	pause(ctx, 3*time.Second)
-	for _, p := range b.engines {
+	for _, p := range engines {
 		weights = append(weights, p.weigh())
 	}
 	return weights
@@ -117,7 +122,7 @@ func (b *bench) baseline(ctx context.Context) (weights []memory) {
 
 // weighAll gives the memory row after the crowd has been idle for a time.
 func weighAll(ctx context.Context, engines []*peer, before []memory, crowd int, idle time.Duration, starts result) (r result, notes []string) {
-	r = result{section: "Memory", row: fmt.Sprintf("per container, %d running, idle for %s", crowd, idle), unit: "MB",
+	r = result{section: sectionMemory, row: fmt.Sprintf("per container, %d running, idle for %s", crowd, idle), unit: "MB",
 		goals: []goal{{atMost: 2}}}
 	pause(ctx, idle)
 	for i, p := range engines {

@@ -23,6 +23,9 @@ type peer struct {
 	client []string // command line up to the subcommand
 	env    []string
 	space  *space
+	// outside is another host, for engines with networks; server a container's address there.
+	outside *space
+	server  string
 	// runFlags follow the subcommand in run and create.
 	runFlags []string
 	// engine is the command line of its daemon, nil where it has none.
@@ -63,8 +66,9 @@ func (b *bench) openEngines(ctx context.Context) error {
 }
 
 // newPeer makes a peer's directories and its network namespace. What is gone after a reboot
-// lies on a tmpfs, as /run does on a distribution.
-func (b *bench) newPeer(ctx context.Context, name string) (*peer, error) {
+// lies on a tmpfs, as /run does on a distribution. Hidden directories are the machine's that
+// it must not see or change.
+func (b *bench) newPeer(ctx context.Context, name string, hidden ...string) (*peer, error) {
 	p := &peer{name: name, dir: filepath.Join(b.dir, name)}
 	for _, d := range []string{"r", "home"} {
 		if err := os.MkdirAll(filepath.Join(p.dir, d), 0o711); err != nil {
@@ -80,7 +84,7 @@ func (b *bench) newPeer(ctx context.Context, name string) (*peer, error) {
 	})
 	p.env = append(p.env, "HOME="+home)
 	var err error
-	p.space, err = newSpace(ctx)
+	p.space, err = newSpace(ctx, hidden...)
 	return p, err
 }
 
@@ -118,7 +122,7 @@ func (b *bench) docker(ctx context.Context) (*peer, error) {
 	p.client = []string{client, "-H", host}
 	p.engine = []string{"dockerd", "--data-root", filepath.Join(p.dir, "d"), "--exec-root", filepath.Join(p.dir, "r"), "-H", host,
 		"--pidfile", filepath.Join(p.dir, "pid"), "--cgroup-parent", "/" + b.cgroup(), "--bridge", "none", "--iptables=false"}
-	p.keepers = []string{"containerd-shim"}
+	p.keepers = []string{"containerd-shim", "docker-proxy"}
 	return p, p.startEngine(ctx)
 }
 
@@ -220,18 +224,27 @@ func (p *peer) startEngine(ctx context.Context) error {
 	}
 }
 
-// restartEngine replaces the daemon by a fresh one with the same state.
-func (p *peer) restartEngine(ctx context.Context) error {
+// stopEngine ends the daemon, if there is one; containers go on.
+func (p *peer) stopEngine(ctx context.Context) error {
 	if p.live == nil {
 		return nil
 	}
 	_ = p.live.Process.Signal(unix.SIGTERM)
 	select {
 	case <-p.ended:
+		p.live = nil
+		return nil
 	case <-time.After(60 * time.Second):
 		return fmt.Errorf("%s does not end", p.engine[0])
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// restartEngine replaces the daemon by a fresh one with the same state.
+func (p *peer) restartEngine(ctx context.Context) error {
+	if err := p.stopEngine(ctx); err != nil {
+		return err
 	}
 	return p.startEngine(ctx)
 }

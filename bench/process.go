@@ -28,8 +28,9 @@ type space struct {
 	work chan func()
 }
 
-// newSpace makes a namespace that lasts until ctx is done and its processes have ended.
-func newSpace(ctx context.Context) (*space, error) {
+// newSpace makes a namespace that lasts until ctx is done and its processes have ended. Its
+// processes see an empty file system of their own at the hidden directories.
+func newSpace(ctx context.Context, hidden ...string) (*space, error) {
 	s := &space{work: make(chan func())}
 	ready := make(chan error, 1)
 	go func() {
@@ -38,6 +39,9 @@ func newSpace(ctx context.Context) (*space, error) {
 		err := unix.Unshare(unix.CLONE_NEWNET)
 		if err == nil {
 			err = loopbackUp()
+		}
+		if err == nil && len(hidden) > 0 {
+			err = hide(hidden)
 		}
 		ready <- err
 		for err == nil {
@@ -63,6 +67,22 @@ func (s *space) within(ctx context.Context, do func()) {
 		<-done
 	case <-ctx.Done():
 	}
+}
+
+// hide covers directories for this thread and what it starts.
+func hide(dirs []string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	for _, d := range dirs {
+		if err := unix.Mount("tmpfs", d, "tmpfs", 0, "mode=0755"); err != nil {
+			return fmt.Errorf("cover %s: %w", d, err)
+		}
+	}
+	return nil
 }
 
 func loopbackUp() error {

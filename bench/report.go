@@ -22,6 +22,7 @@ type report struct {
 	load    []string
 	method  []string
 	results []result
+	last    []result // for the end
 	notes   []string // what could not be measured and why, figures behind a row
 }
 
@@ -110,6 +111,15 @@ func (c cell) text() string {
 		return number(c.values[0])
 	}
 	return fmt.Sprintf("%s [%s %s]", number(c.values.median()), number(c.values.min()), number(c.values.max()))
+}
+
+// cellsText is the row's figures in one line.
+func (r result) cellsText() string {
+	var cells []string
+	for _, c := range r.cells {
+		cells = append(cells, c.peer+" "+c.text())
+	}
+	return strings.Join(cells, ", ")
 }
 
 // reasons tells why cells are empty, each reason once with the rows it is for.
