@@ -194,6 +194,9 @@ func printServerInfo(w io.Writer, i *system.Info) {
 	}
 	if i.FirewallBackend != nil {
 		printValue(w, " Firewall Backend", i.FirewallBackend.Driver)
+		for _, pair := range i.FirewallBackend.Info {
+			fmt.Fprintf(w, "  %s: %s\n", pair[0], pair[1])
+		}
 	}
 	fmt.Fprintln(w)
 }

@@ -187,7 +187,7 @@ func (d *daemon) run(ctx context.Context) error {
 	streams, endStreams := context.WithCancel(context.Background())
 	defer endStreams()
 	api := server.New(server.Config{
-		Containers: eng.Containers, Execs: eng.Execs, Images: store, Registry: d.registry, Events: bus, Log: d.log, Streams: streams,
+		Containers: eng.Containers, Execs: eng.Execs, Images: store, Registry: d.registry, Networks: noNetworks{}, Events: bus, Log: d.log, Streams: streams,
 		Facts: server.Facts{
 			ID: id, DataRoot: set.DataRoot, LogDriver: set.LogDriver, ShimPath: shim, DefaultShmSize: set.DefaultShmSize,
 			Labels:             func() []string { return d.live.Load().Labels },

@@ -54,7 +54,10 @@ func createContainer(w *writer, r *request) error {
 	if body.NetworkingConfig == nil {
 		body.NetworkingConfig = &network.NetworkingConfig{}
 	}
-	adjustCreate(&body, r.version)
+	adjusted, err := adjustCreate(&body, r.version)
+	if err != nil {
+		return err
+	}
 	if body.HostConfig.ShmSize == 0 {
 		body.HostConfig.ShmSize = r.s.Facts.DefaultShmSize
 	}
@@ -72,35 +75,66 @@ func createContainer(w *writer, r *request) error {
 	if err != nil {
 		return err
 	}
-	if warnings == nil {
-		warnings = []string{}
-	}
-	return writeJSON(w, http.StatusCreated, container.CreateResponse{ID: id, Warnings: warnings})
+	return writeJSON(w, http.StatusCreated, container.CreateResponse{ID: id, Warnings: append(append([]string{}, adjusted...), warnings...)})
 }
 
 // adjustCreate gives a request of an older version the meaning it had then.
-func adjustCreate(body *createBody, v version) {
+func adjustCreate(body *createBody, v version) (warnings []string, err error) {
 	hc := body.HostConfig
-	if v < 44 && body.MacAddress != "" {
-		var mac network.HardwareAddr
-		if mac.UnmarshalText([]byte(body.MacAddress)) == nil {
-			name := string(hc.NetworkMode)
-			if name == "" {
-				name = network.NetworkDefault
-			}
-			if body.NetworkingConfig.EndpointsConfig == nil {
-				body.NetworkingConfig.EndpointsConfig = map[string]*network.EndpointSettings{}
-			}
-			if body.NetworkingConfig.EndpointsConfig[name] == nil {
-				body.NetworkingConfig.EndpointsConfig[name] = &network.EndpointSettings{}
-			}
-			body.NetworkingConfig.EndpointsConfig[name].MacAddress = mac
-		}
-	}
 	if v < 42 && hc.PidsLimit != nil && *hc.PidsLimit <= 0 {
 		// 0 and -1 both meant unlimited.
 		hc.PidsLimit = nil
 	}
+	if v < 44 {
+		for _, e := range body.NetworkingConfig.EndpointsConfig {
+			if e != nil {
+				e.MacAddress = nil // was only told, never taken
+			}
+		}
+	}
+	if body.MacAddress == "" {
+		return nil, nil
+	}
+	if err := giveMAC(body); err != nil {
+		return nil, err
+	}
+	if v >= 44 {
+		warnings = append(warnings, "The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig instead.")
+	}
+	return warnings, nil
+}
+
+// giveMAC makes the container's MacAddress the one of its place on its first network.
+func giveMAC(body *createBody) error {
+	var mac network.HardwareAddr
+	if err := mac.UnmarshalText([]byte(body.MacAddress)); err != nil {
+		return fail.New(fail.Invalid, "invalid MAC address %q", body.MacAddress)
+	}
+	mode := body.HostConfig.NetworkMode
+	if mode.IsHost() || mode.IsNone() || mode.IsContainer() {
+		return fail.New(fail.Invalid, "conflicting options: mac-address and the network mode")
+	}
+	endpoints := body.NetworkingConfig.EndpointsConfig
+	if endpoints == nil {
+		endpoints = map[string]*network.EndpointSettings{}
+		body.NetworkingConfig.EndpointsConfig = endpoints
+	}
+	name := string(mode)
+	if mode == "" || mode.IsDefault() {
+		name = network.NetworkDefault
+		if _, ok := endpoints[network.NetworkBridge]; ok {
+			name = network.NetworkBridge
+		}
+	}
+	if endpoints[name] == nil {
+		endpoints[name] = &network.EndpointSettings{}
+	}
+	e := endpoints[name]
+	if len(e.MacAddress) > 0 && e.MacAddress.String() != mac.String() {
+		return fail.New(fail.Invalid, "the container-wide MAC address must match the endpoint-specific MAC address for the main network, or be left empty")
+	}
+	e.MacAddress = mac
+	return nil
 }
 
 func noContent(w *writer, err error) error {

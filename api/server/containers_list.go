@@ -37,13 +37,13 @@ func listContainers(w *writer, r *request) error {
 	}
 	sel.all = r.boolean("all") || limit > 0 || len(f["status"]) > 0
 	now := time.Now()
-	out := []container.Summary{}
+	out := []listRow{}
 	names := imageNames{s: r.s}
 	for _, c := range r.s.Containers.List() {
 		if !sel.matches(c) {
 			continue
 		}
-		row := r.s.summary(c, now, &names)
+		row := listRow{Summary: r.s.summary(c, now, &names, r.version), Ports: portSummaries(c)}
 		if r.boolean("size") {
 			if err := r.s.addSize(r.Context(), c.ID, &row.SizeRw, &row.SizeRootFs); err != nil {
 				return err
@@ -66,8 +66,14 @@ func (s *Server) addSize(ctx context.Context, id string, rw, root *int64) (err e
 	return err
 }
 
+// listRow has ports whose address is left out where there is none.
+type listRow struct {
+	container.Summary
+	Ports []portSummary
+}
+
 // summary is one row of the list.
-func (s *Server) summary(c engine.Container, now time.Time, names *imageNames) container.Summary {
+func (s *Server) summary(c engine.Container, now time.Time, names *imageNames, v version) container.Summary {
 	row := container.Summary{
 		ID:      c.ID,
 		Names:   []string{"/" + c.Name},
@@ -86,7 +92,10 @@ func (s *Server) summary(c engine.Container, now time.Time, names *imageNames) c
 	}
 	row.HostConfig.NetworkMode = string(c.HostConfig.NetworkMode)
 	row.HostConfig.Annotations = c.HostConfig.Annotations
-	row.NetworkSettings = &container.NetworkSettingsSummary{Networks: s.endpoints(c)}
+	row.NetworkSettings = &container.NetworkSettingsSummary{Networks: s.summaryEndpoints(c, v)}
+	for _, p := range portSummaries(c) {
+		row.Ports = append(row.Ports, container.PortSummary{IP: p.IP, PrivatePort: p.PrivatePort, PublicPort: p.PublicPort, Type: p.Type})
+	}
 	return row
 }
 
@@ -239,7 +248,7 @@ func (sel *selector) matches(c engine.Container) bool {
 		!f.labels("label", c.Config.Labels),
 		!f.any("network", func(want string) bool { return onNetwork(c, want) }),
 		!f.any("volume", func(want string) bool { return mounts(c, want) }),
-		!f.any("publish", func(string) bool { return false }), // nothing is published yet
+		!f.any("publish", func(want string) bool { return publishes(c, want) }),
 		!f.any("expose", func(want string) bool { return exposes(c, want) }):
 		return false
 	}
@@ -255,17 +264,4 @@ func mounts(c engine.Container, want string) bool {
 	return slices.ContainsFunc(c.Mounts, func(m engine.MountPoint) bool {
 		return m.Name == want || m.Source == want || m.Destination == path.Clean(want)
 	})
-}
-
-func exposes(c engine.Container, want string) bool {
-	rng, err := network.ParsePortRange(want)
-	if err != nil {
-		return false
-	}
-	for p := range c.Config.ExposedPorts {
-		if p.Proto() == rng.Proto() && p.Num() >= rng.Start() && p.Num() <= rng.End() {
-			return true
-		}
-	}
-	return false
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http/httptest"
@@ -11,7 +12,7 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/network"
+	mobynet "github.com/moby/moby/api/types/network"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"berth/engine"
@@ -37,6 +38,9 @@ type fakeEngine struct {
 	exec      engine.Exec
 	err       error // what verbs answer
 	panics    bool
+
+	connected string
+	endpoint  *mobynet.EndpointSettings
 }
 
 func (f *fakeEngine) Create(_ context.Context, r engine.CreateRequest) (string, []string, error) {
@@ -113,6 +117,14 @@ func (f *fakeEngine) Using(id oci.Digest) (all, running []string) {
 		}
 	}
 	return all, running
+}
+func (f *fakeEngine) Connect(_ context.Context, ref, network string, cfg *mobynet.EndpointSettings) error {
+	f.connected, f.endpoint = ref+" to "+network, cfg
+	return f.err
+}
+func (f *fakeEngine) Disconnect(_ context.Context, ref, network string, force bool) error {
+	f.connected = fmt.Sprintf("%s off %s, force %t", ref, network, force)
+	return f.err
 }
 func (f *fakeEngine) Prune(_ context.Context, keep func(engine.Container) bool) ([]string, int64, error) {
 	var ids []string
@@ -277,7 +289,7 @@ func web() engine.Container {
 		Args:       []string{"-c", "sleep 10"},
 		Config:     &container.Config{Image: "busybox", Hostname: "111111111111", Cmd: []string{"sh", "-c", "sleep 10"}, Labels: map[string]string{"app": "web"}},
 		HostConfig: &container.HostConfig{NetworkMode: "host", LogConfig: container.LogConfig{Type: "json-file"}},
-		Networking: &network.NetworkingConfig{},
+		Networking: &mobynet.NetworkingConfig{EndpointsConfig: map[string]*mobynet.EndpointSettings{"host": {}}},
 		State:      engine.State{Status: "running", Pid: 42, StartedAt: day.Add(time.Second)},
 		Driver:     "overlay",
 		LogPath:    "/data/containers/1/json.log",
@@ -290,6 +302,7 @@ func job() engine.Container {
 	c.ID, c.Name = strings.Repeat("2", 64), "job"
 	c.Config = &container.Config{Image: "busybox", Tty: true}
 	c.HostConfig = &container.HostConfig{NetworkMode: "none"}
+	c.Networking = &mobynet.NetworkingConfig{EndpointsConfig: map[string]*mobynet.EndpointSettings{"none": {}}}
 	c.State = engine.State{Status: "exited", ExitCode: 3, StartedAt: day, FinishedAt: day.Add(time.Minute)}
 	c.Created = day.Add(-time.Hour)
 	c.Mounts = nil
@@ -314,16 +327,17 @@ func (fakeRegistry) Repository(reference.Named, *registry.Auth) *registry.Reposi
 
 type bench struct {
 	*Server
-	eng *fakeEngine
-	img *fakeImages
+	eng  *fakeEngine
+	img  *fakeImages
+	nets *fakeNetworks
 }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{eng: &fakeEngine{list: []engine.Container{web(), job()}, waits: make(chan engine.WaitResult, 1)}, img: &fakeImages{list: []images.Image{busybox()}}}
+	b := &bench{eng: &fakeEngine{list: []engine.Container{web(), job()}, waits: make(chan engine.WaitResult, 1)}, img: &fakeImages{list: []images.Image{busybox()}}, nets: newFakeNetworks()}
 	none := func() []string { return nil }
 	b.Server = New(Config{
-		Containers: b.eng, Execs: fakeExecs{b.eng}, Images: b.img, Registry: fakeRegistry{}, Events: events.NewBus(), Log: slog.New(slog.DiscardHandler),
+		Containers: b.eng, Execs: fakeExecs{b.eng}, Images: b.img, Registry: fakeRegistry{}, Networks: b.nets, Events: events.NewBus(), Log: slog.New(slog.DiscardHandler),
 		Facts: Facts{ID: "engine", DataRoot: "/data", LogDriver: "json-file", Labels: none, Debug: func() bool { return false }, InsecureRegistries: none, Mirrors: none,
 			Runtimes: func() engine.Runtimes { return engine.Runtimes{Default: "berth"} }},
 	})

@@ -144,12 +144,6 @@ func controllerMounts() map[string]string {
 	return out
 }
 
-// ipv4Forwarding reports the kernel's setting.
-func ipv4Forwarding() bool {
-	data, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
-	return err == nil && strings.TrimSpace(string(data)) == "1"
-}
-
 // securityOptions lists what confines containers here, as info tells it.
 func securityOptions(cgroupVersion int) []string {
 	var out []string

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -58,6 +59,9 @@ func getInfo(w *writer, r *request) error {
 		out.RegistryConfig.AllowNondistributableArtifactsCIDRs = &none
 		out.RegistryConfig.AllowNondistributableArtifactsHostnames = &none
 	}
+	if r.version < 49 {
+		out.FirewallBackend = nil
+	}
 	if r.version < 50 {
 		out.BridgeNfIptables, out.BridgeNfIP6tables = &no, &no
 		for _, c := range []*commit{&out.ContainerdCommit, &out.RuncCommit, &out.InitCommit} {
@@ -75,7 +79,7 @@ func (s *Server) info() (system.Info, error) {
 	if err != nil {
 		return system.Info{}, err
 	}
-	f := s.Facts
+	f, nets := s.Facts, s.Networks.Facts()
 	lim := cgroupLimits()
 	pretty, osVersion := osRelease()
 	hostname, _ := os.Hostname()
@@ -84,7 +88,7 @@ func (s *Server) info() (system.Info, error) {
 		Images:             len(all),
 		Driver:             s.Images.GraphDriver(),
 		DriverStatus:       [][2]string{{"Content store", "OCI image layout"}},
-		Plugins:            system.PluginsInfo{Volume: []string{}, Network: []string{"host", "null"}, Log: []string{"json-file", "none"}},
+		Plugins:            system.PluginsInfo{Volume: []string{}, Network: slices.Sorted(slices.Values(nets.Drivers)), Log: []string{"json-file", "none"}},
 		MemoryLimit:        lim.memory,
 		SwapLimit:          lim.swap,
 		CPUCfsPeriod:       lim.cpuQuota,
@@ -93,7 +97,7 @@ func (s *Server) info() (system.Info, error) {
 		CPUSet:             lim.cpuset,
 		PidsLimit:          lim.pids,
 		OomKillDisable:     lim.oomKillDisable,
-		IPv4Forwarding:     ipv4Forwarding(),
+		IPv4Forwarding:     nets.IPv4Forwarding,
 		Debug:              f.Debug(),
 		NFd:                openFiles(),
 		NGoroutines:        runtime.NumGoroutine(),
@@ -143,7 +147,17 @@ func (s *Server) info() (system.Info, error) {
 			info.ContainersStopped++
 		}
 	}
+	for _, p := range nets.Pools {
+		info.DefaultAddressPools = append(info.DefaultAddressPools, system.NetworkAddressPool{Base: p.Base, Size: p.Size})
+	}
+	info.FirewallBackend = &system.FirewallInfo{Driver: nets.Firewall}
+	if nets.FirewallVersion != "" {
+		info.FirewallBackend.Info = [][2]string{{"Version", nets.FirewallVersion}}
+	}
 	info.Warnings = warnings(lim)
+	for _, hint := range nets.Hints {
+		info.Warnings = append(info.Warnings, "WARNING: "+hint)
+	}
 	return info, nil
 }
 

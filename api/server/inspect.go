@@ -32,29 +32,6 @@ type inspectConfig struct {
 	MacAddress string `json:"MacAddress,omitempty"`
 }
 
-// networkSettings carries the default bridge's values at the top level. moby left them
-// out at 1.52; scripts read them still, and an additional field breaks nobody.
-type networkSettings struct {
-	Bridge                 string
-	SandboxID              string
-	SandboxKey             string
-	Ports                  network.PortMap
-	HairpinMode            bool
-	LinkLocalIPv6Address   string
-	LinkLocalIPv6PrefixLen int
-	SecondaryIPAddresses   []struct{}
-	SecondaryIPv6Addresses []struct{}
-	EndpointID             string
-	Gateway                string
-	GlobalIPv6Address      string
-	GlobalIPv6PrefixLen    int
-	IPAddress              string
-	IPPrefixLen            int
-	IPv6Gateway            string
-	MacAddress             string
-	Networks               map[string]*network.EndpointSettings
-}
-
 func inspectContainer(w *writer, r *request) error {
 	c, err := r.s.Containers.Get(r.path["id"])
 	if err != nil {
@@ -103,13 +80,23 @@ func (s *Server) inspectAnswer(c engine.Container, v version) inspectResponse {
 		out.HostConfig.KernelMemory, out.HostConfig.KernelMemoryTCP = &none, &none
 	}
 	out.Config = inspectConfig{Config: c.Config}
-	out.NetworkSettings = networkSettings{Ports: network.PortMap{}, Networks: s.endpoints(c)}
-	for _, e := range out.NetworkSettings.Networks {
-		if v < 44 {
-			out.Config.MacAddress = e.MacAddress.String()
-		}
+	out.NetworkSettings = s.networkSettings(c, v)
+	if v < 44 {
+		out.Config.MacAddress = askedMAC(c)
 	}
 	return out
+}
+
+// askedMAC is the address that was asked for on the network that the container is created on.
+func askedMAC(c engine.Container) string {
+	name := string(c.HostConfig.NetworkMode)
+	if c.HostConfig.NetworkMode.IsDefault() {
+		name = network.NetworkBridge
+	}
+	if c.Networking == nil || c.Networking.EndpointsConfig[name] == nil {
+		return ""
+	}
+	return c.Networking.EndpointsConfig[name].MacAddress.String()
 }
 
 func stateAnswer(s engine.State) *container.State {

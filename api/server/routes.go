@@ -86,12 +86,12 @@ var routes = []endpoint{
 	{method: "PUT", pattern: "/volumes/{name}", handle: noSwarm},
 	{method: "DELETE", pattern: "/volumes/{name}", handle: noSuchVolume},
 	{method: "GET", pattern: "/networks", handle: listNetworks},
-	{method: "POST", pattern: "/networks/create", handle: notYet("creating networks")},
+	{method: "POST", pattern: "/networks/create", handle: createNetwork},
 	{method: "POST", pattern: "/networks/prune", handle: pruneNetworks},
 	{method: "GET", pattern: "/networks/{id}", handle: inspectNetwork},
 	{method: "DELETE", pattern: "/networks/{id}", handle: removeNetwork},
-	{method: "POST", pattern: "/networks/{id}/connect", handle: notYet("connecting a container to a network")},
-	{method: "POST", pattern: "/networks/{id}/disconnect", handle: notYet("disconnecting a container from a network")},
+	{method: "POST", pattern: "/networks/{id}/connect", handle: connectNetwork},
+	{method: "POST", pattern: "/networks/{id}/disconnect", handle: disconnectNetwork},
 
 	// managed plugins: out of scope
 	{method: "GET", pattern: "/plugins", handle: noPlugins},

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/distribution/reference"
+	mobynet "github.com/moby/moby/api/types/network"
 
 	"berth/engine"
 	"berth/events"
@@ -54,6 +55,8 @@ type Containers interface {
 	Top(ctx context.Context, ref, psArgs string) (titles []string, processes [][]string, err error)
 	Using(image oci.Digest) (all, running []string)
 	Prune(ctx context.Context, keep func(engine.Container) bool) (ids []string, freed int64, err error)
+	Connect(ctx context.Context, ref, network string, cfg *mobynet.EndpointSettings) error
+	Disconnect(ctx context.Context, ref, network string, force bool) error
 }
 
 // Execs is what the API needs of *engine.Execs.
@@ -113,6 +116,7 @@ type Config struct {
 	Execs      Execs
 	Images     Images
 	Registry   Registry
+	Networks   Networks
 	Events     *events.Bus
 	Facts      Facts
 	Log        *slog.Logger

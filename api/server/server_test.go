@@ -602,20 +602,23 @@ func TestAnswersOfEveryVersion(t *testing.T) {
 		versions   []string
 	}{
 		{"inspect", "/containers/web/json?size=1", []string{"1.40", "1.42", "1.55"}},
+		{"served", "/containers/served/json", []string{"1.40", "1.44", "1.45", "1.52"}},
+		{"stopped", "/containers/stopped/json", []string{"1.40", "1.44", "1.52"}},
 		{"list", "/containers/json?all=1", []string{"1.40", "1.55"}},
 		{"image", "/images/busybox/json", []string{"1.40", "1.44", "1.45", "1.48", "1.50", "1.52"}},
 		{"images", "/images/json", []string{"1.40", "1.44", "1.48", "1.51"}},
 		{"history", "/images/busybox/history", []string{"1.40"}},
-		{"info", "/info", []string{"1.40", "1.42", "1.47", "1.50"}},
+		{"info", "/info", []string{"1.40", "1.42", "1.47", "1.49", "1.50"}},
 		{"version", "/version", []string{"1.40"}},
 		{"df", "/system/df", []string{"1.40", "1.52", "1.53"}},
-		{"networks", "/networks", []string{"1.40"}},
+		{"networks", "/networks", []string{"1.40", "1.52"}},
+		{"network", "/networks/front", []string{"1.40", "1.52"}},
 		{"volumes", "/volumes", []string{"1.40"}},
 		{"top", "/containers/web/top", []string{"1.40"}},
 	} {
 		for _, v := range c.versions {
 			t.Run(c.name+"-"+v, func(t *testing.T) {
-				w := newBench(t).ask("GET", "/v"+v+c.path, "")
+				w := withNetworks(t).ask("GET", "/v"+v+c.path, "")
 				if w.Code != 200 {
 					t.Fatalf("%d %s", w.Code, w.Body)
 				}

@@ -110,7 +110,7 @@ func (s *Server) containerUsage(out *usageResponse, r *request) error {
 	names := imageNames{s: s}
 	now := time.Now()
 	for _, c := range s.Containers.List() {
-		row := s.summary(c, now, &names)
+		row := s.summary(c, now, &names, r.version)
 		if err := s.addSize(r.Context(), c.ID, &row.SizeRw, &row.SizeRootFs); err != nil {
 			return err
 		}
