@@ -1,0 +1,316 @@
+package firewall
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// TestMain runs the tests in a process with a network namespace of its own: that is "the host".
+func TestMain(m *testing.M) {
+	const inside = "BERTH_TEST_FIREWALL_NETNS"
+	if os.Getuid() != 0 || os.Getenv(inside) != "" {
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		os.Exit(exit.ExitCode())
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "no network namespace to test in:", err)
+		os.Exit(1)
+	}
+}
+
+// node is a machine, or a container: a network namespace with one thread that lives in it.
+type node struct {
+	t    testing.TB
+	name string
+	ns   *os.File
+	jobs chan func()
+}
+
+// newHost gives the process's own namespace, empty.
+func newHost(t testing.TB) *node {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	h := enter(t, "host", false)
+	t.Cleanup(func() {
+		links, _ := netlink.LinkList()
+		for _, l := range links {
+			if l.Type() == "bridge" || l.Type() == "veth" {
+				netlink.LinkDel(l)
+			}
+		}
+		c, _ := nftables.New()
+		c.FlushRuleset()
+		c.Flush()
+	})
+	for _, f := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+		write(t, "/proc/sys/net/"+f, "1")
+	}
+	return h
+}
+
+func newNode(t testing.TB, name string) *node { return enter(t, name, true) }
+
+func enter(t testing.TB, name string, fresh bool) *node {
+	n := &node{t: t, name: name, jobs: make(chan func())}
+	ready := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		var err error
+		if fresh {
+			err = unix.Unshare(unix.CLONE_NEWNET)
+		}
+		if err == nil {
+			n.ns, err = os.Open("/proc/thread-self/ns/net")
+		}
+		ready <- err
+		for job := range n.jobs {
+			job()
+		}
+	}()
+	if err := <-ready; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { close(n.jobs); n.ns.Close() })
+	n.must(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(lo)
+	})
+	return n
+}
+
+// do runs f inside the namespace.
+func (n *node) do(f func()) {
+	done := make(chan struct{})
+	n.jobs <- func() { defer close(done); f() }
+	<-done
+}
+
+func (n *node) must(f func() error) {
+	n.t.Helper()
+	var err error
+	n.do(func() { err = f() })
+	if err != nil {
+		n.t.Fatalf("%s: %v", n.name, err)
+	}
+}
+
+func write(t testing.TB, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (n *node) addresses(link string, addrs ...string) {
+	n.t.Helper()
+	n.must(func() error {
+		l, err := netlink.LinkByName(link)
+		if err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			addr, err := netlink.ParseAddr(a)
+			if err != nil {
+				return err
+			}
+			if addr.IP.To4() == nil {
+				addr.Flags = unix.IFA_F_NODAD
+			}
+			if err := netlink.AddrAdd(l, addr); err != nil {
+				return err
+			}
+		}
+		return netlink.LinkSetUp(l)
+	})
+}
+
+func (n *node) route(to, via string) {
+	n.t.Helper()
+	n.must(func() error {
+		_, dst, err := net.ParseCIDR(to)
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: net.ParseIP(via)})
+	})
+}
+
+// bridge makes a bridge on the host, with the host's addresses on it.
+func (n *node) bridge(name string, addrs ...string) {
+	n.t.Helper()
+	n.must(func() error {
+		return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}})
+	})
+	n.addresses(name, addrs...)
+}
+
+var cables int
+
+// plug connects other to the host by a cable. On the host its end is name, or a port of the
+// bridge.
+func (n *node) plug(name, bridge string, other *node, inside string, addrs ...string) {
+	n.t.Helper()
+	if name == "" {
+		cables++
+		name = fmt.Sprintf("veth%d", cables)
+	}
+	n.must(func() error {
+		v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: inside, PeerNamespace: netlink.NsFd(int(other.ns.Fd()))}
+		if err := netlink.LinkAdd(v); err != nil {
+			return err
+		}
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		if bridge != "" {
+			b, err := netlink.LinkByName(bridge)
+			if err != nil {
+				return err
+			}
+			if err := netlink.LinkSetMaster(l, b); err != nil {
+				return err
+			}
+		}
+		return netlink.LinkSetUp(l)
+	})
+	other.addresses(inside, addrs...)
+}
+
+// serve answers on every TCP connection and UDP datagram with its name and the client's
+// address, until the test ends.
+func (n *node) serve(addrs ...string) {
+	n.t.Helper()
+	for _, a := range addrs {
+		n.must(func() error {
+			l, err := net.Listen("tcp", a)
+			if err != nil {
+				return err
+			}
+			n.t.Cleanup(func() { l.Close() })
+			go func() {
+				for {
+					c, err := l.Accept()
+					if err != nil {
+						return
+					}
+					go func() {
+						defer c.Close()
+						io.WriteString(c, n.name+" "+hostOf(c.RemoteAddr())+"\n")
+						io.Copy(c, c) // stays open, echoing
+					}()
+				}
+			}()
+			p, err := net.ListenPacket("udp", a)
+			if err != nil {
+				return err
+			}
+			n.t.Cleanup(func() { p.Close() })
+			go func() {
+				b := make([]byte, 2048)
+				for {
+					_, from, err := p.ReadFrom(b)
+					if err != nil {
+						return
+					}
+					p.WriteTo([]byte(n.name+" "+hostOf(from)+"\n"), from)
+				}
+			}()
+			return nil
+		})
+	}
+}
+
+func hostOf(a net.Addr) string {
+	return netip.MustParseAddrPort(a.String()).Addr().Unmap().String()
+}
+
+const patience = 120 * time.Millisecond // for answers that must not come; those that must have longer
+
+// ask connects and returns what the server said, or "" if nobody answered.
+func (n *node) ask(proto, addr string) string {
+	n.t.Helper()
+	var answer string
+	n.do(func() { answer = ask(proto, addr, patience) })
+	return answer
+}
+
+func ask(proto, addr string, wait time.Duration) string {
+	c, err := net.DialTimeout(proto, addr, wait)
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(wait))
+	if proto == "udp" {
+		c.Write([]byte("?"))
+	}
+	b := make([]byte, 256)
+	m, err := c.Read(b)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b[:m]))
+}
+
+// expect asks by TCP and UDP. want "" means that nobody answers.
+func (n *node) expect(addr, want string) {
+	n.t.Helper()
+	for _, proto := range []string{"tcp", "udp"} {
+		got := n.ask(proto, addr)
+		if want != "" && got == "" { // a busy machine
+			n.do(func() { got = ask(proto, addr, 5*time.Second) })
+		}
+		if got != want {
+			n.t.Errorf("%s asks %s %s: answer %q, want %q", n.name, proto, addr, got, want)
+		}
+	}
+}
+
+func openTable(t testing.TB, cfg Config) *Table {
+	t.Helper()
+	if cfg.Table == "" {
+		cfg.Table = "berth_test"
+	}
+	cfg.Log = slog.New(slog.NewTextHandler(testWriter{t}, nil))
+	table, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { table.Close(true) })
+	return table
+}
+
+type testWriter struct{ t testing.TB }
+
+func (w testWriter) Write(b []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(b)))
+	return len(b), nil
+}
