@@ -176,7 +176,7 @@ func (d *daemon) run(ctx context.Context) error {
 	eng, err := engine.Open(ctx, engine.Options{
 		DataRoot: set.DataRoot, ExecRoot: set.ExecRoot, DB: db, Images: store, Shims: launcher, Events: bus, Log: d.log,
 		WakeEngine: wake, CgroupParent: set.CgroupParent, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits,
-		Runtimes: set.runtimes(),
+		Runtimes: set.runtimes(), DNS: set.dns, DefaultBindIP: set.publishIP(),
 	})
 	if err != nil {
 		return fmt.Errorf("open the engine: %w", err)

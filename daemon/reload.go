@@ -49,7 +49,18 @@ func (d *daemon) reload() {
 			d.log.Warn("changed in the configuration: restart the engine to use it", "directive", s.name)
 		}
 	}
+	for i, now := range next.NetworkSettings.directives() {
+		if !reflect.DeepEqual(d.set.NetworkSettings.directives()[i].value, now.value) {
+			d.log.Warn("changed in the configuration: restart the engine to use it", "directive", now.name)
+		}
+	}
 	d.log.Info("configuration reloaded", "level", d.level.Level(), "labels", next.Labels, "runtimes", slices.Sorted(maps.Keys(next.Runtimes)), "default-runtime", next.DefaultRuntime)
+}
+
+// directive is a setting by its key in daemon.json.
+type directive struct {
+	name  string
+	value any
 }
 
 // levels are dockerd's names of log levels.

@@ -18,6 +18,7 @@ import (
 
 	"berth/engine"
 	"berth/fail"
+	"berth/network"
 	"berth/registry"
 )
 
@@ -50,6 +51,10 @@ type Settings struct {
 	Labels         []string
 	Runtimes       map[string]engine.Runtime // external ones, by name
 	DefaultRuntime string
+
+	NetworkSettings
+	networks network.Config // from NetworkSettings
+	dns      engine.DNS
 
 	TLS, TLSVerify         bool
 	TLSCA, TLSCert, TLSKey string
@@ -84,6 +89,12 @@ var keys = map[string]string{
 	"log-opts":            "log-opt",
 	"default-ulimits":     "default-ulimit",
 	"runtimes":            "add-runtime",
+
+	"default-address-pools": "default-address-pool",
+	"default-network-opts":  "default-network-opt",
+	"dns-opts":              "dns-opt",
+	"host-gateway-ips":      "host-gateway-ip",
+	"host-gateway-ip":       "host-gateway-ip", // dockerd's older form: one address
 }
 
 // flagOnly are flags that make no sense in a file.
@@ -92,13 +103,13 @@ var flagOnly = []string{"config-file", "ready-fd", "on-demand", "knock", "versio
 // dockerKeys are keys of dockerd's that Berth does not serve (yet): they are refused by
 // name, so that nobody thinks they took effect.
 var dockerKeys = []string{
-	"allow-direct-routing", "api-cors-header", "authorization-plugins", "bip", "bip6", "bridge", "bridge-accept-fwmark",
-	"builder", "cdi-spec-dirs", "containerd", "containerd-namespace", "containerd-plugins-namespace", "cpu-rt-period", "cpu-rt-runtime", "data-path-port", "default-address-pools",
-	"default-cgroupns-mode", "default-gateway", "default-gateway-v6", "default-ipc-mode", "default-network-opts", "dns", "dns-opts", "dns-search", "exec-opts",
-	"experimental", "features", "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "host-gateway-ip", "host-gateway-ips", "icc", "init", "init-path", "ip",
-	"ip-forward", "ip-forward-no-drop", "ip-masq", "ip6tables", "iptables", "ipv6", "live-restore",
-	"metrics-addr", "min-api-version", "mtu", "network-control-plane-mtu", "no-new-privileges", "node-generic-resources", "oom-score-adjust", "raw-logs",
-	"registries", "seccomp-profile", "selinux-enabled", "storage-opts", "swarm-default-advertise-addr", "userland-proxy", "userland-proxy-path",
+	"allow-direct-routing", "api-cors-header", "authorization-plugins", "bridge-accept-fwmark",
+	"builder", "cdi-spec-dirs", "containerd", "containerd-namespace", "containerd-plugins-namespace", "cpu-rt-period", "cpu-rt-runtime", "data-path-port",
+	"default-cgroupns-mode", "default-ipc-mode", "exec-opts",
+	"experimental", "features", "init", "init-path",
+	"ip-forward-no-drop", "live-restore",
+	"metrics-addr", "min-api-version", "network-control-plane-mtu", "no-new-privileges", "node-generic-resources", "oom-score-adjust", "raw-logs",
+	"registries", "seccomp-profile", "selinux-enabled", "storage-opts", "swarm-default-advertise-addr", "userland-proxy-path",
 	"userns-remap", "validate",
 }
 
@@ -165,6 +176,7 @@ func newSettings() *Settings {
 	f.StringArrayVar(&s.Labels, "label", nil, "Label of the engine, key=value")
 	f.Var(runtimeValue{s.Runtimes}, "add-runtime", "Register an OCI runtime with runc's command line, name=path")
 	f.StringVar(&s.DefaultRuntime, "default-runtime", engine.OwnRuntime, "OCI runtime of containers that name none: berth, crun, runc or runsc if installed, or a registered one")
+	s.NetworkSettings.register(f)
 	f.BoolVar(&s.TLS, "tls", false, "Use TLS; implied by --tlsverify")
 	f.BoolVar(&s.TLSVerify, "tlsverify", false, "Use TLS and verify the client")
 	f.StringVar(&s.TLSCA, "tlscacert", "", "Certificates that clients must be signed by (default ~/.docker/ca.pem)")
@@ -311,6 +323,9 @@ func (s *Settings) set(key string, raw json.RawMessage) error {
 	case "runtimes":
 		return s.mergeRuntimes(raw)
 	}
+	if ok, err := s.NetworkSettings.setKey(key, raw); ok {
+		return err
+	}
 	word := string(raw)
 	if strings.HasPrefix(word, `"`) {
 		if err := json.Unmarshal(raw, &word); err != nil {
@@ -356,6 +371,13 @@ func (s *Settings) complete() error {
 		u.Name = name
 	}
 	if err := engine.CheckRuntimes(s.runtimes()); err != nil {
+		return err
+	}
+	var err error
+	if s.networks, err = s.NetworkSettings.config(s.flags); err != nil {
+		return err
+	}
+	if s.dns, err = s.NetworkSettings.resolver(); err != nil {
 		return err
 	}
 	for _, l := range s.Labels {
@@ -423,6 +445,10 @@ func (s *Settings) wakeArgs() []string {
 				values = append(values, k+"="+v.m[k])
 			}
 		case runtimeValue:
+			values = v.words()
+		case poolsValue:
+			values = v.words()
+		case optionsValue:
 			values = v.words()
 		case ulimitValue:
 			values = strings.Fields(v.String())

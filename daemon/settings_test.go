@@ -55,7 +55,7 @@ func TestWrongConfigurationsAreOneClearLine(t *testing.T) {
 		{"unknown key", `{"colour":"red"}`, nil, "don't match any configuration option: colour"},
 		{"a flag's name for the key", `{"host":["unix:///a"]}`, nil, "don't match any configuration option: host"},
 		{"a flag that is none for files", `{"ready-fd":3}`, nil, "don't match any configuration option: ready-fd"},
-		{"not built yet", `{"bip":"10.0.0.1/8"}`, nil, "not supported by this version of Berth: bip"},
+		{"not built yet", `{"live-restore":true}`, nil, "not supported by this version of Berth: live-restore"},
 		{"not JSON", `{`, nil, "not a JSON object"},
 		{"wrong type", `{"debug":"perhaps"}`, nil, "debug"},
 		{"no downloads at all", `{"max-concurrent-downloads":0}`, nil, "at least one layer must be fetched and sent at a time"},
@@ -109,7 +109,9 @@ func TestOnDemandEnginesLeaveWhenIdle(t *testing.T) {
 }
 
 func TestAShimStartsTheSameEngineAgain(t *testing.T) {
-	s, err := parse(t, `{"labels":["from=file"]}`, "--data-root", "/d", "-H", "unix:///a", "-H", "unix:///b,c", "--log-opt", "max-size=1m", "--default-ulimit", "nofile=1:2", "--ready-fd", "3", "-D", "--default-shm-size", "64m")
+	s, err := parse(t, `{"labels":["from=file"]}`, "--data-root", "/d", "-H", "unix:///a", "-H", "unix:///b,c", "--log-opt", "max-size=1m", "--default-ulimit", "nofile=1:2", "--ready-fd", "3", "-D", "--default-shm-size", "64m",
+		"--bip", "10.9.0.1/24", "--icc=false", "--default-address-pool", "base=10.0.0.0/8,size=24", "--default-address-pool", "base=fd00::/48,size=64", "--default-network-opt", "bridge=com.docker.network.driver.mtu=1400",
+		"--dns", "1.1.1.1", "--dns-search", "example.org", "--dns-opt", "ndots:2", "--firewall-backend", "none", "--host-gateway-ip", "10.9.0.7", "--mtu", "1400", "--ipv6", "--ip", "127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +150,7 @@ func TestAReloadTakesWhatCanChange(t *testing.T) {
 	d.live.Store(set)
 	var got engine.Runtimes
 	d.setRuntimes = func(r engine.Runtimes) { got = r }
-	write(`{"labels":["a=2"],"debug":true,"log-driver":"none","default-runtime":"mine","runtimes":{"mine":{"path":"/bin/mine","runtimeArgs":["--flag"]}}}`)
+	write(`{"labels":["a=2"],"debug":true,"log-driver":"none","mtu":1400,"default-runtime":"mine","runtimes":{"mine":{"path":"/bin/mine","runtimeArgs":["--flag"]}}}`)
 	d.reload()
 	if want := (engine.Runtimes{Default: "mine", Registered: map[string]engine.Runtime{"mine": {Path: "/bin/mine", Args: []string{"--flag"}}}}); !reflect.DeepEqual(got, want) {
 		t.Errorf("runtimes %+v", got)
@@ -156,7 +158,7 @@ func TestAReloadTakesWhatCanChange(t *testing.T) {
 	if d.live.Load().Labels[0] != "a=2" || d.level.Level() != slog.LevelDebug {
 		t.Errorf("%+v %v", d.live.Load(), d.level)
 	}
-	if !strings.Contains(out.String(), "directive=log-driver") || strings.Contains(out.String(), "directive=hosts") {
+	if !strings.Contains(out.String(), "directive=log-driver") || !strings.Contains(out.String(), "directive=mtu") || strings.Contains(out.String(), "directive=hosts") {
 		t.Errorf("log %s", out.String())
 	}
 	write(`{"labels":["wrong"]}`)
