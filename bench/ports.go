@@ -96,8 +96,12 @@ func (p *peer) comparePorts(ctx context.Context, n, crowd int) ([]cell, error) {
 	return cells, nil
 }
 
-// publishedPorts counts the translations of ports that the engine's namespace has: elements
-// of maps of our table, DNAT rules of docker's.
+// portSets are the sets of our table that have elements only for published ports
+// (network/firewall).
+var portSets = []string{"any4", "any6", "one4", "one6", "loopback", "open4", "open6", "hairpin4", "hairpin6"}
+
+// publishedPorts counts what the rules of the engine's namespace have for published ports:
+// elements of sets of ours, DNAT rules of docker's.
 func (p *peer) publishedPorts(ctx context.Context) (n int, err error) {
 	if p.name != "berth" {
 		rules, _, err := p.space.run(ctx, p.env, "iptables-save", "-t", "nat")
@@ -119,7 +123,7 @@ func (p *peer) publishedPorts(ctx context.Context) (n int, err error) {
 				return
 			}
 			for _, s := range sets {
-				if !s.IsMap || s.Anonymous {
+				if !slices.Contains(portSets, s.Name) {
 					continue
 				}
 				if elements, err = conn.GetSetElements(s); err != nil {
