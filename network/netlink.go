@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -58,8 +59,12 @@ func (e *kernelError) Unwrap() error { return e.errno }
 // message is one request of a batch.
 type message struct {
 	req     *nl.NetlinkRequest
-	what    string        // for the error: "add the address 10.0.0.2/24"
-	ignored syscall.Errno // no error
+	what    string          // for the error: "add the address 10.0.0.2/24"
+	ignored []syscall.Errno // are no errors
+}
+
+func (m message) ignores(err error) bool {
+	return slices.ContainsFunc(m.ignored, func(e syscall.Errno) bool { return errors.Is(err, e) })
 }
 
 // do sends all messages as one, which the kernel then carries out in order, and returns
@@ -107,7 +112,7 @@ func (c *conn) exchange(batch []message) (answers [][]byte, first error) {
 				continue
 			}
 			acked++
-			if err := ackError(m); err != nil && first == nil && !(batch[i].ignored != 0 && errors.Is(err, batch[i].ignored)) {
+			if err := ackError(m); err != nil && first == nil && !batch[i].ignores(err) {
 				first = fmt.Errorf("%s: %w", batch[i].what, err)
 			}
 		}
@@ -154,25 +159,29 @@ func linkMessage(index int, name string, flags int, set, change uint32) *nl.Netl
 	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	info.Index, info.Flags, info.Change = int32(index), set, change
 	req.AddData(info)
-	if name != "" {
+	if index == 0 {
 		req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	}
 	return req
 }
 
+var gone = []syscall.Errno{unix.ENODEV}
+
 func deleteLink(name string) message {
 	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, 0)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	return message{req, "delete the interface " + name, unix.ENODEV}
+	return message{req, "delete the interface " + name, gone}
 }
+
+const in6AddrGenModeNone = 1 // linux/if_link.h
 
 // noLinkLocal keeps the kernel from giving an interface an IPv6 address of its own, which
 // a bridge's port does not need.
 func noLinkLocal() *nl.RtAttr {
 	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
 	inet6 := spec.AddRtAttr(unix.AF_INET6, nil)
-	inet6.AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, nl.Uint8Attr(unix.IN6_ADDR_GEN_MODE_NONE))
+	inet6.AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, nl.Uint8Attr(in6AddrGenModeNone))
 	return spec
 }
 
@@ -189,9 +198,9 @@ func bridgePort(attrs map[int]uint8) *nl.RtAttr {
 
 // addAddress gives an interface an address that can be used at once: duplicates are
 // excluded by whoever gave it out.
-func addAddress(index int, p netip.Prefix) message { return addressMessage(index, p, 0) }
+func addAddress(index int, p netip.Prefix) message { return addressMessage(index, p) }
 
-func addressMessage(index int, p netip.Prefix, ignored syscall.Errno) message {
+func addressMessage(index int, p netip.Prefix, ignored ...syscall.Errno) message {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	family, flags := unix.AF_INET, uint32(0)
 	if p.Addr().Is6() {
@@ -218,9 +227,9 @@ func addressMessage(index int, p netip.Prefix, ignored syscall.Errno) message {
 // defaultRoute leads everything to via, or straight onto the interface if via is zero.
 // kind is RTM_NEWROUTE or RTM_DELROUTE.
 func defaultRoute(kind, index int, via netip.Addr, six bool) message {
-	flags, ignored := unix.NLM_F_CREATE|unix.NLM_F_REPLACE, syscall.Errno(0)
+	flags, ignored := unix.NLM_F_CREATE|unix.NLM_F_REPLACE, []syscall.Errno(nil)
 	if kind == unix.RTM_DELROUTE {
-		flags, ignored = 0, unix.ESRCH
+		flags, ignored = 0, []syscall.Errno{unix.ESRCH}
 	}
 	req := nl.NewNetlinkRequest(kind, flags)
 	family := unix.AF_INET
@@ -262,7 +271,7 @@ func onLink(index int, to netip.Addr) message {
 	}})
 	req.AddData(nl.NewRtAttr(unix.RTA_DST, to.AsSlice()))
 	req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
-	return message{req, "reach the gateway " + to.String(), 0}
+	return message{req, "reach the gateway " + to.String(), nil}
 }
 
 // index finds an interface in the connection's namespace.
@@ -270,7 +279,7 @@ func (c *conn) index(name string) (int, error) {
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	answers, err := c.exchange([]message{{req, "find the interface " + name, 0}})
+	answers, err := c.exchange([]message{{req, "find the interface " + name, nil}})
 	if err != nil {
 		return 0, err
 	}
@@ -283,9 +292,9 @@ func (c *conn) index(name string) (int, error) {
 func setAddress(index int, mac net.HardwareAddr) message {
 	req := linkMessage(index, "", 0, 0, 0)
 	req.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, mac))
-	return message{req, "set the MAC address " + mac.String(), 0}
+	return message{req, "set the MAC address " + mac.String(), nil}
 }
 
 func setUp(index int, name string) message {
-	return message{linkMessage(index, name, 0, unix.IFF_UP, unix.IFF_UP), "bring " + name + " up", 0}
+	return message{linkMessage(index, name, 0, unix.IFF_UP, unix.IFF_UP), "bring " + name + " up", nil}
 }

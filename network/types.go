@@ -140,13 +140,12 @@ type Member struct {
 
 // Facts are what the engine tells of its networks.
 type Facts struct {
-	Drivers         []string // that this kernel can do, by name
-	Firewall        string   // nftables, none
-	FirewallVersion string   // of the kernel's interface, as far as it tells
-	IPv4Forwarding  bool
-	IPv6Forwarding  bool
-	Hints           []string // what the host should allow, a sentence each
-	Pools           []AddressPool
+	Drivers        []string // that this kernel can do, by name
+	Firewall       string   // nftables, none
+	IPv4Forwarding bool
+	IPv6Forwarding bool
+	Hints          []string // what the host should allow, a sentence each
+	Pools          []AddressPool
 }
 
 // AddressPool is a range that subnets of Size (a prefix length) are taken from for

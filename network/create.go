@@ -1,0 +1,654 @@
+package network
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"berth/durable"
+	"berth/fail"
+	"berth/network/ipam"
+)
+
+// builtInPools are Docker's (docs.docker.com, "Default address pools").
+var builtInPools = []AddressPool{
+	{netip.MustParsePrefix("172.17.0.0/16"), 16},
+	{netip.MustParsePrefix("172.18.0.0/16"), 16},
+	{netip.MustParsePrefix("172.19.0.0/16"), 16},
+	{netip.MustParsePrefix("172.20.0.0/14"), 16},
+	{netip.MustParsePrefix("172.24.0.0/14"), 16},
+	{netip.MustParsePrefix("172.28.0.0/14"), 16},
+	{netip.MustParsePrefix("192.168.0.0/16"), 20},
+}
+
+// withULA adds a range of unique local addresses (RFC 4193) of the engine's own, unless
+// there are IPv6 pools already.
+func withULA(pools []AddressPool, engineID string) []AddressPool {
+	if slices.ContainsFunc(pools, func(p AddressPool) bool { return p.Base.Addr().Is6() }) {
+		return pools
+	}
+	var a [16]byte
+	sum := sha256.Sum256([]byte("berth " + engineID))
+	a[0] = 0xfd
+	copy(a[1:6], sum[:])
+	return append(slices.Clone(pools), AddressPool{netip.PrefixFrom(netip.AddrFrom16(a), 48), 64})
+}
+
+// predefine makes the networks that are always there.
+func (n *Networks) predefine() error {
+	for _, p := range []struct{ name, driver string }{{"bridge", "bridge"}, {"host", "host"}, {"none", "null"}} {
+		n.mu.Lock()
+		nw, err := n.find(p.name)
+		n.mu.Unlock()
+		switch {
+		case p.name == "bridge" && n.cfg.Bridge.Disabled:
+			if err == nil {
+				if err := n.erase(nw); err != nil {
+					return err
+				}
+			}
+			continue
+		case p.name == "bridge":
+			if nw, err = n.defaultBridge(nw); err != nil {
+				return err
+			}
+			continue
+		case err == nil:
+			continue
+		}
+		rec := record{Network: Network{
+			ID: randomHex(64), Name: p.name, Created: time.Now().UTC(), Driver: p.driver, EnableIPv4: true, Predefined: true,
+			IPAM: IPAM{Driver: "default"}, Options: map[string]string{}, Labels: map[string]string{},
+		}}
+		if err := n.store(rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// defaultBridge makes the network "bridge" as it is configured, or brings the one that is
+// in line with that.
+func (n *Networks) defaultBridge(nw *entry) (*entry, error) {
+	c := n.cfg.Bridge
+	rec := record{Network: Network{ID: randomHex(64), Name: "bridge", Created: time.Now().UTC(), Driver: "bridge", Predefined: true}}
+	if nw != nil {
+		rec.Network, rec.Auto = nw.rec.Network, slices.Clone(nw.rec.Auto)
+	}
+	was := rec
+	rec.EnableIPv4, rec.EnableIPv6, rec.Labels = true, c.IPv6, map[string]string{}
+	name := c.Name
+	if name == "" {
+		name = "berth0"
+		if !n.cfg.DefaultEngine {
+			name = "br-" + rec.ID[:12]
+		}
+	}
+	rec.Options = map[string]string{
+		"com.docker.network.bridge.name":                 name,
+		"com.docker.network.bridge.default_bridge":       "true",
+		"com.docker.network.bridge.enable_icc":           fmt.Sprint(!c.NoICC),
+		"com.docker.network.bridge.enable_ip_masquerade": fmt.Sprint(!c.NoMasquerade),
+		"com.docker.network.bridge.host_binding_ipv4":    "0.0.0.0",
+		"com.docker.network.driver.mtu":                  "1500",
+	}
+	if c.HostBindingIP.IsValid() {
+		rec.Options["com.docker.network.bridge.host_binding_ipv4"] = c.HostBindingIP.String()
+	}
+	if c.MTU != 0 {
+		rec.Options["com.docker.network.driver.mtu"] = fmt.Sprint(c.MTU)
+	}
+	var pools []Pool
+	for _, f := range []struct {
+		wanted      bool
+		ip, fixed   netip.Prefix
+		gateway     netip.Addr
+		aux, ipFlag string
+		is4         bool
+	}{
+		{true, c.IP, c.FixedCIDR, c.Gateway, "DefaultGatewayIPv4", "bip", true},
+		{c.IPv6, c.IP6, c.FixedCIDR6, c.Gateway6, "DefaultGatewayIPv6", "bip6", false},
+	} {
+		if !f.wanted {
+			continue
+		}
+		var p Pool
+		switch {
+		case f.ip.IsValid():
+			p.Subnet, p.Gateway = f.ip.Masked(), f.ip.Addr()
+			if f.ip.Addr() == p.Subnet.Addr() && f.ip.Bits() < f.ip.Addr().BitLen()-1 {
+				return nil, fail.New(fail.Invalid, "--%s %s is the address of the subnet itself: name the bridge's own address, as %s/%d", f.ipFlag, f.ip, ipam.First(f.ip), f.ip.Bits())
+			}
+		case c.Name != "":
+			p = bridgePool(c.Name, f.is4)
+		case f.fixed.IsValid() && !f.is4:
+			p.Subnet = f.fixed.Masked()
+		}
+		if !p.Subnet.IsValid() && f.fixed.IsValid() {
+			p.Subnet = f.fixed.Masked()
+		}
+		if f.fixed.IsValid() {
+			if !p.Subnet.Contains(f.fixed.Addr()) || f.fixed.Bits() < p.Subnet.Bits() {
+				return nil, fail.New(fail.Invalid, "the default bridge's fixed CIDR %s is not within its subnet %s", f.fixed, p.Subnet)
+			}
+			if f.fixed.Masked() != p.Subnet {
+				p.Range = f.fixed.Masked()
+			}
+		}
+		if f.gateway.IsValid() {
+			p.Aux = map[string]netip.Addr{f.aux: f.gateway}
+		}
+		pools = append(pools, p)
+	}
+	kept := keepChosen(pools, was)
+	rec.IPAM = IPAM{Driver: "default", Pools: kept}
+	rec.Auto = auto(pools)
+	if err := n.fillPools(&rec); err != nil {
+		return nil, err
+	}
+	for _, p := range rec.IPAM.Pools {
+		for _, gw := range p.Aux {
+			if !p.Subnet.Contains(gw) {
+				return nil, fail.New(fail.Invalid, "the default gateway %s is not in the default bridge's subnet %s", gw, p.Subnet)
+			}
+		}
+	}
+	if nw != nil && sameRecord(was, rec) {
+		return nw, nil
+	}
+	return nil, n.store(rec)
+}
+
+// keepChosen fills in the subnets that were chosen before.
+func keepChosen(pools []Pool, was record) []Pool {
+	out := slices.Clone(pools)
+	for i := range out {
+		for j, old := range was.IPAM.Pools {
+			if !out[i].Subnet.IsValid() && j < len(was.Auto) && was.Auto[j] && old.Subnet.Addr().Is4() == (i == 0) {
+				out[i].Subnet, out[i].Gateway = old.Subnet, old.Gateway
+			}
+		}
+	}
+	return out
+}
+
+func sameRecord(a, b record) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
+
+func auto(pools []Pool) []bool {
+	out := make([]bool, len(pools))
+	for i, p := range pools {
+		out[i] = !p.Subnet.IsValid()
+	}
+	return out
+}
+
+// bridgePool is the subnet of a bridge that somebody else made.
+func bridgePool(name string, is4 bool) (p Pool) {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return p
+	}
+	addrs, _ := netlink.AddrList(link, netlink.FAMILY_ALL)
+	for _, a := range addrs {
+		ip, _ := netip.AddrFromSlice(a.IP)
+		ip = ip.Unmap()
+		ones, _ := a.Mask.Size()
+		if ip.Is4() == is4 && !ip.IsLinkLocalUnicast() {
+			return Pool{Subnet: netip.PrefixFrom(ip, ones).Masked(), Gateway: ip}
+		}
+	}
+	return p
+}
+
+// Create makes a network. Class Conflict: the name exists; Forbidden: the subnet overlaps
+// another network's; NotFound: an unknown driver or pattern; Invalid: what can never be.
+// Warnings are one sentence each.
+func (n *Networks) Create(ctx context.Context, r CreateRequest) (Network, []string, error) {
+	n.making.Lock()
+	defer n.making.Unlock()
+	rec, warnings, err := n.design(r)
+	if err != nil {
+		return Network{}, nil, err
+	}
+	set, err := parseOptions(rec.Driver, rec.Options)
+	if err != nil {
+		return Network{}, nil, err
+	}
+	if rec.ConfigOnly {
+		if err := n.store(rec); err != nil {
+			return Network{}, nil, err
+		}
+		return rec.Network, warnings, nil
+	}
+	if err := checkSettings(rec.Network, set); err != nil {
+		return Network{}, nil, err
+	}
+	d := drivers[rec.Driver]
+	if err := d.check(n, rec.Network, set); err != nil {
+		return Network{}, nil, err
+	}
+	unlock, err := lockSubnets(ctx, n.cfg.EngineID)
+	if err != nil {
+		return Network{}, nil, err
+	}
+	defer unlock()
+	rec.Auto = auto(rec.IPAM.Pools)
+	if err := n.fillPools(&rec); err != nil {
+		return Network{}, nil, err
+	}
+	if err := n.store(rec); err != nil {
+		return Network{}, nil, err
+	}
+	durable.Failpoint("network.create.stored")
+	n.mu.Lock()
+	nw := n.nets[rec.ID]
+	n.mu.Unlock()
+	if err := n.bringUp(ctx, nw); err != nil {
+		return Network{}, nil, errors.Join(fmt.Errorf("create network %s: %w", rec.Name, err), n.erase(nw))
+	}
+	return rec.Network, warnings, nil
+}
+
+// design turns a request into a record; subnets are still missing.
+func (n *Networks) design(r CreateRequest) (rec record, warnings []string, err error) {
+	if err := goodName(r.Name); err != nil {
+		return rec, nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, nw := range n.nets {
+		if nw.rec.Name == r.Name {
+			if nw.rec.Predefined {
+				return rec, nil, fail.New(fail.Forbidden, "operation is not permitted on predefined %s network ", r.Name)
+			}
+			return rec, nil, fail.New(fail.Conflict, "network with name %s already exists", r.Name)
+		}
+	}
+	if r.ConfigFrom != "" {
+		if r, err = n.configured(r); err != nil {
+			return rec, nil, err
+		}
+	}
+	driver := r.Driver
+	if driver == "" {
+		driver = "bridge"
+	}
+	switch {
+	case driver == "host" || driver == "null":
+		return rec, nil, fail.New(fail.Forbidden, "only one instance of %q network is allowed", driver)
+	case drivers[driver] == nil:
+		return rec, nil, fail.New(fail.NotFound, "could not find plugin %s in v1 plugin registry: Berth has the drivers %s", driver, strings.Join(driverNames(), ", "))
+	}
+	if d := r.IPAM.Driver; d != "" && d != "default" {
+		return rec, nil, fail.New(fail.NotFound, "unknown IPAM driver %q: Berth has default", d)
+	}
+	for k := range r.IPAM.Options {
+		return rec, nil, fail.New(fail.Invalid, "unknown option %q for the default IPAM driver", k)
+	}
+	given := map[string]string{}
+	maps.Copy(given, r.Options)
+	for k, v := range n.cfg.Options[driver] {
+		if _, ok := given[k]; !ok && !r.ConfigOnly {
+			given[k] = v
+		}
+	}
+	set, err := parseOptions(driver, given)
+	if err != nil {
+		return rec, nil, err
+	}
+	rec.Network = Network{
+		ID: randomHex(64), Name: r.Name, Created: time.Now().UTC(), Driver: driver, EnableIPv4: true,
+		Internal: r.Internal, Attachable: r.Attachable, ConfigOnly: r.ConfigOnly, ConfigFrom: r.ConfigFrom,
+		IPAM: IPAM{Driver: "default", Options: map[string]string{}, Pools: slices.Clone(r.IPAM.Pools)}, Options: given, Labels: map[string]string{},
+	}
+	maps.Copy(rec.Labels, r.Labels)
+	for _, f := range []struct {
+		to, said *bool
+		option   *bool
+	}{{&rec.EnableIPv4, r.EnableIPv4, set.enable[0]}, {&rec.EnableIPv6, r.EnableIPv6, set.enable[1]}} {
+		if f.option != nil {
+			*f.to = *f.option
+		}
+		if f.said != nil {
+			*f.to = *f.said
+		}
+	}
+	if !rec.EnableIPv4 && !rec.EnableIPv6 {
+		return rec, nil, fail.New(fail.Invalid, "IPv4 or IPv6 must be enabled")
+	}
+	if err := checkPools(&rec); err != nil {
+		return rec, nil, err
+	}
+	return rec, warnings, nil
+}
+
+// configured takes over what the pattern network says. The caller holds mu.
+func (n *Networks) configured(r CreateRequest) (CreateRequest, error) {
+	if r.ConfigOnly {
+		return r, fail.New(fail.Invalid, "a configuration network cannot depend on another configuration network")
+	}
+	if len(r.IPAM.Pools) > 0 || len(r.Options) > 0 || r.EnableIPv4 != nil || r.EnableIPv6 != nil || r.Internal {
+		return r, fail.New(fail.Forbidden, "user specified configurations are not supported if the network depends on a configuration network")
+	}
+	from, err := n.find(r.ConfigFrom)
+	if err != nil {
+		return r, fmt.Errorf("configuration network: %w", err)
+	}
+	if !from.rec.ConfigOnly {
+		return r, fail.New(fail.Forbidden, "network %s is not a configuration network", r.ConfigFrom)
+	}
+	r.ConfigFrom = from.rec.Name
+	r.IPAM, r.Options = from.rec.IPAM, from.rec.Options
+	r.EnableIPv4, r.EnableIPv6, r.Internal = &from.rec.EnableIPv4, &from.rec.EnableIPv6, from.rec.Internal
+	if len(r.Labels) == 0 {
+		r.Labels = from.rec.Labels
+	}
+	return r, nil
+}
+
+// goodName refuses what cannot be a network's name (Docker's rule).
+func goodName(name string) error {
+	if strings.TrimSpace(name) == "" {
+		return fail.New(fail.Invalid, "invalid network name: name is empty")
+	}
+	for i, r := range name {
+		alnum := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
+		if !alnum && (i == 0 || !strings.ContainsRune("_.-", r)) {
+			return fail.New(fail.Invalid, "invalid network name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-]* are allowed", name)
+		}
+	}
+	if name == "default" || name == "container" {
+		return fail.New(fail.Invalid, "invalid network name %q: it has a meaning of its own", name)
+	}
+	return nil
+}
+
+// checkPools refuses pools that can never be, and adds those that were left out.
+func checkPools(rec *record) error {
+	families := [2]int{}
+	subnets := []netip.Prefix{}
+	for i := range rec.IPAM.Pools {
+		p := &rec.IPAM.Pools[i]
+		if !p.Subnet.IsValid() {
+			if p.Range.IsValid() || p.Gateway.IsValid() || len(p.Aux) > 0 {
+				return fail.New(fail.Invalid, "invalid network config: a gateway, range or auxiliary address needs a subnet")
+			}
+			continue
+		}
+		family := 0
+		if p.Subnet.Addr().Is6() {
+			family = 1
+		}
+		switch {
+		case p.Subnet.Addr().Is4In6():
+			return fail.New(fail.Invalid, "invalid network config: subnet %s is an IPv4 subnet written as IPv6", p.Subnet)
+		case p.Subnet.Masked() != p.Subnet:
+			return fail.New(fail.Invalid, "invalid network config: invalid subnet %s: it should be %s", p.Subnet, p.Subnet.Masked())
+		case family == 0 && !rec.EnableIPv4 || family == 1 && !rec.EnableIPv6:
+			// Docker gives an IPv6 subnet no meaning either without --ipv6, and says nothing.
+			if family == 0 {
+				return fail.New(fail.Invalid, "invalid network config: subnet %s is IPv4, which is disabled on this network", p.Subnet)
+			}
+		case p.Subnet.Addr().IsMulticast() || p.Subnet.Addr().IsLoopback() || p.Subnet.Bits() == 0:
+			return fail.New(fail.Invalid, "invalid network config: %s is no subnet for hosts", p.Subnet)
+		}
+		if slices.ContainsFunc(subnets, p.Subnet.Overlaps) {
+			return fail.New(fail.Invalid, "invalid network config: subnet %s overlaps with another one of the same network", p.Subnet)
+		}
+		subnets = append(subnets, p.Subnet)
+		families[family]++
+		if p.Range.IsValid() {
+			switch {
+			case p.Range.Masked() != p.Range:
+				return fail.New(fail.Invalid, "invalid network config: invalid ip-range %s: it should be %s", p.Range, p.Range.Masked())
+			case !p.Subnet.Contains(p.Range.Addr()) || p.Range.Bits() < p.Subnet.Bits():
+				return fail.New(fail.Invalid, "invalid network config: invalid ip-range %s: parent subnet is %s", p.Range, p.Subnet)
+			}
+		}
+		s := ipam.NewSpace(p.Subnet, netip.Prefix{})
+		if p.Gateway.IsValid() {
+			if !p.Subnet.Contains(p.Gateway) {
+				return fail.New(fail.Invalid, "invalid network config: invalid gateway %s: parent subnet is %s", p.Gateway, p.Subnet)
+			}
+			if err := s.Take(p.Gateway); err != nil {
+				return fail.New(fail.Invalid, "invalid network config: invalid gateway %s: it is the network or broadcast address of %s", p.Gateway, p.Subnet)
+			}
+		}
+		for _, name := range slices.Sorted(maps.Keys(p.Aux)) {
+			a := p.Aux[name]
+			if !p.Subnet.Contains(a) {
+				return fail.New(fail.Invalid, "invalid network config: invalid auxiliary address %s: parent subnet is %s", a, p.Subnet)
+			}
+			if err := s.Take(a); errors.Is(err, ipam.ErrTaken) {
+				return fail.New(fail.Forbidden, "failed to allocate secondary ip address (%s:%s): Address already in use", name, a)
+			}
+		}
+	}
+	rec.IPAM.Pools = slices.DeleteFunc(rec.IPAM.Pools, func(p Pool) bool { return !p.Subnet.IsValid() })
+	if rec.ConfigOnly {
+		return nil
+	}
+	if rec.EnableIPv4 && families[0] == 0 {
+		rec.IPAM.Pools = slices.Insert(rec.IPAM.Pools, 0, Pool{})
+	}
+	if rec.EnableIPv6 && families[1] == 0 {
+		rec.IPAM.Pools = append(rec.IPAM.Pools, Pool{})
+	}
+	if !rec.EnableIPv6 {
+		rec.IPAM.Pools = slices.DeleteFunc(rec.IPAM.Pools, func(p Pool) bool { return p.Subnet.IsValid() && p.Subnet.Addr().Is6() })
+	}
+	return nil
+}
+
+// checkSettings refuses options that contradict the network.
+func checkSettings(nw Network, set settings) error {
+	for i, m := range set.modes {
+		if m == modeIsolated && !nw.Internal {
+			return fail.New(fail.Invalid, "gateway mode 'isolated' can only be used for an internal network (IPv%d)", 4+2*i)
+		}
+	}
+	return nil
+}
+
+// fillPools chooses the subnets that are missing, free of every other network's and of what
+// the host routes, and the gateways.
+func (n *Networks) fillPools(rec *record) error {
+	n.mu.Lock()
+	taken := []netip.Prefix{}
+	for _, nw := range n.nets {
+		if nw.rec.ID == rec.ID || nw.rec.ConfigOnly {
+			continue
+		}
+		for _, p := range nw.rec.IPAM.Pools {
+			taken = append(taken, p.Subnet)
+		}
+	}
+	n.mu.Unlock()
+	for _, p := range rec.IPAM.Pools {
+		if p.Subnet.IsValid() && slices.ContainsFunc(taken, p.Subnet.Overlaps) {
+			return fail.New(fail.Forbidden, "invalid pool request: Pool overlaps with other one on this address space")
+		}
+	}
+	var ranges [2][]ipam.Range
+	for _, p := range n.cfg.Pools {
+		f := 0
+		if p.Base.Addr().Is6() {
+			f = 1
+		}
+		ranges[f] = append(ranges[f], ipam.Range{Base: p.Base, Size: p.Size})
+	}
+	for i := range rec.IPAM.Pools {
+		p := &rec.IPAM.Pools[i]
+		if !p.Subnet.IsValid() {
+			f := 0
+			if i > 0 || !rec.EnableIPv4 {
+				f = 1
+			}
+			routes, err := hostPrefixes(bridgeName(rec.Network))
+			if err != nil {
+				return err
+			}
+			if p.Subnet, err = ipam.Choose(ranges[f], append(taken, routes...)); err != nil {
+				return fail.Mark(fail.Invalid, err)
+			}
+		}
+		if !p.Gateway.IsValid() {
+			p.Gateway = ipam.First(p.Subnet)
+			for slices.Contains(slices.Collect(maps.Values(p.Aux)), p.Gateway) {
+				p.Gateway = p.Gateway.Next()
+			}
+		}
+	}
+	return nil
+}
+
+// hostPrefixes lists what the host routes, but for its default routes and what is on the
+// interface named; and its name servers.
+func hostPrefixes(except string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	own := -1
+	if l, err := netlink.LinkByName(except); err == nil {
+		own = l.Attrs().Index
+	}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := netlink.RouteList(nil, family)
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return nil, fmt.Errorf("list the host's routes: %w", err)
+		}
+		for _, r := range routes {
+			if r.Dst == nil || r.LinkIndex == own {
+				continue
+			}
+			a, _ := netip.AddrFromSlice(r.Dst.IP)
+			ones, _ := r.Dst.Mask.Size()
+			if p := netip.PrefixFrom(a.Unmap(), ones); p.IsValid() && ones > 0 {
+				out = append(out, p)
+			}
+		}
+	}
+	data, _ := os.ReadFile("/etc/resolv.conf")
+	for line := range bytes.Lines(data) {
+		f := bytes.Fields(line)
+		if len(f) < 2 || string(f[0]) != "nameserver" {
+			continue
+		}
+		if a, err := netip.ParseAddr(string(f[1])); err == nil {
+			out = append(out, netip.PrefixFrom(a.Unmap().WithZone(""), a.Unmap().BitLen()))
+		}
+	}
+	return out, nil
+}
+
+// subnetLock is shared by all engines of the machine: it is held from the choice of a subnet
+// until the host routes it, and so others see that it is taken.
+const subnetLock = "/run/berth-subnets.lock"
+
+func lockSubnets(ctx context.Context, engine string) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	l, err := durable.AcquireWait(ctx, subnetLock, fmt.Sprintf("berthd (pid %d, engine %s)", os.Getpid(), engine))
+	if err != nil {
+		return nil, fmt.Errorf("wait for other engines that choose subnets: %w", err)
+	}
+	return func() { _ = l.Release() }, nil
+}
+
+// store records a network, and lets it be known. For one that is known already it replaces
+// the record; nobody may have an address then.
+func (n *Networks) store(rec record) error {
+	set, err := parseOptions(rec.Driver, rec.Options)
+	if err != nil {
+		return err
+	}
+	if err := n.cfg.DB.Update(func(tx *durable.Tx) error { return tx.Put(bucket, rec.ID, rec) }); err != nil {
+		return fmt.Errorf("record network %s: %w", rec.Name, err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	nw := n.nets[rec.ID]
+	if nw == nil {
+		nw = &entry{}
+		n.nets[rec.ID] = nw
+	}
+	nw.change(rec, set)
+	return nil
+}
+
+// Remove deletes a network that nobody is on.
+func (n *Networks) Remove(ctx context.Context, ref string) error {
+	n.making.Lock()
+	defer n.making.Unlock()
+	n.mu.Lock()
+	nw, err := n.find(ref)
+	if err == nil {
+		err = n.mayRemove(nw)
+	}
+	n.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return n.erase(nw)
+}
+
+// mayRemove tells why a network must stay. The caller holds mu.
+func (n *Networks) mayRemove(nw *entry) error {
+	name := nw.rec.Name
+	if nw.rec.Predefined {
+		return fail.New(fail.Forbidden, "%s is a pre-defined network and cannot be removed", name)
+	}
+	if nw.ends > 0 {
+		var who []string
+		for _, b := range n.boxes {
+			if b.on(nw.rec.ID) {
+				who = append(who, fmt.Sprintf("name:%q id:%q", b.rec.Name, b.rec.ID[:min(12, len(b.rec.ID))]))
+			}
+		}
+		slices.Sort(who)
+		return fail.New(fail.Forbidden, "error while removing network: network %s has active endpoints (%s)", name, strings.Join(who, ", "))
+	}
+	for _, other := range n.nets {
+		if nw.rec.ConfigOnly && other.rec.ConfigFrom == name {
+			return fail.New(fail.Forbidden, "configuration network %q is in use by network %s", name, other.rec.Name)
+		}
+	}
+	return nil
+}
+
+// erase forgets a network that nobody is on: first for callers, then in the database, then
+// in the kernel, where Open would find what a crash leaves.
+func (n *Networks) erase(nw *entry) error {
+	n.mu.Lock()
+	if nw.ends > 0 {
+		err := n.mayRemove(nw)
+		n.mu.Unlock()
+		return err
+	}
+	delete(n.nets, nw.rec.ID)
+	n.mu.Unlock()
+	if err := n.cfg.DB.Update(func(tx *durable.Tx) error { return tx.Delete(bucket, nw.rec.ID) }); err != nil {
+		n.mu.Lock()
+		n.nets[nw.rec.ID] = nw
+		n.mu.Unlock()
+		return fmt.Errorf("forget network %s: %w", nw.rec.Name, err)
+	}
+	durable.Failpoint("network.remove.forgotten")
+	if n.pool != nil {
+		n.pool.drop(nw.rec.ID)
+	}
+	return errors.Join(n.takeDown(nw), n.removeZone(nw))
+}

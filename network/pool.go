@@ -1,0 +1,267 @@
+package network
+
+import (
+	"log/slog"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	poolDepth    = 2 // namespaces that wait per network
+	poolNetworks = 4 // networks that have some, the ones used last
+	// poolPause is how long after a start the next namespace is made: not while the container
+	// itself is, which has to share the processors with it.
+	poolPause = 8 * time.Millisecond
+	// reapAfter is how long the kernel has to remove interfaces with their namespaces.
+	reapAfter = time.Second
+)
+
+// pool keeps namespaces that are wired to a network already: bridge, interface, redirect to
+// the resolver; what is missing is the address. They are held by this process's
+// descriptors alone, and so end with it, however it ends.
+type pool struct {
+	n    *Networks
+	mu   sync.Mutex
+	wait map[string][]*wired // by network
+	used []string            // networks, the last one used first
+	wake chan struct{}
+	stop chan struct{}
+	done chan struct{}
+}
+
+func newPool(n *Networks) *pool {
+	p := &pool{n: n, wait: map[string][]*wired{}, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	go p.run()
+	return p
+}
+
+// take returns a namespace that waits on a network, or nil.
+func (p *pool) take(network string) *wired {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w := p.wait[network]
+	if len(w) == 0 {
+		return nil
+	}
+	p.wait[network] = w[1:]
+	return w[0]
+}
+
+// want says that a sandbox was made: the next one will probably be alike.
+func (p *pool) want(eps []endpoint) {
+	if len(eps) == 0 || eps[0].Link == "" {
+		return
+	}
+	id := eps[0].Network
+	p.mu.Lock()
+	p.used = slices.Insert(slices.DeleteFunc(p.used, func(o string) bool { return o == id }), 0, id)
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// drop lets go of what waits on a network.
+func (p *pool) drop(network string) {
+	p.mu.Lock()
+	left := p.wait[network]
+	delete(p.wait, network)
+	p.used = slices.DeleteFunc(p.used, func(o string) bool { return o == network })
+	p.mu.Unlock()
+	for _, w := range left {
+		w.drop()
+	}
+}
+
+func (p *pool) close() {
+	close(p.stop)
+	<-p.done
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, left := range p.wait {
+		for _, w := range left {
+			w.drop()
+		}
+		delete(p.wait, id)
+	}
+}
+
+func (p *pool) run() {
+	defer close(p.done)
+	for {
+		select {
+		case <-p.stop:
+			return
+		case <-p.wake:
+		}
+		for {
+			select {
+			case <-p.stop:
+				return
+			case <-time.After(poolPause):
+			}
+			id := p.next()
+			if id == "" {
+				break
+			}
+			if !p.fill(id) {
+				break // the next use will try again
+			}
+		}
+	}
+}
+
+// next is a network that has too few waiting.
+func (p *pool) next() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.used) > poolNetworks {
+		last := p.used[poolNetworks]
+		p.used = p.used[:poolNetworks]
+		for _, w := range p.wait[last] {
+			w.drop()
+		}
+		delete(p.wait, last)
+	}
+	for _, id := range p.used {
+		if len(p.wait[id]) < poolDepth {
+			return id
+		}
+	}
+	return ""
+}
+
+// fill makes one namespace for a network.
+func (p *pool) fill(id string) bool {
+	p.n.mu.Lock()
+	nw := p.n.nets[id]
+	p.n.mu.Unlock()
+	if nw == nil {
+		p.drop(id)
+		return false
+	}
+	w, err := p.n.wire(nw.rec.EnableIPv6, true)
+	if err != nil {
+		p.n.log.Warn("no namespace can be prepared for the next container", "network", nw.rec.Name, "error", err)
+		return false
+	}
+	name, _ := interfaceName(sandbox{}, nw.set.prefix, "")
+	w.link = newLinkName()
+	e := endpoint{Endpoint: Endpoint{Interface: name, Network: id, MAC: randomMAC()}, Link: w.link}
+	if w.index, err = p.n.plug(w.ns, w.conn, sandbox{}, e); err == nil {
+		err = w.conn.do(setUp(w.index, name))
+	}
+	if err != nil {
+		w.drop()
+		p.n.log.Warn("no namespace can be prepared for the next container", "network", nw.rec.Name, "error", err)
+		return false
+	}
+	p.mu.Lock()
+	kept := slices.Contains(p.used, id)
+	if kept {
+		p.wait[id] = append(p.wait[id], w)
+	}
+	p.mu.Unlock()
+	if !kept { // the network was removed meanwhile
+		w.drop()
+	}
+	return kept
+}
+
+// cutOff takes a port off its bridge's traffic at once.
+func cutOff(link string) message {
+	req := linkMessage(0, link, 0, 0, 0)
+	req.AddData(bridgePort(map[int]uint8{nl.IFLA_BRPORT_STATE: 0}))
+	return message{req, "cut off " + link, []syscall.Errno{
+		unix.ENODEV,                  // it is gone
+		unix.EOPNOTSUPP, unix.EINVAL, // it is no port (yet)
+		unix.ENETDOWN, // it is down
+	}}
+}
+
+// reaper deletes interfaces on the host that have been cut off, unless the kernel is
+// quicker: it takes them down with their namespaces, many at a time, which costs less. It
+// is not when somebody else is in the namespace still.
+type reaper struct {
+	host *conn
+	log  *slog.Logger
+	mu   sync.Mutex
+	left map[string]time.Time
+	wake chan struct{}
+	stop chan struct{}
+	done chan struct{}
+}
+
+func newReaper(host *conn, log *slog.Logger) *reaper {
+	r := &reaper{host: host, log: log, left: map[string]time.Time{}, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	go r.run()
+	return r
+}
+
+func (r *reaper) add(links []string) {
+	r.mu.Lock()
+	for _, l := range links {
+		r.left[l] = time.Now()
+	}
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (r *reaper) run() {
+	defer close(r.done)
+	for {
+		select {
+		case <-r.stop:
+			return
+		case <-r.wake:
+		}
+		for again := true; again; {
+			select {
+			case <-r.stop:
+				return
+			case <-time.After(reapAfter):
+			}
+			var err error
+			if again, err = r.sweep(time.Now().Add(-reapAfter)); err != nil {
+				r.log.Warn("an interface that nobody uses could not be deleted", "error", err)
+			}
+		}
+	}
+}
+
+// sweep deletes what was cut off before then; more: there is some left.
+func (r *reaper) sweep(then time.Time) (more bool, err error) {
+	r.mu.Lock()
+	var batch []message
+	for l, at := range r.left {
+		if !at.After(then) {
+			batch = append(batch, deleteLink(l))
+			delete(r.left, l)
+		}
+	}
+	more = len(r.left) > 0
+	r.mu.Unlock()
+	for _, m := range batch { // one by one: others wait for the kernel's lock too
+		if e := r.host.do(m); e != nil {
+			err = e
+		}
+	}
+	return more, err
+}
+
+// close deletes what is left at once.
+func (r *reaper) close() error {
+	close(r.stop)
+	<-r.done
+	_, err := r.sweep(time.Now())
+	return err
+}
