@@ -1,7 +1,7 @@
 // Package daemon puts the engine's parts together, starts them in order, and stops them.
 //
 // The order of a start: locks (one engine per data root and per exec root), database,
-// registry client, images, shims, engine (which brings its records in line with what
+// registry client, images, shims, networks, engine (which brings its records in line with what
 // still runs), sockets, readiness. The order of the end is the reverse. Containers live
 // on: unlike dockerd, an engine that ends stops none of them.
 package daemon
@@ -33,6 +33,7 @@ import (
 	"berth/fail"
 	"berth/images"
 	"berth/logs"
+	"berth/network"
 	"berth/registry"
 	"berth/supervisor"
 	"berth/version"
@@ -173,10 +174,14 @@ func (d *daemon) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	nets, err := d.openNetworks(ctx, db, id)
+	if err != nil {
+		return err
+	}
 	eng, err := engine.Open(ctx, engine.Options{
 		DataRoot: set.DataRoot, ExecRoot: set.ExecRoot, DB: db, Images: store, Shims: launcher, Events: bus, Log: d.log,
 		WakeEngine: wake, CgroupParent: set.CgroupParent, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits,
-		Runtimes: set.runtimes(), DNS: set.dns, DefaultBindIP: set.publishIP(),
+		Runtimes: set.runtimes(), Networks: nets, DNS: set.dns, DefaultBindIP: set.publishIP(),
 	})
 	if err != nil {
 		return fmt.Errorf("open the engine: %w", err)
@@ -187,7 +192,7 @@ func (d *daemon) run(ctx context.Context) error {
 	streams, endStreams := context.WithCancel(context.Background())
 	defer endStreams()
 	api := server.New(server.Config{
-		Containers: eng.Containers, Execs: eng.Execs, Images: store, Registry: d.registry, Networks: noNetworks{}, Events: bus, Log: d.log, Streams: streams,
+		Containers: eng.Containers, Execs: eng.Execs, Images: store, Registry: d.registry, Networks: nets, Events: bus, Log: d.log, Streams: streams,
 		Facts: server.Facts{
 			ID: id, DataRoot: set.DataRoot, LogDriver: set.LogDriver, ShimPath: shim, DefaultShmSize: set.DefaultShmSize,
 			Labels:             func() []string { return d.live.Load().Labels },
@@ -202,6 +207,18 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 	return d.serve(ctx, newFront(api, listeners, set, eng.Busy, d.log), endStreams)
+}
+
+func (d *daemon) openNetworks(ctx context.Context, db *durable.DB, id string) (*network.Networks, error) {
+	cfg := d.set.networks
+	cfg.DB, cfg.RunDir, cfg.EngineID, cfg.Log = db, filepath.Join(d.set.ExecRoot, "networks"), id, d.log
+	cfg.DefaultEngine = d.set.DataRoot == defaultDataRoot
+	nets, err := network.Open(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open the networks: %w", err)
+	}
+	d.later(func() { d.note("close the networks", nets.Close()) })
+	return nets, nil
 }
 
 // serve answers until a signal, an idle end, or a broken socket.

@@ -34,8 +34,18 @@ type driver interface {
 
 var drivers = map[string]driver{"bridge": bridge{}, "macvlan": xvlan{"macvlan"}, "ipvlan": xvlan{"ipvlan"}}
 
-func driverNames() []string {
-	return slices.Sorted(maps.Keys(drivers))
+func driverNames() []string { return slices.Sorted(maps.Keys(drivers)) }
+
+// able lists the drivers that work on this host.
+func (n *Networks) able() []string {
+	out := []string{"host", "null"}
+	for name, d := range drivers {
+		if x, ok := d.(xvlan); !ok || x.supported(n) == nil {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // alias marks an interface as one of this engine's.

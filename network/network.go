@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"berth/durable"
 	"berth/fail"
 	"berth/network/firewall"
@@ -267,11 +269,19 @@ func (n *Networks) HostGateway() (v4, v6 netip.Addr) {
 // Facts returns what the engine tells of its networks.
 func (n *Networks) Facts() Facts {
 	return Facts{
-		Drivers:        driverNames(),
+		Drivers:        n.able(),
 		Firewall:       n.cfg.Firewall,
 		IPv4Forwarding: readSysctl("ipv4/ip_forward") == "1",
 		IPv6Forwarding: readSysctl("ipv6/conf/all/forwarding") == "1",
 		Hints:          n.fire.Hints(),
 		Pools:          slices.Clone(n.cfg.Pools),
 	}
+}
+
+func (n *Networks) firewallVersion() string {
+	var u unix.Utsname
+	if n.cfg.Firewall != "nftables" || unix.Uname(&u) != nil {
+		return ""
+	}
+	return "Linux " + unix.ByteSliceToString(u.Release[:])
 }

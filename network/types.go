@@ -140,12 +140,13 @@ type Member struct {
 
 // Facts are what the engine tells of its networks.
 type Facts struct {
-	Drivers        []string // that this kernel can do, by name
-	Firewall       string   // nftables, none
-	IPv4Forwarding bool
-	IPv6Forwarding bool
-	Hints          []string // what the host should allow, a sentence each
-	Pools          []AddressPool
+	Drivers         []string // that this kernel can do, by name
+	Firewall        string   // nftables, none
+	FirewallVersion string   // of the kernel, which nftables is a part of
+	IPv4Forwarding  bool
+	IPv6Forwarding  bool
+	Hints           []string // what the host should allow, a sentence each
+	Pools           []AddressPool
 }
 
 // AddressPool is a range that subnets of Size (a prefix length) are taken from for
