@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-connections/nat"
@@ -63,10 +64,18 @@ func shortPublish(value string) (string, error) {
 	fields := map[string]string{"protocol": "tcp"}
 	for field := range strings.SplitSeq(value, ",") {
 		key, v, ok := strings.Cut(field, "=")
-		if !ok || key == "" {
+		switch {
+		case !ok || key == "":
 			return "", fmt.Errorf("invalid publish opts format (should be name=value but got '%s')", field)
+		case !slices.Contains([]string{"target", "published", "protocol", "mode"}, key):
+			return "", fmt.Errorf("invalid --publish %s: unknown key %q", value, key)
+		case key == "mode" && v != "host" && v != "ingress": // outside of swarms they are the same
+			return "", fmt.Errorf("invalid --publish %s: unknown mode %q", value, v)
 		}
 		fields[key] = v
+	}
+	if fields["target"] == "" {
+		return "", fmt.Errorf("invalid --publish %s: it has no target", value)
 	}
 	return fmt.Sprintf("%s:%s/%s", fields["published"], fields["target"], fields["protocol"]), nil
 }

@@ -117,15 +117,8 @@ func createdBody(t *testing.T, e *fakeEngine) (map[string]any, string) {
 }
 
 func TestCreateSendsWhatDockerSends(t *testing.T) {
-	docker, err := exec.LookPath("docker")
-	if err != nil {
-		t.Skip("no docker client to compare with")
-	}
-	if out, err := exec.Command(docker, "--version").Output(); err != nil || !strings.Contains(string(out), "version 2") || strings.Contains(string(out), "version 20.") {
-		t.Skipf("the docker client here is not of today: %s", out)
-	}
+	docker := dockerOfToday(t)
 	t.Setenv("FROM_CLIENT", "client value")
-	t.Setenv("DOCKER_CONFIG", t.TempDir())
 	routes := map[string]http.HandlerFunc{"POST /containers/create": answer(map[string]any{"Id": strings.Repeat("c", 64), "Warnings": []string{}})}
 	for name, line := range createLines {
 		t.Run(name, func(t *testing.T) {

@@ -40,14 +40,7 @@ func networkRoutes() map[string]http.HandlerFunc {
 }
 
 func TestNetworkCommandsSendWhatDockerSends(t *testing.T) {
-	docker, err := exec.LookPath("docker")
-	if err != nil {
-		t.Skip("no docker client to compare with")
-	}
-	if out, err := exec.Command(docker, "--version").Output(); err != nil || !strings.Contains(string(out), "version 2") || strings.Contains(string(out), "version 20.") {
-		t.Skipf("the docker client here is not of today: %s", out)
-	}
-	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	docker := dockerOfToday(t)
 	for name, line := range networkLines {
 		t.Run(name, func(t *testing.T) {
 			theirs, ours := newFakeEngine(t, networkRoutes()), newFakeEngine(t, networkRoutes())
