@@ -232,7 +232,9 @@ func createNetwork(w *writer, r *request) error {
 		return err
 	}
 	switch {
-	case body.Scope == "swarm" || body.Ingress || body.Driver == "overlay":
+	case body.Scope == "swarm" || body.Ingress:
+		return fail.New(fail.Forbidden, "cannot create a swarm scoped network: Berth has no swarm mode")
+	case body.Driver == "overlay":
 		return noSwarm(w, r)
 	case body.Scope != "" && body.Scope != "local":
 		return fail.New(fail.Invalid, "invalid scope %q: Berth has local networks only", body.Scope)
