@@ -128,6 +128,7 @@ type fakeShim struct {
 	attached   []supervisor.Attachment
 	ignoreTerm bool
 	execErr    error
+	pauseErr   error
 	execs      []supervisor.Exec
 	updates    []*oci.LinuxResources
 	updateErr  error
@@ -248,8 +249,12 @@ func (c *fakeConn) State(context.Context) (supervisor.State, error) {
 	return c.state, nil
 }
 func (c *fakeConn) Pids(context.Context) ([]int, error) { return []int{os.Getpid()}, nil }
-func (c *fakeConn) Pause(context.Context) error         { return nil }
-func (c *fakeConn) Resume(context.Context) error        { return nil }
+func (c *fakeConn) Pause(context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pauseErr
+}
+func (c *fakeConn) Resume(context.Context) error { return nil }
 func (c *fakeConn) Update(_ context.Context, r *oci.LinuxResources) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -342,3 +347,14 @@ func eventually(t *testing.T, what string, fn func() bool) {
 	}
 	t.Fatalf("never came true: %s", what)
 }
+
+func (f *fixture) id(ref string) string {
+	f.t.Helper()
+	c, err := f.Containers.Get(ref)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return c.ID
+}
+
+func (f *fixture) dirs() layout { return layout{data: f.opt.DataRoot, exec: f.opt.ExecRoot} }
