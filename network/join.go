@@ -738,8 +738,15 @@ func (n *Networks) unplug(eps []endpoint) error {
 	var batch []message
 	var links []string
 	for _, e := range eps {
-		if e.Link != "" {
-			batch = append(batch, cutOff(e.Link))
+		if e.Link == "" {
+			continue
+		}
+		l, err := n.findLink(e.Link)
+		if err != nil {
+			return err
+		}
+		if l != nil {
+			batch = append(batch, cutOff(l.index, e.Link))
 			links = append(links, e.Link)
 		}
 	}
