@@ -182,6 +182,7 @@ func (d *daemon) run(ctx context.Context) error {
 		DataRoot: set.DataRoot, ExecRoot: set.ExecRoot, DB: db, Images: store, Shims: launcher, Events: bus, Log: d.log,
 		WakeEngine: wake, CgroupParent: set.CgroupParent, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits,
 		Runtimes: set.runtimes(), Networks: nets, DNS: set.dns, DefaultBindIP: set.publishIP(),
+		HostGateways: set.networks.HostGateways,
 	})
 	if err != nil {
 		return fmt.Errorf("open the engine: %w", err)

@@ -4,6 +4,7 @@ import (
 	"maps"
 
 	"berth/events"
+	"berth/network"
 )
 
 // announcer puts what happens to containers on the bus, with Docker's attributes: the
@@ -22,4 +23,13 @@ func (a announcer) tell(c Container, action string, extra ...string) {
 		attrs[extra[k]] = extra[k+1]
 	}
 	a.bus.Publish(events.Event{Type: "container", Action: action, ID: c.ID, Attrs: attrs})
+}
+
+// network publishes that a container came to a network or left it.
+func (a announcer) network(action string, c Container, n network.Network) {
+	if a.bus == nil {
+		return
+	}
+	a.bus.Publish(events.Event{Type: "network", Action: action, ID: n.ID,
+		Attrs: map[string]string{"container": c.ID, "name": n.Name, "type": n.Driver}})
 }

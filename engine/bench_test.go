@@ -42,6 +42,7 @@ func BenchmarkRunRM(b *testing.B) {
 	defer shims.Close()
 	data := filepath.Join(dir, "d")
 	e, err := Open(b.Context(), Options{
+		Networks: newFakeNetworks(),
 		DataRoot: data, ExecRoot: filepath.Join(dir, "r"), DB: db, Images: importBusybox(b, data, db), Shims: shims,
 		Events: events.NewBus(), CgroupParent: "/" + filepath.Base(dir),
 	})

@@ -39,6 +39,7 @@ type creator struct {
 	images       imageStore
 	spec         *specMaker
 	runtimes     *runtimes
+	nets         networks
 	logDriver    string
 	logOpts      map[string]string
 	cgroupParent string
@@ -88,8 +89,12 @@ func (k *creator) assemble(id string, r CreateRequest, img images.Image) (Contai
 		host = &h
 	}
 	var warnings []string
-	if err := refuseUnbuilt(cfg, host, r.Networking); err != nil {
+	if err := refuseUnbuilt(cfg, host); err != nil {
 		return Container{}, nil, err
+	}
+	// Only the request's own wish contradicts a shared network; an image's EXPOSE does not.
+	if host.NetworkMode.IsContainer() && len(cfg.ExposedPorts) > 0 {
+		return Container{}, nil, fail.New(fail.Invalid, "conflicting options: port exposing and the container type network mode")
 	}
 	if err := mergeImage(cfg, img); err != nil {
 		return Container{}, nil, err
@@ -104,7 +109,7 @@ func (k *creator) assemble(id string, r CreateRequest, img images.Image) (Contai
 	if h := cfg.Healthcheck; h != nil && len(h.Test) > 0 && h.Test[0] != "NONE" {
 		warnings = append(warnings, "The image's health check is recorded but not run: health checks are not built yet")
 	}
-	warn, err := k.normalise(cfg, host, r.Networking)
+	networking, warn, err := k.normalise(cfg, host, r.Networking)
 	if err != nil {
 		return Container{}, nil, err
 	}
@@ -123,7 +128,7 @@ func (k *creator) assemble(id string, r CreateRequest, img images.Image) (Contai
 	command := commandOf(cfg)
 	c := Container{
 		ID: id, Created: time.Now().UTC(), Image: img.ID, Path: command[0], Args: command[1:],
-		Config: cfg, HostConfig: host, Networking: r.Networking, Driver: k.images.GraphDriver(),
+		Config: cfg, HostConfig: host, Networking: networking, Driver: k.images.GraphDriver(),
 		Mounts: mounts.points(), Sandbox: sandbox, State: State{Status: created},
 	}
 	// A trial specification finds everything that can be found wrong before the start.
@@ -174,7 +179,7 @@ func (k *creator) takeName(name, id string) (string, error) {
 
 // normalise turns hostConfig into what inspect shows: defaults filled in, references
 // to other containers by id. cfg gets a host name where the mode decides it.
-func (k *creator) normalise(cfg *container.Config, h *container.HostConfig, net *network.NetworkingConfig) ([]string, error) {
+func (k *creator) normalise(cfg *container.Config, h *container.HostConfig, asked *network.NetworkingConfig) (*network.NetworkingConfig, []string, error) {
 	if h.LogConfig.Type == "" {
 		h.LogConfig.Type = k.logDriver
 		if h.LogConfig.Config == nil {
@@ -185,11 +190,15 @@ func (k *creator) normalise(cfg *container.Config, h *container.HostConfig, net 
 		h.LogConfig.Config = map[string]string{}
 	}
 	if _, err := logOptions(Container{Config: cfg, HostConfig: h}); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var warnings []string
+	named := cfg.Hostname != ""
+	networking, warnings, err := networker{k.nets, k.idx}.normalise(cfg, h, asked)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, step := range []func() ([]string, error){
-		func() ([]string, error) { return normaliseNamespaces(cfg, h, net, k.idx) },
+		func() ([]string, error) { return nil, normaliseNamespaces(cfg, h, named, k.idx) },
 		func() ([]string, error) { return normaliseResources(h, k.host) },
 		func() ([]string, error) { return normaliseSecurity(h, k.host) },
 		func() ([]string, error) { return nil, checkSysctls(h) },
@@ -198,7 +207,7 @@ func (k *creator) normalise(cfg *container.Config, h *container.HostConfig, net 
 	} {
 		w, err := step()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		warnings = append(warnings, w...)
 	}
@@ -206,12 +215,12 @@ func (k *creator) normalise(cfg *container.Config, h *container.HostConfig, net 
 		h.Runtime = k.runtimes.byDefault()
 	}
 	if _, err := k.runtimes.get(h.Runtime); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if h.ShmSize == 0 {
 		h.ShmSize = 64 << 20
 	}
-	return warnings, nil
+	return networking, warnings, nil
 }
 
 func newID() (string, error) {

@@ -6,7 +6,6 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
-	"github.com/moby/moby/api/types/network"
 
 	"berth/fail"
 )
@@ -27,11 +26,6 @@ func TestCreateRefusesWhatItCannotHonour(t *testing.T) {
 		{"named volume", func(r *CreateRequest) { r.HostConfig.Binds = []string{"data:/x"} }, fail.NotImplemented, "volumes are not built yet"},
 		{"anonymous volume", func(r *CreateRequest) { r.Config.Volumes = map[string]struct{}{"/x": {}} }, fail.NotImplemented, "volumes are not built yet"},
 		{"volumes of another", func(r *CreateRequest) { r.HostConfig.VolumesFrom = []string{"donor"} }, fail.NotImplemented, "--volumes-from"},
-		{"published port", func(r *CreateRequest) {
-			r.HostConfig.PortBindings = network.PortMap{network.MustParsePort("80"): nil}
-		}, fail.NotImplemented, "publishing ports"},
-		{"bridge by name", func(r *CreateRequest) { r.HostConfig.NetworkMode = "bridge" }, fail.NotImplemented, `network "bridge"`},
-		{"user network", func(r *CreateRequest) { r.HostConfig.NetworkMode = "mine" }, fail.NotImplemented, `network "mine"`},
 		{"joining nobody", func(r *CreateRequest) { r.HostConfig.NetworkMode = "container:nobody" }, fail.NotFound, "No such container: nobody"},
 		{"joining private IPC", func(r *CreateRequest) { r.HostConfig.IpcMode = "container:donor" }, fail.Conflict, "non-shareable IPC"},
 		{"gpus", func(r *CreateRequest) { r.HostConfig.DeviceRequests = []container.DeviceRequest{{}} }, fail.NotImplemented, "--gpus"},
@@ -93,13 +87,13 @@ func TestCreateNormalisesAndWarns(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := strings.Join(warnings, "\n")
-	if !strings.Contains(all, "only a loopback interface") || !strings.Contains(all, "health check") {
+	if !strings.Contains(all, "health check") {
 		t.Errorf("warnings: %s", all)
 	}
 	c, _ := f.Containers.Get(id[:8])
 	h := c.HostConfig
 	if c.Config.Hostname != id[:12] || h.MemorySwap != 128<<20 || h.ShmSize != 64<<20 || h.IpcMode != "private" ||
-		h.CgroupnsMode != "private" || h.NetworkMode != "default" || h.LogConfig.Type != "json-file" || h.Runtime != "berth" ||
+		h.CgroupnsMode != "private" || h.NetworkMode != "bridge" || h.LogConfig.Type != "json-file" || h.Runtime != "berth" ||
 		h.RestartPolicy.Name != "no" || len(h.MaskedPaths) == 0 || len(h.ReadonlyPaths) == 0 {
 		t.Errorf("%+v %+v", c.Config, h)
 	}

@@ -68,8 +68,11 @@ type Options struct {
 	// DNS is for containers that say nothing themselves.
 	DNS DNS
 	// DefaultBindIP is where ports of containers on the default bridge are published that
-	// name no address; zero: everywhere.
+	// name no address; zero: as the network's options say.
 	DefaultBindIP netip.Addr
+	// HostGateways are what host-gateway and host.berth.internal mean; empty: the bridge that
+	// the container is on, else the default bridge.
+	HostGateways []netip.Addr
 }
 
 // DNS are name servers, search domains and options of resolv.conf(5). What is empty is
@@ -130,16 +133,20 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 	boxes := &sandboxes{idx: idx, cgroupParent: o.CgroupParent}
 	execs := newExecs(idx, ann, spec)
 	runtimes := newRuntimes(o.Runtimes)
+	wire := &wiring{
+		nets: o.Networks, idx: idx, ann: ann, log: o.Log, dns: o.DNS, bindIP: o.DefaultBindIP, gateways: o.HostGateways,
+		work: work, resolvPath: "/etc/resolv.conf", leaving: map[*run]struct{}{},
+	}
 	life := &lifecycle{
 		ctx: living, work: work, dirs: dirs, log: o.Log, host: host,
-		idx: idx, rec: rec, ann: ann, spec: spec, boxes: boxes, execs: execs,
+		idx: idx, rec: rec, ann: ann, spec: spec, boxes: boxes, wire: wire, execs: execs,
 		images: img, shims: shims, runtimes: runtimes, wake: o.WakeEngine, clock: wallClock{},
 	}
 	e := &Engine{
 		Containers: &Containers{
 			idx: idx, life: life, rec: rec, ann: ann, images: img, log: o.Log,
 			create: &creator{
-				dirs: dirs, host: host, idx: idx, rec: rec, ann: ann, images: img, spec: spec, runtimes: runtimes,
+				dirs: dirs, host: host, idx: idx, rec: rec, ann: ann, images: img, spec: spec, runtimes: runtimes, nets: o.Networks,
 				logDriver: o.LogDriver, logOpts: o.LogOpts, cgroupParent: o.CgroupParent,
 			},
 		},

@@ -112,14 +112,20 @@ func (l *lifecycle) ended(i *instance, r *run, rec supervisor.ExitRecord) {
 		return
 	}
 	i.run = nil
-	told := i.now().State.OOMKilled
+	told, sb := i.now().State.OOMKilled, i.now().Network
 	c, plan := l.recordExit(i, rec)
 	i.mu.Unlock()
+	if sb != nil {
+		l.wire.leave(c, r, sb)
+	}
 	l.execs.orphaned(i)
 	if c.State.OOMKilled && !told { // the kill was the end, and there was no time to tell of it
 		l.ann.tell(c, "oom")
 	}
 	l.tellExit(i, c, rec)
+	if sb == nil {
+		l.wire.left(c, r, nil)
+	}
 	close(r.exited)
 	l.follow(i, c, plan)
 }
@@ -139,7 +145,7 @@ func (l *lifecycle) recordExit(i *instance, rec supervisor.ExitRecord) (Containe
 		if !rec.StartedAt.IsZero() {
 			c.State.StartedAt = rec.StartedAt.UTC()
 		}
-		c.ExecIDs = nil
+		c.ExecIDs, c.Network = nil, nil
 		if plan >= 0 {
 			c.RestartCount++
 		}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -67,6 +68,7 @@ type fakeShims struct {
 	living   map[string]*fakeShim
 	made     int
 	startErr error               // what Start answers
+	makeErr  error               // what Create answers
 	onStart  func(s *fakeShim)   // called when a container runs, before Start answers
 	seen     []supervisor.Config // of every Create
 }
@@ -78,7 +80,13 @@ func (f *fakeShims) Create(_ context.Context, cfg supervisor.Config, a []supervi
 	defer f.mu.Unlock()
 	f.made++
 	f.seen = append(f.seen, cfg)
+	if f.makeErr != nil {
+		return nil, f.makeErr
+	}
 	s := &fakeShim{world: f, cfg: cfg, attached: a, link: newLink(), state: supervisor.State{ID: cfg.ID}}
+	if cfg.Network != nil {
+		s.ports = bind(cfg.Network.Ports)
+	}
 	f.living[cfg.RunDir] = s
 	_ = os.WriteFile(filepath.Join(cfg.RunDir, "state.json"), nil, 0o600)
 	return &fakeConn{s, s.link}, nil
@@ -128,10 +136,11 @@ type fakeShim struct {
 	attached   []supervisor.Attachment
 	ignoreTerm bool
 	execErr    error
-	pauseErr   error
 	execs      []supervisor.Exec
 	updates    []*oci.LinuxResources
 	updateErr  error
+	ports      []supervisor.Port
+	network    []supervisor.Network // of every SetNetwork
 }
 
 // exit ends the container as a real shim does: record, event, end of connection.
@@ -249,18 +258,48 @@ func (c *fakeConn) State(context.Context) (supervisor.State, error) {
 	return c.state, nil
 }
 func (c *fakeConn) Pids(context.Context) ([]int, error) { return []int{os.Getpid()}, nil }
-func (c *fakeConn) Pause(context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.pauseErr
-}
-func (c *fakeConn) Resume(context.Context) error { return nil }
+func (c *fakeConn) Pause(context.Context) error         { return nil }
+func (c *fakeConn) Resume(context.Context) error        { return nil }
 func (c *fakeConn) Update(_ context.Context, r *oci.LinuxResources) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.updates = append(c.updates, r)
 	return c.updateErr
 }
+func (c *fakeConn) Ports() []supervisor.Port {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ports
+}
+
+func (c *fakeConn) SetNetwork(_ context.Context, n supervisor.Network) ([]supervisor.Port, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.network = append(c.network, n)
+	c.ports = bind(n.Ports)
+	return c.ports, nil
+}
+
+// bind numbers ports as a shim would.
+func bind(want []supervisor.Port) []supervisor.Port {
+	var out []supervisor.Port
+	for n, p := range want {
+		if p.HostPort == 0 {
+			p.HostPort = uint16(40000 + n)
+		}
+		p.HostPortEnd = 0
+		if p.HostIP.IsValid() {
+			out = append(out, p)
+			continue
+		}
+		for _, ip := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+			p.HostIP = ip
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 func (c *fakeConn) Destroy(context.Context) error { c.vanish(); return nil }
 
 // fixture is an engine over fakes that can be opened again.
@@ -269,6 +308,7 @@ type fixture struct {
 	opt   Options
 	img   *fakeImages
 	shims *fakeShims
+	nets  *fakeNetworks
 	*Engine
 }
 
@@ -279,7 +319,9 @@ func newFixture(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{t: t, img: busybox(), shims: newFakeShims(), opt: Options{
+	nets := newFakeNetworks()
+	f := &fixture{t: t, img: busybox(), shims: newFakeShims(), nets: nets, opt: Options{
+		Networks: nets,
 		DataRoot: filepath.Join(dir, "data"), ExecRoot: filepath.Join(dir, "run"), DB: db, Events: events.NewBus(),
 		WakeEngine: []string{"berthd"},
 	}}
@@ -347,14 +389,3 @@ func eventually(t *testing.T, what string, fn func() bool) {
 	}
 	t.Fatalf("never came true: %s", what)
 }
-
-func (f *fixture) id(ref string) string {
-	f.t.Helper()
-	c, err := f.Containers.Get(ref)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return c.ID
-}
-
-func (f *fixture) dirs() layout { return layout{data: f.opt.DataRoot, exec: f.opt.ExecRoot} }

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/network"
 
 	"berth/fail"
 )
@@ -24,20 +23,17 @@ func asksForHealth(h *container.HealthConfig) bool {
 // refuseUnbuilt refuses, in one line each, what belongs to parts of Berth that do not
 // exist yet, and what never will on Linux. It looks at the request before the image is
 // merged into it: an image's own wishes (VOLUME, HEALTHCHECK, EXPOSE) are no request.
-func refuseUnbuilt(cfg *container.Config, h *container.HostConfig, net *network.NetworkingConfig) error {
+func refuseUnbuilt(cfg *container.Config, h *container.HostConfig) error {
 	for _, r := range []struct {
 		asked bool
 		what  string
 	}{
 		{len(cfg.Volumes) > 0 || h.VolumeDriver != "", "volumes are not built yet (bind mounts and tmpfs are)"},
 		{len(h.VolumesFrom) > 0, "--volumes-from is not built yet"},
-		{len(h.PortBindings) > 0 || h.PublishAllPorts, "publishing ports is not built yet: there is no network driver (use --network host)"},
-		{len(h.Links) > 0, "--link is not built yet: there is no network driver"},
 		{len(h.DeviceRequests) > 0, "device requests (--gpus) are not built yet"},
 		{h.Init != nil && *h.Init, "--init is not built yet"},
 		{len(h.StorageOpt) > 0, "--storage-opt is not built yet"},
 		{asksForHealth(cfg.Healthcheck), "health checks are not built yet"},
-		{cfg.NetworkDisabled, "NetworkDisabled is not built: use --network none"},
 	} {
 		if r.asked {
 			return fail.New(fail.NotImplemented, "%s", r.what)
@@ -55,107 +51,56 @@ func refuseUnbuilt(cfg *container.Config, h *container.HostConfig, net *network.
 	if h.Cgroup != "" {
 		return fail.New(fail.Invalid, "invalid cgroup mode: %s", string(h.Cgroup))
 	}
-	return refuseEndpoints(net)
-}
-
-// refuseEndpoints lets through what clients send by habit (an endpoint without
-// settings for the network mode itself), and nothing that a driver would have to do.
-func refuseEndpoints(net *network.NetworkingConfig) error {
-	if net == nil {
-		return nil
-	}
-	for name, e := range net.EndpointsConfig {
-		switch {
-		case name != "default" && name != "none" && name != "host" && !strings.HasPrefix(name, "container:"):
-			return noNetwork(name)
-		case e != nil && (e.IPAMConfig != nil || len(e.Links) > 0 || len(e.Aliases) > 0 || len(e.MacAddress) > 0 || len(e.DriverOpts) > 0):
-			return fail.New(fail.NotImplemented, "addresses, aliases and links on network %q are not built yet: there is no network driver", name)
-		}
-	}
 	return nil
 }
 
-func noNetwork(name string) error {
-	return fail.New(fail.NotImplemented, "network %q: no network driver is built yet (use none, host or container:NAME)", name)
-}
-
-const loopbackOnly = "No network driver is built yet: the container gets a network namespace with only a loopback interface"
-
-// normaliseNamespaces settles which namespaces the container shares with whom.
-func normaliseNamespaces(cfg *container.Config, h *container.HostConfig, net *network.NetworkingConfig, idx *index) (warnings []string, err error) {
-	asked := cfg.Hostname != ""
-	switch m := h.NetworkMode; {
-	case m == "" || m.IsDefault():
-		h.NetworkMode = network.NetworkDefault
-		warnings = append(warnings, loopbackOnly)
-	case m.IsNone():
-	case m.IsHost():
-		if !asked {
-			if cfg.Hostname, err = os.Hostname(); err != nil {
-				return nil, err
-			}
-		}
-	case m.IsContainer():
-		donor, err := idx.find(m.ConnectedContainer())
-		if err != nil {
-			return nil, err
-		}
-		if err := refuseBesideDonor(cfg, h); err != nil {
-			return nil, err
-		}
-		d := donor.now()
-		if d.HostConfig.NetworkMode.IsContainer() {
-			return nil, fail.New(fail.Conflict, "cannot join the network of container %s, which has joined another container's itself", d.ID)
-		}
-		cfg.Hostname, cfg.Domainname = d.Config.Hostname, d.Config.Domainname
-		h.NetworkMode = container.NetworkMode("container:" + donor.id)
-	default:
-		return nil, noNetwork(string(m))
-	}
+// normaliseNamespaces settles which namespaces the container shares with whom, the network's
+// apart (see networker). named: the request gives the host name.
+func normaliseNamespaces(cfg *container.Config, h *container.HostConfig, named bool, idx *index) (err error) {
 	if !h.UTSMode.Valid() {
-		return nil, fail.New(fail.Invalid, "invalid UTS mode: %s", string(h.UTSMode))
+		return fail.New(fail.Invalid, "invalid UTS mode: %s", string(h.UTSMode))
 	}
 	if h.UTSMode.IsHost() {
-		if asked {
-			return nil, fail.New(fail.Invalid, "conflicting options: hostname and the UTS mode")
+		if named {
+			return fail.New(fail.Invalid, "conflicting options: hostname and the UTS mode")
 		}
 		if cfg.Hostname, err = os.Hostname(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if h.CgroupnsMode.IsEmpty() {
 		h.CgroupnsMode = container.CgroupnsModePrivate
 	}
 	if !h.CgroupnsMode.Valid() {
-		return nil, fail.New(fail.Invalid, "invalid cgroup namespace mode: %s", string(h.CgroupnsMode))
+		return fail.New(fail.Invalid, "invalid cgroup namespace mode: %s", string(h.CgroupnsMode))
 	}
 	if h.IpcMode.IsEmpty() {
 		h.IpcMode = container.IPCModePrivate
 	}
 	if !h.IpcMode.Valid() {
-		return nil, fail.New(fail.Invalid, "invalid IPC mode: %s", string(h.IpcMode))
+		return fail.New(fail.Invalid, "invalid IPC mode: %s", string(h.IpcMode))
 	}
 	if h.IpcMode.IsContainer() {
 		donor, err := idx.find(h.IpcMode.Container())
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if !donor.now().HostConfig.IpcMode.IsShareable() {
-			return nil, fail.New(fail.Conflict, "can't join IPC of container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container)", donor.id)
+			return fail.New(fail.Conflict, "can't join IPC of container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container)", donor.id)
 		}
 		h.IpcMode = container.IpcMode("container:" + donor.id)
 	}
 	if !h.PidMode.Valid() {
-		return nil, fail.New(fail.Invalid, "invalid PID mode: %s", string(h.PidMode))
+		return fail.New(fail.Invalid, "invalid PID mode: %s", string(h.PidMode))
 	}
 	if h.PidMode.IsContainer() {
 		donor, err := idx.find(h.PidMode.Container())
 		if err != nil {
-			return nil, err
+			return err
 		}
 		h.PidMode = container.PidMode("container:" + donor.id)
 	}
-	return warnings, nil
+	return nil
 }
 
 // refuseBesideDonor refuses what the owner of a shared network namespace decides.
@@ -167,6 +112,7 @@ func refuseBesideDonor(cfg *container.Config, h *container.HostConfig) error {
 		{cfg.Hostname != "", "hostname and the network mode"},
 		{len(h.DNS) > 0, "dns and the network mode"},
 		{len(h.ExtraHosts) > 0, "custom host-to-IP mapping and the network mode"},
+		{len(h.PortBindings) > 0 || h.PublishAllPorts, "port publishing and the container type network mode"},
 	} {
 		if r.asked {
 			return fail.New(fail.Invalid, "conflicting options: %s", r.what)
@@ -237,10 +183,7 @@ func checkNetFiles(h *container.HostConfig) error {
 		if !ok || name == "" || strings.ContainsAny(name, " \t\n") {
 			return fail.New(fail.Invalid, "bad format for add-host: %q", e)
 		}
-		if addr == "host-gateway" {
-			if !h.NetworkMode.IsHost() {
-				return fail.New(fail.NotImplemented, "add-host %q: host-gateway needs a network driver, and none is built yet", e)
-			}
+		if addr == hostGateway {
 			continue
 		}
 		if _, err := netip.ParseAddr(strings.Trim(addr, "[]")); err != nil {

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	mobynet "github.com/moby/moby/api/types/network"
+
 	"berth/fail"
 	"berth/supervisor"
 )
@@ -51,10 +53,12 @@ type run struct {
 	failed  bool          // valid after started: the start failed, there is no exit to come
 	exited  chan struct{} // closed when the exit is recorded and told
 	gone    chan struct{} // closed when the shim has let go of everything
+	left    chan struct{} // closed when it is off its networks
 }
 
 func newRun(s shim) *run {
-	return &run{shim: s, started: make(chan struct{}), exited: make(chan struct{}), gone: make(chan struct{})}
+	return &run{shim: s, started: make(chan struct{}), exited: make(chan struct{}),
+		gone: make(chan struct{}), left: make(chan struct{})}
 }
 
 func newInstance(dirs layout, c Container) *instance {
@@ -64,6 +68,14 @@ func newInstance(dirs layout, c Container) *instance {
 		runDir:  filepath.Join(dirs.runs(), c.ID),
 		turn:    make(chan struct{}, 1),
 		waiters: map[*waiter]struct{}{},
+	}
+	if c.Networking == nil { // of a record from before there were networks
+		c.Networking = &mobynet.NetworkingConfig{}
+		if m := c.HostConfig.NetworkMode; m.IsHost() {
+			c.Networking = onOne(mobynet.NetworkHost)
+		} else if !m.IsContainer() {
+			c.Networking = onOne(mobynet.NetworkNone)
+		}
 	}
 	leader := filepath.Join(dirs.containers(), c.Sandbox)
 	c.LogPath, c.HostsPath = "", filepath.Join(leader, "hosts")

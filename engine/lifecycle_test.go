@@ -56,7 +56,7 @@ func TestALifeFromCreateToRemoveIsToldInDockersOrder(t *testing.T) {
 	if err := f.Containers.Remove(t.Context(), "web", RemoveOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"create", "start", "kill", "die", "stop", "destroy"}
+	want := []string{"create", "connect", "start", "kill", "die", "disconnect", "stop", "destroy"}
 	if got := actions(f, begin); !slices.Equal(got, want) {
 		t.Errorf("events %v, want %v", got, want)
 	}

@@ -76,6 +76,7 @@ func newLive(t *testing.T) *live {
 		t.Fatal(err)
 	}
 	l := &live{t: t, Options: Options{
+		Networks: newFakeNetworks(),
 		DataRoot: filepath.Join(dir, "d"), ExecRoot: filepath.Join(dir, "r"), DB: db, Shims: shims, Events: events.NewBus(),
 		CgroupParent: "/berth-test-" + filepath.Base(dir),
 	}}

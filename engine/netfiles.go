@@ -5,26 +5,28 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/moby/moby/api/types/container"
+	mobynet "github.com/moby/moby/api/types/network"
+
+	"berth/dns"
 	"berth/durable"
+	"berth/network"
 )
 
-// writeNetFiles makes hostname, hosts and resolv.conf in the container's directory.
-// They are remade at every start, so losing them to a power loss costs nothing.
-func writeNetFiles(dir string, c Container) error {
-	h := c.HostConfig
-	hosts, err := hostsFile(c)
+// writeNetFiles makes hostname, hosts and resolv.conf in the container's directory. sb is
+// nil for a container that is on no networks. They are remade at every start, so losing
+// them to a power loss costs nothing.
+func (w *wiring) writeNetFiles(dir string, c Container, sb *network.Sandbox) error {
+	hosts, err := w.hostsFile(c, sb)
 	if err != nil {
 		return err
 	}
-	resolv, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil && !os.IsNotExist(err) {
-		return fmt.Errorf("read the host's name servers: %w", err)
-	}
-	conf := resolvConf(string(resolv), !h.NetworkMode.IsHost(), addresses(h.DNS), h.DNSSearch, h.DNSOptions)
 	for _, f := range []struct{ name, text string }{
-		{"hostname", c.Config.Hostname + "\n"}, {"hosts", hosts}, {"resolv.conf", conf},
+		{"hostname", c.Config.Hostname + "\n"}, {"hosts", hosts}, {"resolv.conf", w.resolvFile(c, sb)},
 	} {
 		// A file that is mounted somewhere keeps its inode if nothing changes.
 		path := filepath.Join(dir, f.name)
@@ -38,12 +40,24 @@ func writeNetFiles(dir string, c Container) error {
 	return nil
 }
 
-func addresses(a []netip.Addr) []string {
-	var out []string
-	for _, x := range a {
-		out = append(out, x.String())
+// rewriteHosts changes the hosts file of a running container: in place, for the file itself
+// is mounted in the container.
+func (w *wiring) rewriteHosts(dir string, c Container, sb *network.Sandbox) error {
+	text, err := w.hostsFile(c, sb)
+	if err != nil {
+		return err
 	}
-	return out
+	f, err := os.OpenFile(filepath.Join(dir, "hosts"), os.O_WRONLY|os.O_TRUNC, 0)
+	if err == nil {
+		_, err = f.WriteString(text)
+		if closeErr := f.Close(); err == nil {
+			err = closeErr
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("rewrite the container's hosts: %w", err)
+	}
+	return nil
 }
 
 const ownHosts = `127.0.0.1	localhost
@@ -54,11 +68,16 @@ ff02::1	ip6-allnodes
 ff02::2	ip6-allrouters
 `
 
-// hostsFile is the host's own file for --network host, else one that knows loopback;
-// with the extra hosts.
-func hostsFile(c Container) (string, error) {
+// hostNames always mean the machine that containers run on.
+var hostNames = []string{"host.docker.internal", "host.berth.internal"}
+
+// hostsFile is the host's own file for --network host, else one that knows loopback; with
+// the extra hosts, the links of the default bridge, the machine, and the container itself
+// on its networks. Of several lines for one name the first one counts.
+func (w *wiring) hostsFile(c Container, sb *network.Sandbox) (string, error) {
 	text := ownHosts
-	if c.HostConfig.NetworkMode.IsHost() {
+	h := c.HostConfig
+	if h.NetworkMode.IsHost() {
 		b, err := os.ReadFile("/etc/hosts")
 		if err != nil && !os.IsNotExist(err) {
 			return "", fmt.Errorf("read the host's hosts: %w", err)
@@ -67,59 +86,232 @@ func hostsFile(c Container) (string, error) {
 			text = strings.TrimRight(string(b), "\n") + "\n"
 		}
 	}
-	for _, e := range c.HostConfig.ExtraHosts {
-		name, addr, _ := strings.Cut(e, ":")
-		if addr == "host-gateway" { // in the host's own network the host is loopback
-			addr = "127.0.0.1"
+	out := hostLines{text: text}
+	gateways := w.hostAddresses(c, sb)
+	for _, e := range h.ExtraHosts {
+		name, addr := splitExtraHost(e)
+		if addr != hostGateway {
+			out.add(addr, name)
+			continue
 		}
-		text += strings.Trim(addr, "[]") + "\t" + name + "\n"
+		for _, a := range gateways {
+			out.add(a.String(), name)
+		}
 	}
-	return text, nil
+	if sb != nil && h.NetworkMode.IsBridge() {
+		if err := w.linkLines(&out, c); err != nil {
+			return "", err
+		}
+	}
+	var machine []string
+	for _, n := range hostNames {
+		if !slices.Contains(out.names, n) {
+			machine = append(machine, n)
+		}
+	}
+	for _, a := range gateways {
+		out.add(a.String(), machine...)
+	}
+	if sb != nil {
+		names := []string{c.Config.Hostname}
+		if c.Config.Domainname != "" {
+			names = []string{c.Config.Hostname + "." + c.Config.Domainname, c.Config.Hostname}
+		}
+		for _, e := range sb.Endpoints {
+			for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+				if p.IsValid() {
+					out.add(p.Addr().String(), names...)
+				}
+			}
+		}
+	}
+	return out.text, nil
 }
 
-// resolvConf is the host's file, changed by --dns, --dns-search and --dns-option. In a
-// network namespace of its own a container cannot reach the host's loopback servers:
-// they are left out.
-func resolvConf(host string, ownNetwork bool, servers, search, options []string) string {
-	if len(servers)+len(search)+len(options) == 0 && !ownNetwork {
-		return host
+// hostLines is a hosts file in the making.
+type hostLines struct {
+	text  string
+	names []string // added ones
+}
+
+func (l *hostLines) add(addr string, names ...string) {
+	if len(names) == 0 || addr == "" {
+		return
 	}
-	var out strings.Builder
-	for line := range strings.Lines(host) {
-		line = strings.TrimRight(line, "\n")
+	l.text += addr + "\t" + strings.Join(names, " ") + "\n"
+	l.names = append(l.names, names...)
+}
+
+// hostGateway stands for the host's address in --add-host.
+const hostGateway = "host-gateway"
+
+// splitExtraHost takes NAME:ADDRESS apart.
+func splitExtraHost(e string) (name, addr string) {
+	name, addr, _ = strings.Cut(e, ":")
+	return name, strings.Trim(addr, "[]")
+}
+
+// hostAddresses are where a container finds the machine: loopback in the host's own
+// network, what the engine is configured with, the container's own bridge, which is up as
+// long as the container is on it, else the default bridge.
+func (w *wiring) hostAddresses(c Container, sb *network.Sandbox) []netip.Addr {
+	switch {
+	case c.HostConfig.NetworkMode.IsHost():
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	case sb == nil:
+		return nil
+	case len(w.gateways) > 0:
+		return w.gateways
+	}
+	var v4, v6 netip.Addr
+	if n := w.portNetwork(sb); n != nil {
+		for _, e := range sb.Endpoints {
+			if e.Network == n.ID {
+				v4, v6 = e.Gateway4, e.Gateway6
+			}
+		}
+	}
+	if !v4.IsValid() && !v6.IsValid() {
+		v4, v6 = w.nets.HostGateway()
+	}
+	return slices.DeleteFunc([]netip.Addr{v4, v6}, func(a netip.Addr) bool { return !a.IsValid() })
+}
+
+// nameServers are what a container's queries are answered by.
+type nameServers struct {
+	servers         []string // ADDRESS
+	fromHost        bool     // they can be asked from the host's network only
+	search, options []string
+}
+
+// parseResolv reads a resolv.conf(5).
+func parseResolv(text string) nameServers {
+	var n nameServers
+	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
-		if len(f) == 0 || strings.HasPrefix(f[0], "#") || strings.HasPrefix(f[0], ";") {
+		if len(f) < 2 {
 			continue
 		}
 		switch f[0] {
 		case "nameserver":
-			if len(servers) > 0 || len(f) < 2 || ownNetwork && isLoopback(f[1]) {
-				continue
-			}
-		case "search", "domain":
-			if len(search) > 0 {
-				continue
-			}
+			n.servers = append(n.servers, f[1])
+			n.fromHost = n.fromHost || onlyFromHost(f[1])
+		case "search":
+			n.search = f[1:]
+		case "domain":
+			n.search = f[1:2]
 		case "options":
-			if len(options) > 0 {
-				continue
-			}
+			n.options = append(n.options, f[1:]...)
 		}
-		out.WriteString(line + "\n")
 	}
+	if len(n.servers) == 0 { // then the local machine's is used
+		n.servers, n.fromHost = []string{"127.0.0.1"}, true
+	}
+	return n
+}
+
+// onlyFromHost reports whether a server's address means something on the host alone:
+// loopback, or a link's.
+func onlyFromHost(server string) bool {
+	a, err := netip.ParseAddr(server)
+	return err == nil && (a.Unmap().IsLoopback() || a.Zone() != "")
+}
+
+// upstream are the servers, search domains and options that a container asked for, else the
+// engine's, else the host's. An engine's or container's lone search domain "." means none.
+func (w *wiring) upstream(h *container.HostConfig) nameServers {
+	b, _ := os.ReadFile(w.resolvPath) // without one the host asks itself, as with an empty one
+	n := parseResolv(string(b))
+	for _, s := range [][]netip.Addr{w.dns.Servers, h.DNS} {
+		if len(s) > 0 {
+			n.servers, n.fromHost = addresses(s), false
+		}
+	}
+	for _, s := range [][]string{w.dns.Search, h.DNSSearch} {
+		if len(s) > 0 {
+			n.search = s
+		}
+	}
+	for _, o := range [][]string{w.dns.Options, h.DNSOptions} {
+		if len(o) > 0 {
+			n.options = o
+		}
+	}
+	if len(n.search) == 1 && n.search[0] == "." {
+		n.search = nil
+	}
+	return n
+}
+
+func addresses(a []netip.Addr) []string {
+	out := make([]string, len(a))
+	for n, x := range a {
+		out[n] = x.String()
+	}
+	return out
+}
+
+// resolvFile leads to the resolver of Berth in a container on networks, and to the servers
+// themselves in others. Without a network those on the host's loopback are left out: the
+// container's own loopback is another one.
+func (w *wiring) resolvFile(c Container, sb *network.Sandbox) string {
+	h := c.HostConfig
+	if h.NetworkMode.IsHost() && len(h.DNS)+len(h.DNSSearch)+len(h.DNSOptions)+len(w.dns.Servers)+len(w.dns.Search)+len(w.dns.Options) == 0 {
+		b, _ := os.ReadFile(w.resolvPath)
+		return string(b)
+	}
+	up := w.upstream(h)
+	servers, options := up.servers, up.options
+	var notes string
+	switch {
+	case sb != nil:
+		servers = []string{dns.Address.String()}
+		if !slices.ContainsFunc(options, isNdots) {
+			options = append(slices.Clone(options), "ndots:0")
+		}
+		notes = "\n# Berth's resolver knows the containers of this one's networks.\n# ExtServers: [" + strings.Join(up.described(), " ") + "]\n"
+	case !h.NetworkMode.IsHost() && up.fromHost:
+		servers = slices.DeleteFunc(slices.Clone(servers), onlyFromHost)
+	}
+	var out strings.Builder
 	for _, s := range servers {
 		out.WriteString("nameserver " + s + "\n")
 	}
-	if len(search) > 0 && (len(search) != 1 || search[0] != ".") {
-		out.WriteString("search " + strings.Join(search, " ") + "\n")
+	if len(up.search) > 0 {
+		out.WriteString("search " + strings.Join(up.search, " ") + "\n")
 	}
 	if len(options) > 0 {
 		out.WriteString("options " + strings.Join(options, " ") + "\n")
 	}
-	return out.String()
+	return out.String() + notes
 }
 
-func isLoopback(server string) bool {
-	a, err := netip.ParseAddr(server)
-	return err == nil && a.Unmap().IsLoopback()
+// described are the servers as Docker's comment in resolv.conf tells them.
+func (n nameServers) described() []string {
+	out := slices.Clone(n.servers)
+	for i, s := range out {
+		if n.fromHost {
+			out[i] = "host(" + s + ")"
+		}
+	}
+	return out
+}
+
+func isNdots(option string) bool { return strings.HasPrefix(option, "ndots:") }
+
+// manyDots reports whether the options tell the resolver to try names without dots on no
+// server: ndots is set, to more than 0.
+func manyDots(options []string) bool {
+	for _, o := range options {
+		if v, ok := strings.CutPrefix(o, "ndots:"); ok {
+			n, err := strconv.Atoi(v)
+			return err == nil && n > 0
+		}
+	}
+	return false
+}
+
+// onOne is the request for a place on one network, with nothing special.
+func onOne(name string) *mobynet.NetworkingConfig {
+	return &mobynet.NetworkingConfig{EndpointsConfig: map[string]*mobynet.EndpointSettings{name: {}}}
 }

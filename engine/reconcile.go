@@ -54,6 +54,11 @@ func (r reconciler) run(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	for _, id := range r.life.wire.nets.Sandboxes() {
+		if found[id] == nil { // its container was ended above
+			r.life.wire.leaveNow(id)
+		}
+	}
 	r.life.sweeping.Add(1)
 	r.life.work.Go(func() {
 		defer r.life.sweeping.Add(-1)
@@ -136,10 +141,13 @@ func (r reconciler) attach(ctx context.Context, i *instance) error {
 	}
 	i.change(func(c *Container) {
 		c.State = State{Status: status, Pid: st.Pid, StartedAt: st.StartedAt.UTC(), FinishedAt: c.State.FinishedAt, OOMKilled: st.OOMKilled}
+		c.Network = r.life.wire.found(i.id)
 	})
 	i.mu.Unlock()
 	if st.Exit != nil {
 		r.life.ended(i, run, *st.Exit)
+	} else {
+		r.life.rewire(ctx, i, run)
 	}
 	r.life.work.Go(func() { r.life.watch(i, run) })
 	return nil
@@ -155,6 +163,9 @@ func (r reconciler) noShim(ctx context.Context, i *instance, rec record) {
 	}
 	cut := unfinished(i.runDir)
 	dropSharedMemory(i.runDir)
+	if _, joined := r.life.wire.nets.Sandbox(i.id); joined {
+		r.life.wire.leaveNow(i.id)
+	}
 	if err := os.RemoveAll(i.runDir); err != nil {
 		r.log.Error("a run directory could not be deleted", "id", i.id, "error", err)
 	}

@@ -124,6 +124,7 @@ func (l *lifecycle) erase(i *instance) error {
 		return err
 	}
 	durable.Failpoint("engine.remove.recorded")
+	_ = l.previousRunLeft(i) // its name may be another container's next
 	l.idx.remove(i)
 	l.execs.forget(i)
 	l.ann.tell(i.now(), "destroy")
@@ -215,6 +216,7 @@ func (l *lifecycle) rename(ctx context.Context, i *instance, name string) error 
 	i.mu.Lock()
 	c := i.change(func(c *Container) { c.Name = name })
 	i.mu.Unlock()
+	l.renamed(context.WithoutCancel(ctx), i, c)
 	l.idx.release(old, i.id)
 	l.ann.tell(c, "rename", "oldName", "/"+old)
 	return nil

@@ -24,6 +24,8 @@ type shim interface {
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
 	Update(ctx context.Context, r *oci.LinuxResources) error
+	Ports() []supervisor.Port
+	SetNetwork(ctx context.Context, n supervisor.Network) ([]supervisor.Port, error)
 	Destroy(ctx context.Context) error
 	Close() error
 }

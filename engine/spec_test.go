@@ -20,11 +20,11 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 func specOf(t testing.TB, m *specMaker, cfg container.Config, h container.HostConfig) *specs.Spec {
 	t.Helper()
-	k := creator{host: m.host, idx: newIndex(), runtimes: newRuntimes(Runtimes{}), logDriver: "json-file"}
+	k := creator{host: m.host, idx: newIndex(), nets: newFakeNetworks(), runtimes: newRuntimes(Runtimes{}), logDriver: "json-file"}
 	if cfg.Hostname == "" {
 		cfg.Hostname = "c0ffee"
 	}
-	if _, err := k.normalise(&cfg, &h, nil); err != nil {
+	if _, _, err := k.normalise(&cfg, &h, nil); err != nil {
 		t.Fatal(err)
 	}
 	command := commandOf(&cfg)
@@ -126,32 +126,13 @@ func TestPrivilegedOpensWhatOrdinaryContainersCannotTouch(t *testing.T) {
 func BenchmarkSpec(b *testing.B) {
 	m := testMaker()
 	cfg, h := container.Config{Cmd: []string{"sh"}, Hostname: "x"}, container.HostConfig{NetworkMode: "none"}
-	k := creator{host: m.host, idx: newIndex(), runtimes: newRuntimes(Runtimes{}), logDriver: "json-file"}
-	if _, err := k.normalise(&cfg, &h, nil); err != nil {
+	k := creator{host: m.host, idx: newIndex(), nets: newFakeNetworks(), runtimes: newRuntimes(Runtimes{}), logDriver: "json-file"}
+	if _, _, err := k.normalise(&cfg, &h, nil); err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
 		if _, err := m.spec(Container{ID: "c0ffee", Config: &cfg, HostConfig: &h, Path: "sh"}, surroundings{netFiles: "/x"}); err != nil {
 			b.Fatal(err)
-		}
-	}
-}
-
-func TestResolvConf(t *testing.T) {
-	host := "# made by hand\nnameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch example.org\noptions edns0\n"
-	for _, c := range []struct {
-		name                     string
-		own                      bool
-		servers, search, options []string
-		want                     string
-	}{
-		{"the host's network", false, nil, nil, nil, host},
-		{"an own network cannot reach loopback", true, nil, nil, nil, "nameserver 9.9.9.9\nsearch example.org\noptions edns0\n"},
-		{"own servers", true, []string{"1.1.1.1"}, nil, nil, "search example.org\noptions edns0\nnameserver 1.1.1.1\n"},
-		{"no search at all", false, nil, []string{"."}, []string{"ndots:1"}, "nameserver 127.0.0.53\nnameserver 9.9.9.9\noptions ndots:1\n"},
-	} {
-		if got := resolvConf(host, c.own, c.servers, c.search, c.options); got != c.want {
-			t.Errorf("%s:\n%s", c.name, got)
 		}
 	}
 }

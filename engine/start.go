@@ -12,8 +12,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"berth/durable"
 	"berth/fail"
+	"berth/network"
 	"berth/supervisor"
 )
 
@@ -29,6 +32,7 @@ type lifecycle struct {
 	ann      announcer
 	spec     *specMaker
 	boxes    *sandboxes
+	wire     *wiring
 	execs    *Execs
 	images   imageStore
 	shims    shims
@@ -137,11 +141,14 @@ func (l *lifecycle) steps(ctx context.Context, i *instance, c Container) (err er
 	if err := l.previousRunGone(i); err != nil {
 		return err
 	}
-	cfg, release, err := l.configure(ctx, i, c)
+	join := l.wire.begin(ctx, c)
+	back.add(func() { l.wire.undo(join) })
+	cfg, release, err := l.configure(ctx, i, c, join)
 	if err != nil {
 		return err
 	}
 	defer release()
+	sb, _ := join.wait()
 	if err := supervisor.RemoveExit(i.dir); err != nil && !fail.Is(err, fail.NotFound) {
 		return fmt.Errorf("forget the previous exit: %w", err)
 	}
@@ -152,6 +159,9 @@ func (l *lifecycle) steps(ctx context.Context, i *instance, c Container) (err er
 	i.pending = nil
 	i.mu.Unlock()
 	s, err := l.shims.Create(ctx, cfg, clients)
+	if fail.Is(err, fail.Conflict) && cfg.Network != nil {
+		return l.wire.bindFailure(c, sb, cfg.Network.Ports, err)
+	}
 	if err != nil && cfg.Runtime != nil {
 		return startFailed(err) // most runtimes look for the program already now
 	}
@@ -179,33 +189,42 @@ func (l *lifecycle) steps(ctx context.Context, i *instance, c Container) (err er
 			l.log.Warn("a client that attached during the start was lost", "id", i.id, "error", err)
 		}
 	}
+	if sb != nil {
+		if sb, err = l.wire.publish(ctx, sb, s.Ports()); err != nil {
+			return err
+		}
+		durable.Failpoint("engine.start.published")
+	}
 	begun = true
 	pid, at, err := s.Start(ctx)
 	if errors.Is(err, supervisor.ErrGone) {
 		// It may have been killed after the container had started, and before it could say so.
 		if rec, recErr := supervisor.ReadExit(i.dir); recErr == nil {
-			return l.nowRunning(i, r, 0, rec.StartedAt)
+			return l.nowRunning(i, r, sb, 0, rec.StartedAt)
 		}
 	}
 	if err != nil {
 		return startFailed(err)
 	}
 	durable.Failpoint("engine.start.started")
-	return l.nowRunning(i, r, pid, at)
+	return l.nowRunning(i, r, sb, pid, at)
 }
 
 // nowRunning records that the container runs and lets its exit be handled.
-func (l *lifecycle) nowRunning(i *instance, r *run, pid int, at time.Time) error {
+func (l *lifecycle) nowRunning(i *instance, r *run, sb *network.Sandbox, pid int, at time.Time) error {
 	i.mu.Lock()
 	i.noRestart, i.boot = false, l.host.boot
 	c, err := i.become(running, func(c *Container) {
 		c.State = State{Status: running, Pid: pid, StartedAt: at.UTC(), FinishedAt: c.State.FinishedAt}
+		c.Network = sb
 	})
 	i.mu.Unlock()
 	if err != nil {
 		return err
 	}
+	l.wire.tellAll("connect", c, sb)
 	l.ann.tell(c, "start")
+	l.wire.relink(c)
 	close(r.started)
 	l.rec.later(i)
 	return nil
@@ -227,19 +246,15 @@ func (l *lifecycle) abandon(ctx context.Context, i *instance, r *run, begun bool
 	}
 	i.mu.Unlock()
 	r.failed = true
+	close(r.left) // the start takes the join back
 	close(r.started)
 }
 
 // configure collects what the shim needs. release closes what is lent to it.
-func (l *lifecycle) configure(ctx context.Context, i *instance, c Container) (cfg supervisor.Config, release func(), err error) {
+func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, join *joining) (cfg supervisor.Config, release func(), err error) {
 	netFiles, own, err := l.boxes.leader(c, i.dir)
 	if err != nil {
 		return cfg, nil, err
-	}
-	if own {
-		if err := writeNetFiles(i.dir, c); err != nil {
-			return cfg, nil, err
-		}
 	}
 	root, err := l.images.Rootfs(ctx, c.Image, i.dir)
 	if err != nil {
@@ -258,6 +273,20 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container) (cf
 			lent.close()
 		}
 	}()
+	sb, err := join.wait()
+	if err != nil {
+		return cfg, nil, err
+	}
+	if sb != nil {
+		lent.files = append(lent.files, sb.Netns)
+		lent.paths[specs.NetworkNamespace] = throughUs(sb.Netns)
+		cfg.Network = l.wire.shimNetwork(c, sb, nil)
+	}
+	if own {
+		if err := l.wire.writeNetFiles(i.dir, c, sb); err != nil {
+			return cfg, nil, err
+		}
+	}
 	spec, err := l.spec.spec(c, surroundings{netFiles: netFiles, namespaces: lent.paths, shm: lent.shm})
 	if err != nil {
 		return cfg, nil, err
@@ -271,7 +300,8 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container) (cf
 		return cfg, nil, err
 	}
 	cfg = supervisor.Config{
-		ID: c.ID, Dir: i.dir, RunDir: i.runDir, Spec: spec, Root: root, Runtime: runtime,
+		Network: cfg.Network,
+		ID:      c.ID, Dir: i.dir, RunDir: i.runDir, Spec: spec, Root: root, Runtime: runtime,
 		User: c.Config.User, Groups: c.HostConfig.GroupAdd,
 		OpenStdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce,
 		LogPath: c.LogPath, Log: logging,
@@ -299,9 +329,25 @@ func (l *lifecycle) previousRunGone(i *instance) error {
 	defer t.Stop()
 	select {
 	case <-r.gone:
-		return nil
 	case <-t.C:
 		return fail.New(fail.Unavailable, "the previous run of container %s is not cleared up yet", i.id)
+	case <-l.ctx.Done():
+		return errClosed
+	}
+	return l.previousRunLeft(i)
+}
+
+// previousRunLeft waits until the last run is off its networks.
+func (l *lifecycle) previousRunLeft(i *instance) error {
+	i.mu.Lock()
+	r := i.last
+	i.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	select {
+	case <-r.left:
+		return nil
 	case <-l.ctx.Done():
 		return errClosed
 	}

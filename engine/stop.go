@@ -150,14 +150,16 @@ func (l *lifecycle) awaitExit(ctx context.Context, i *instance, r *run, patience
 func (l *lifecycle) exitWithin(r *run, d time.Duration) (bool, error) {
 	t := time.NewTimer(d)
 	defer t.Stop()
-	select {
-	case <-r.exited:
-		return true, nil
-	case <-t.C:
-		return false, nil
-	case <-l.ctx.Done():
-		return false, errClosed
+	for _, over := range []chan struct{}{r.exited, r.left} { // ports and addresses are free then
+		select {
+		case <-over:
+		case <-t.C:
+			return over == r.left, nil
+		case <-l.ctx.Done():
+			return false, errClosed
+		}
 	}
+	return true, nil
 }
 
 // kill sends a signal at somebody's request. SIGKILL, the container's own stop signal

@@ -51,7 +51,7 @@ func TestAnUpdateReachesTheRecordTheKernelAndTheEvents(t *testing.T) {
 	if *u.Memory.Limit != 32<<20 || *u.Memory.Swap != 128<<20 || *u.CPU.Period != 50000 || u.CPU.Quota != nil || u.CPU.Shares != nil || *u.Pids.Limit != -1 || u.BlockIO != nil {
 		t.Errorf("%+v %+v %+v", u.Memory, u.CPU, u.Pids)
 	}
-	if got := actions(f, begin); !slices.Equal(got, []string{"create", "update", "start", "update", "update"}) {
+	if got := actions(f, begin); !slices.Equal(got, []string{"create", "update", "connect", "start", "update", "update"}) {
 		t.Errorf("events %v", got)
 	}
 

@@ -45,6 +45,7 @@ type witness struct {
 }
 
 func startWitness(e *testkit.Engine) witness {
+	e.Must("network", "create", "crash") // for oneLife
 	id := e.Must("run", "-d", "--name", "witness", "--network", "none", "busybox", "sh", "-c",
 		"i=0; while :; do echo line $i; i=$((i+1)); sleep 0.02; done")
 	return witness{id, e.Must("inspect", "-f", "{{.State.Pid}}", id)}
@@ -64,8 +65,8 @@ func (w witness) check(t *testing.T, e *testkit.Engine) {
 	}
 }
 
-// oneLife takes a container through create, start, exec, stop and rm with an engine that
-// may die at any step, and reports what its clients were told.
+// oneLife takes a container through create, start, connect, disconnect, exec, stop and rm with
+// an engine that may die at any step, and reports what its clients were told.
 type told struct {
 	id       string
 	execCode string // what `exec` exited with, if it answered
@@ -73,12 +74,15 @@ type told struct {
 }
 
 func oneLife(e *testkit.Engine, name string) (t told) {
-	r := e.Berth("create", "--name", name, "--network", "none", "busybox", "sh", "-c", `trap "exit 7" TERM; while :; do sleep 0.05; done`)
+	r := e.Berth("create", "--name", name, "--network", "crash", "-p", "127.0.0.1::80", "busybox", "sh", "-c", `trap "exit 7" TERM; while :; do sleep 0.05; done`)
 	if r.Code != 0 {
 		return t
 	}
 	t.id = strings.TrimSpace(r.Stdout)
 	if e.Berth("start", t.id).Code != 0 {
+		return t
+	}
+	if e.Berth("network", "connect", "bridge", t.id).Code != 0 || e.Berth("network", "disconnect", "crash", t.id).Code != 0 {
 		return t
 	}
 	if e.Berth("exec", t.id, "sh", "-c", "exit 33").Code == 33 {
@@ -161,6 +165,10 @@ func TestEngineKilledAtEveryFailpoint(t *testing.T) {
 		t.Run(p, func(t *testing.T) {
 			settle(t, e, name, x)
 			testkit.Eventually(t, "the --rm container is gone", func() bool { return e.Must("ps", "-aq", "--filter", "name="+name+"rm") == "" })
+			testkit.Eventually(t, "its networks are left", func() bool {
+				boxes, _ := filepath.Glob(filepath.Join(e.ExecRoot, "networks", "sandboxes", x.id+"*"))
+				return x.id == "" || len(boxes) == 0
+			})
 			w.check(t, e)
 		})
 	}

@@ -1,0 +1,111 @@
+package engine
+
+import (
+	"net/netip"
+	"strings"
+
+	"berth/fail"
+	"berth/network"
+)
+
+// Links come in two kinds, as in Docker. On a user-defined network they are names of the
+// linked containers that this container's resolver alone knows (Endpoint settings, Links).
+// On the default bridge (HostConfig.Links) the linked container must run when this one
+// starts, and stands in its hosts file, which follows when that gets another address.
+// Environment variables of the linked container are not handed over: Docker has stopped
+// doing that too.
+
+// checkLinks validates the links of a container on the default bridge.
+func checkLinks(links []string, idx *index) error {
+	for _, l := range links {
+		target, _, err := parseLink(l)
+		if err != nil {
+			return err
+		}
+		i, err := idx.find(target)
+		if err != nil {
+			return fail.New(fail.Invalid, "could not get container for %s: %w", target, err)
+		}
+		if i.now().HostConfig.NetworkMode.IsHost() {
+			return fail.New(fail.Invalid, "conflicting options: host type networking can't be used with links. This would result in undefined behavior")
+		}
+	}
+	return nil
+}
+
+// parseLink is splitLink for what a user wrote.
+func parseLink(l string) (target, alias string, err error) {
+	target, alias = splitLink(l)
+	if target == "" || alias == "" || strings.Count(l, ":") > 1 || strings.ContainsAny(l, " \t\n") {
+		return "", "", fail.New(fail.Invalid, "bad format for links: %s", l)
+	}
+	return target, alias, nil
+}
+
+// linkLines adds the linked containers to the hosts file of one on the default bridge.
+func (w *wiring) linkLines(out *hostLines, c Container) error {
+	for _, l := range c.HostConfig.Links {
+		target, alias := splitLink(l)
+		i, err := w.idx.find(target)
+		if err != nil {
+			return fail.New(fail.Conflict, "cannot link to %s: it was removed", target)
+		}
+		o := i.now()
+		if !o.State.Running() {
+			return fail.New(fail.Conflict, "Cannot link to a non running container: /%s AS /%s/%s", o.Name, c.Name, alias)
+		}
+		names := []string{alias}
+		for _, n := range []string{o.Config.Hostname, o.Name} {
+			if n != alias {
+				names = append(names, n)
+			}
+		}
+		if e := endpointOn(o.Network, string(c.HostConfig.NetworkMode)); e != nil {
+			for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+				if p.IsValid() {
+					out.add(p.Addr().String(), names...)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// endpointOn is the place on the network of that name, nil if there is none.
+func endpointOn(sb *network.Sandbox, name string) *network.Endpoint {
+	if sb == nil {
+		return nil
+	}
+	for n := range sb.Endpoints {
+		if sb.Endpoints[n].NetworkName == name {
+			return &sb.Endpoints[n]
+		}
+	}
+	return nil
+}
+
+// relink tells the containers that link to c, which has just started, of its addresses.
+func (w *wiring) relink(c Container) {
+	for _, i := range w.idx.all() {
+		o := i.now()
+		if o.Network == nil || o.ID == c.ID || !o.State.Running() || !w.linksTo(o, c) {
+			continue
+		}
+		if err := w.rewriteHosts(i.dir, o, o.Network); err != nil {
+			w.log.Warn("a container does not learn the new address of one that it links to", "id", o.ID, "linked", c.ID, "error", err)
+		}
+	}
+}
+
+func (w *wiring) linksTo(o, c Container) bool {
+	if !o.HostConfig.NetworkMode.IsBridge() {
+		return false
+	}
+	for _, l := range o.HostConfig.Links {
+		target, _ := splitLink(l)
+		if i, err := w.idx.find(target); err == nil && i.id == c.ID {
+			return true
+		}
+	}
+	return false
+}
