@@ -46,6 +46,7 @@ func topLevel() []entry {
 		{"image", nil, groupManagement, newImageGroup},
 		{"manifest", nil, groupManagement, newManifestGroup},
 		{"network", nil, groupManagement, newNetworkGroup},
+		{"volume", nil, groupManagement, newVolumeGroup},
 		{"system", nil, groupManagement, newSystemGroup},
 
 		{"attach", nil, groupCommands, newAttach},
@@ -172,7 +173,7 @@ func newRoot(a *app, args []string) *cobra.Command {
 
 // laterCommands are Docker's whose part of the engine does not exist yet. Nobody shall take
 // them for mistyped.
-const laterCommands = " builder context cp diff export stats volume "
+const laterCommands = " builder context cp diff export stats "
 
 func unknownCommand(parent, name string) error {
 	if strings.Contains(laterCommands, " "+name+" ") && (parent == "berth" || parent == "berth container") {

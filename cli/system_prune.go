@@ -52,8 +52,7 @@ func (a *app) systemPrune(ctx context.Context, o *pruneFlags) error {
 			if !o.volumes {
 				return "", 0, nil
 			}
-			r, err := engine.VolumePrune(ctx, mobyclient.VolumePruneOptions{Filters: filters})
-			return deletedText("Deleted Volumes:", r.Report.VolumesDeleted), r.Report.SpaceReclaimed, err
+			return a.pruneVolumes(ctx, false, filters)
 		},
 		func() (string, uint64, error) { return a.pruneImages(ctx, o.all, filters) },
 		func() (string, uint64, error) {

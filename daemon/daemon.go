@@ -37,6 +37,7 @@ import (
 	"berth/registry"
 	"berth/supervisor"
 	"berth/version"
+	"berth/volumes"
 )
 
 // warmShims is how many shims are kept started for the next containers.
@@ -161,6 +162,10 @@ func (d *daemon) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open the image store: %w", err)
 	}
+	vols, err := volumes.Open(volumes.Config{Root: set.DataRoot, DB: db, Events: bus, Log: d.log})
+	if err != nil {
+		return fmt.Errorf("open the volumes: %w", err)
+	}
 	shim, err := shimPath()
 	if err != nil {
 		return err
@@ -179,7 +184,7 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 	eng, err := engine.Open(ctx, engine.Options{
-		DataRoot: set.DataRoot, ExecRoot: set.ExecRoot, DB: db, Images: store, Shims: launcher, Events: bus, Log: d.log,
+		DataRoot: set.DataRoot, ExecRoot: set.ExecRoot, DB: db, Images: store, Volumes: vols, Shims: launcher, Events: bus, Log: d.log,
 		WakeEngine: wake, CgroupParent: set.CgroupParent, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits,
 		Runtimes: set.runtimes(), Networks: nets, DNS: set.dns, DefaultBindIP: set.publishIP(),
 		HostGateways: set.networks.HostGateways,
@@ -193,7 +198,7 @@ func (d *daemon) run(ctx context.Context) error {
 	streams, endStreams := context.WithCancel(context.Background())
 	defer endStreams()
 	api := server.New(server.Config{
-		Containers: eng.Containers, Execs: eng.Execs, Images: store, Registry: d.registry, Networks: nets, Events: bus, Log: d.log, Streams: streams,
+		Containers: eng.Containers, Execs: eng.Execs, Images: store, Volumes: vols, Registry: d.registry, Networks: nets, Events: bus, Log: d.log, Streams: streams,
 		Facts: server.Facts{
 			ID: id, DataRoot: set.DataRoot, LogDriver: set.LogDriver, ShimPath: shim, DefaultShmSize: set.DefaultShmSize,
 			Labels:             func() []string { return d.live.Load().Labels },

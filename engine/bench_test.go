@@ -43,7 +43,7 @@ func BenchmarkRunRM(b *testing.B) {
 	data := filepath.Join(dir, "d")
 	e, err := Open(b.Context(), Options{
 		Networks: newFakeNetworks(),
-		DataRoot: data, ExecRoot: filepath.Join(dir, "r"), DB: db, Images: importBusybox(b, data, db), Shims: shims,
+		DataRoot: data, ExecRoot: filepath.Join(dir, "r"), DB: db, Images: importBusybox(b, data, db), Volumes: openVolumes(b, data, db), Shims: shims,
 		Events: events.NewBus(), CgroupParent: "/" + filepath.Base(dir),
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"slices"
 
 	mobynet "github.com/moby/moby/api/types/network"
 
@@ -75,7 +76,8 @@ func (c *Containers) Wait(ctx context.Context, ref string, cond WaitCondition) (
 	return i.wait(ctx, cond)
 }
 
-// RemoveOptions of Remove. Volumes concerns anonymous volumes, which do not exist yet.
+// RemoveOptions of Remove. With Volumes the container's anonymous volumes go too, unless
+// another container uses them; those of a --rm container always do.
 type RemoveOptions struct{ Force, Volumes bool }
 
 // Remove deletes a container; Conflict if it runs and Force is not set.
@@ -179,7 +181,7 @@ func (c *Containers) Resize(ctx context.Context, ref string, rows, cols uint16) 
 func (c *Containers) Using(image oci.Digest) (all, running []string) {
 	for _, i := range c.idx.all() {
 		s := i.now()
-		if s.Image != image {
+		if !slices.Contains(s.images(), image) {
 			continue
 		}
 		all = append(all, s.ID)

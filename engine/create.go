@@ -18,6 +18,7 @@ import (
 	"berth/fail"
 	"berth/images"
 	"berth/oci"
+	"berth/volumes"
 )
 
 // CreateRequest is what POST /containers/create brings.
@@ -40,6 +41,7 @@ type creator struct {
 	spec         *specMaker
 	runtimes     *runtimes
 	nets         networks
+	volumes      *volumes.Store
 	logDriver    string
 	logOpts      map[string]string
 	cgroupParent string
@@ -72,8 +74,7 @@ func (k *creator) create(ctx context.Context, r CreateRequest) (string, []string
 	if err != nil {
 		return "", nil, err
 	}
-	err = k.images.Use(ctx, img.ID, func() error { return k.commit(&c, name) })
-	if err != nil {
+	if err := k.withImages(ctx, c.images(), func() error { return k.commit(&c, name) }); err != nil {
 		return "", nil, err
 	}
 	k.ann.tell(c, "create")
@@ -117,8 +118,11 @@ func (k *creator) assemble(id string, r CreateRequest, img images.Image) (Contai
 	if cfg.Hostname == "" {
 		cfg.Hostname = id[:12]
 	}
-	mounts, err := parseMounts(host)
+	plan, err := planMounts(cfg, host, k.idx, k.volumes.Mountpoint)
 	if err != nil {
+		return Container{}, nil, err
+	}
+	if err := k.findImages(plan); err != nil {
 		return Container{}, nil, err
 	}
 	sandbox := id
@@ -129,7 +133,7 @@ func (k *creator) assemble(id string, r CreateRequest, img images.Image) (Contai
 	c := Container{
 		ID: id, Created: time.Now().UTC(), Image: img.ID, Path: command[0], Args: command[1:],
 		Config: cfg, HostConfig: host, Networking: networking, Driver: k.images.GraphDriver(),
-		Mounts: mounts.points(), Sandbox: sandbox, State: State{Status: created},
+		Mounts: plan.points(), plan: plan, Sandbox: sandbox, State: State{Status: created},
 	}
 	// A trial specification finds everything that can be found wrong before the start.
 	if _, err := k.spec.process(c); err != nil {
@@ -153,16 +157,99 @@ func (k *creator) commit(c *Container, name string) (err error) {
 			_ = os.Remove(i.dir)
 		}
 	}()
+	needs := c.volumeNeeds()
+	held, err := k.volumes.Reserve(i.id, needs)
+	if err != nil {
+		return asRequest(err)
+	}
+	defer func() {
+		if err != nil {
+			held.Cancel()
+		}
+	}()
 	if err := os.Mkdir(i.dir, 0o710); err != nil {
 		return fmt.Errorf("make the container's directory: %w", err)
 	}
 	durable.Failpoint("engine.create.directory")
-	if err := k.rec.insert(i); err != nil {
+	if err := k.rec.insert(i, held); err != nil {
 		return err
 	}
+	held.Done()
 	durable.Failpoint("engine.create.recorded")
 	k.idx.add(i)
 	return nil
+}
+
+// asRequest keeps what a part of a container lacks from being read as "no such image".
+func asRequest(err error) error {
+	if fail.Is(err, fail.NotFound) {
+		return fail.Mark(fail.Invalid, err)
+	}
+	return err
+}
+
+// findImages settles which images are mounted.
+func (k *creator) findImages(plan mountRequests) error {
+	for i := range plan {
+		r := &plan[i]
+		if r.Point.Type != "image" || r.Image != "" {
+			continue
+		}
+		img, err := k.images.GetFor(r.Point.Source, nil)
+		if err != nil {
+			return asRequest(fmt.Errorf("mount %s: %w", r.Point.Destination, err))
+		}
+		if img.Artifact != "" {
+			return fail.New(fail.Invalid, "mount %s: %s is an artifact (%s) and has no files to mount", r.Point.Destination, r.Point.Source, img.Artifact)
+		}
+		r.Image = img.ID
+	}
+	return nil
+}
+
+// withImages runs fn while none of the images can be removed.
+func (k *creator) withImages(ctx context.Context, ids []oci.Digest, fn func() error) error {
+	if len(ids) == 0 {
+		return fn()
+	}
+	return k.images.Use(ctx, ids[0], func() error { return k.withImages(ctx, ids[1:], fn) })
+}
+
+// images are those that the container is made from and has mounted, each once.
+func (c Container) images() []oci.Digest {
+	out := []oci.Digest{c.Image}
+	for _, r := range c.plan {
+		if r.Image != "" && !slices.Contains(out, r.Image) {
+			out = append(out, r.Image)
+		}
+	}
+	return out
+}
+
+// volumeNeeds are the volumes of a container that is made. The anonymous ones of a --rm
+// container belong to it.
+func (c Container) volumeNeeds() (needs []volumes.Need) {
+	for _, r := range c.plan {
+		if r.Point.Type != "volume" {
+			continue
+		}
+		n := volumes.Need{CreateRequest: volumes.CreateRequest{Name: r.Point.Name}}
+		if r.wanted != nil {
+			n.Driver, n.Labels, n.Options = r.wanted.driver, r.wanted.labels, r.wanted.options
+			if r.Anonymous {
+				n.Labels = maps.Clone(n.Labels)
+				if n.Labels == nil {
+					n.Labels = map[string]string{}
+				}
+				n.Labels[volumes.AnonymousLabel] = ""
+				if c.HostConfig.AutoRemove {
+					n.Owner = c.ID
+				}
+			}
+		}
+		needs = append(needs, n)
+	}
+	return needs
 }
 
 func (k *creator) takeName(name, id string) (string, error) {

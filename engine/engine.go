@@ -42,6 +42,7 @@ import (
 	"berth/events"
 	"berth/images"
 	"berth/supervisor"
+	"berth/volumes"
 )
 
 // Options configure an Engine.
@@ -49,6 +50,7 @@ type Options struct {
 	DataRoot, ExecRoot string
 	DB                 *durable.DB
 	Images             *images.Store
+	Volumes            *volumes.Store
 	Shims              *supervisor.Launcher
 	Events             *events.Bus
 	Log                *slog.Logger
@@ -140,13 +142,13 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 	life := &lifecycle{
 		ctx: living, work: work, dirs: dirs, log: o.Log, host: host,
 		idx: idx, rec: rec, ann: ann, spec: spec, boxes: boxes, wire: wire, execs: execs,
-		images: img, shims: shims, runtimes: runtimes, wake: o.WakeEngine, clock: wallClock{},
+		images: img, shims: shims, runtimes: runtimes, volumes: o.Volumes, wake: o.WakeEngine, clock: wallClock{},
 	}
 	e := &Engine{
 		Containers: &Containers{
 			idx: idx, life: life, rec: rec, ann: ann, images: img, log: o.Log,
 			create: &creator{
-				dirs: dirs, host: host, idx: idx, rec: rec, ann: ann, images: img, spec: spec, runtimes: runtimes, nets: o.Networks,
+				dirs: dirs, host: host, idx: idx, rec: rec, ann: ann, images: img, spec: spec, runtimes: runtimes, volumes: o.Volumes, nets: o.Networks,
 				logDriver: o.LogDriver, logOpts: o.LogOpts, cgroupParent: o.CgroupParent,
 			},
 		},

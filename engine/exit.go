@@ -126,6 +126,7 @@ func (l *lifecycle) ended(i *instance, r *run, rec supervisor.ExitRecord) {
 	if sb == nil {
 		l.wire.left(c, r, nil)
 	}
+	l.volumesEnded(c)
 	close(r.exited)
 	l.follow(i, c, plan)
 }

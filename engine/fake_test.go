@@ -19,6 +19,7 @@ import (
 	"berth/images"
 	"berth/oci"
 	"berth/supervisor"
+	"berth/volumes"
 )
 
 // fakeImages knows one image.
@@ -335,6 +336,10 @@ func newFixture(t *testing.T) *fixture {
 
 func (f *fixture) open() {
 	f.t.Helper()
+	var err error
+	if f.opt.Volumes, err = volumes.Open(volumes.Config{Root: f.opt.DataRoot, DB: f.opt.DB, Events: f.opt.Events}); err != nil {
+		f.t.Fatal(err)
+	}
 	e, err := open(f.t.Context(), f.opt, f.img, f.shims)
 	if err != nil {
 		f.t.Fatal(err)
@@ -388,4 +393,12 @@ func eventually(t *testing.T, what string, fn func() bool) {
 		}
 	}
 	t.Fatalf("never came true: %s", what)
+}
+
+// forgetVolatile deletes what lies under the exec root, as a loss of power does.
+func (f *fixture) forgetVolatile() {
+	f.t.Helper()
+	if err := os.RemoveAll(f.opt.ExecRoot); err != nil {
+		f.t.Fatal(err)
+	}
 }

@@ -28,8 +28,6 @@ func refuseUnbuilt(cfg *container.Config, h *container.HostConfig) error {
 		asked bool
 		what  string
 	}{
-		{len(cfg.Volumes) > 0 || h.VolumeDriver != "", "volumes are not built yet (bind mounts and tmpfs are)"},
-		{len(h.VolumesFrom) > 0, "--volumes-from is not built yet"},
 		{len(h.DeviceRequests) > 0, "device requests (--gpus) are not built yet"},
 		{h.Init != nil && *h.Init, "--init is not built yet"},
 		{len(h.StorageOpt) > 0, "--storage-opt is not built yet"},

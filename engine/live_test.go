@@ -25,6 +25,7 @@ import (
 	"berth/logs"
 	"berth/supervisor"
 	"berth/testkit"
+	"berth/volumes"
 )
 
 // importBusybox opens an image store at root and puts busybox into it.
@@ -50,6 +51,15 @@ func importBusybox(t testing.TB, root string, db *durable.DB) *images.Store {
 		t.Fatal(err)
 	}
 	return store
+}
+
+func openVolumes(t testing.TB, root string, db *durable.DB) *volumes.Store {
+	t.Helper()
+	s, err := volumes.Open(volumes.Config{Root: root, DB: db})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // live is an engine with real shims.
@@ -106,6 +116,7 @@ func newLive(t *testing.T) *live {
 func (l *live) open() {
 	l.t.Helper()
 	l.Images = importBusybox(l.t, l.DataRoot, l.DB)
+	l.Volumes = openVolumes(l.t, l.DataRoot, l.DB)
 	e, err := Open(l.t.Context(), l.Options)
 	if err != nil {
 		l.t.Fatal(err)

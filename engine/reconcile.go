@@ -35,6 +35,11 @@ func (r reconciler) run(ctx context.Context) error {
 	}
 	found := make(map[string]*instance, len(records))
 	for id, rec := range records {
+		if !r.restoreVolumes(id, rec) {
+			delete(records, id)
+			delete(known, id)
+			continue
+		}
 		i := newInstance(r.dirs, rec.container(id))
 		i.manual, i.boot, i.volatile = rec.Manual, rec.Boot, rec.volatile
 		if err := r.life.idx.reserve(rec.Name, id); err != nil {
@@ -59,12 +64,38 @@ func (r reconciler) run(ctx context.Context) error {
 			r.life.wire.leaveNow(id)
 		}
 	}
+	if err := r.life.volumes.Settle(); err != nil {
+		r.log.Error("volumes that nobody uses could not be unmounted", "error", err)
+	}
+	if err := r.life.volumes.CollectOrphans(func(id string) bool { return found[id] != nil }); err != nil {
+		return err
+	}
 	r.life.sweeping.Add(1)
 	r.life.work.Go(func() {
 		defer r.life.sweeping.Add(-1)
 		r.emptyTrash()
 	})
 	return nil
+}
+
+// restoreVolumes tells the volumes who uses them. It is false for a --rm container whose
+// making was cut off before its volumes were recorded: it is dropped.
+func (r reconciler) restoreVolumes(id string, rec record) bool {
+	all, _ := rec.Plan.volumes()
+	for _, name := range all {
+		if r.life.volumes.Restore(id, name) {
+			continue
+		}
+		if rec.volatile && rec.State.Status == created {
+			r.life.volumes.Depart(id, all, nil).Done()
+			if err := os.Remove(r.life.rec.file(id)); err != nil {
+				r.log.Error("the record of a container that was not made to the end stays", "id", id, "error", err)
+			}
+			return false
+		}
+		r.log.Error("a volume of a container is not recorded", "id", id, "volume", name)
+	}
+	return true
 }
 
 // settle finds out what became of one container.
@@ -78,6 +109,7 @@ func (r reconciler) settle(ctx context.Context, i *instance, rec record) {
 		r.noShim(short, i, rec)
 	default:
 		r.log.Error("the supervisor of a container does not answer; trying on", "id", i.id, "error", err)
+		r.life.adoptVolumes(i.now())
 		r.life.work.Go(func() { r.keepTrying(i, rec) })
 	}
 }
@@ -96,6 +128,7 @@ func (r reconciler) keepTrying(i *instance, rec record) {
 		ctx, cancel := context.WithTimeout(r.life.ctx, openPatience)
 		err := r.attach(ctx, i)
 		if fail.Is(err, fail.NotFound) {
+			r.life.unmountVolumes(i.now())
 			r.noShim(ctx, i, rec)
 		}
 		cancel()
@@ -131,6 +164,7 @@ func (r reconciler) attach(ctx context.Context, i *instance) error {
 	}
 	run := newRun(s)
 	close(run.started)
+	r.life.adoptVolumes(i.now())
 	r.life.execs.adopt(i, st.Execs)
 	i.mu.Lock()
 	i.run, i.last = run, run

@@ -31,6 +31,7 @@ type record struct {
 	Networking   *network.NetworkingConfig `json:"networking,omitempty"`
 	Driver       string                    `json:"driver"`
 	Mounts       []MountPoint              `json:"mounts,omitempty"`
+	Plan         mountRequests             `json:"plan,omitempty"`
 	Sandbox      string                    `json:"sandbox"`
 	State        State                     `json:"state"`
 	RestartCount int                       `json:"restartCount,omitempty"`
@@ -41,10 +42,13 @@ type record struct {
 }
 
 func (r record) container(id string) Container {
+	if r.Plan == nil { // written before there were volumes
+		r.Plan, _ = parseMounts(r.HostConfig)
+	}
 	return Container{
 		ID: id, Name: r.Name, Created: r.Created, Image: r.Image, Path: r.Path, Args: r.Args,
 		Config: r.Config, HostConfig: r.HostConfig, Networking: r.Networking,
-		State: r.State, RestartCount: r.RestartCount, Driver: r.Driver, Mounts: r.Mounts, Sandbox: r.Sandbox,
+		State: r.State, RestartCount: r.RestartCount, Driver: r.Driver, Mounts: r.Mounts, Sandbox: r.Sandbox, plan: r.Plan,
 	}
 }
 
@@ -54,7 +58,7 @@ func (i *instance) record() record {
 	return record{
 		Name: c.Name, Created: c.Created, Image: c.Image, Path: c.Path, Args: c.Args,
 		Config: c.Config, HostConfig: c.HostConfig, Networking: c.Networking,
-		Driver: c.Driver, Mounts: c.Mounts, Sandbox: c.Sandbox,
+		Driver: c.Driver, Mounts: c.Mounts, Plan: c.plan, Sandbox: c.Sandbox,
 		State: c.State, RestartCount: c.RestartCount, Manual: i.manual, Boot: i.boot,
 	}
 }
@@ -80,12 +84,34 @@ func newRecorder(db *durable.DB, dir string, log *slog.Logger) *recorder {
 	return &recorder{db: db, dir: dir, log: log, dirty: map[*instance]struct{}{}, wake: make(chan struct{}, 1)}
 }
 
-// insert records a new container and its name.
-func (r *recorder) insert(i *instance) error {
+// volumeChanges are rows of volumes that are written together with a container's record.
+type volumeChanges interface {
+	Changes() bool
+	Record(tx *durable.Tx) error
+}
+
+// insert records a new container, its name and its volumes. A crash between the record of a
+// --rm container and those of its volumes leaves one whose volumes are missing: nobody was
+// told of it, and the next Open drops it.
+func (r *recorder) insert(i *instance, v volumeChanges) error {
 	if i.volatile = i.now().HostConfig.AutoRemove; i.volatile {
-		return r.write(i.id, i.lockedRecord())
+		if err := r.write(i.id, i.lockedRecord()); err != nil {
+			return err
+		}
+		if !v.Changes() {
+			return nil
+		}
+		durable.Failpoint("engine.create.volatile")
+		err := r.update(v.Record)
+		if err != nil {
+			_ = os.Remove(r.file(i.id))
+		}
+		return err
 	}
 	return r.update(func(tx *durable.Tx) error {
+		if err := v.Record(tx); err != nil {
+			return err
+		}
 		rec := i.lockedRecord()
 		if err := tx.Put("containers", i.id, rec); err != nil {
 			return err
@@ -122,15 +148,22 @@ func (r *recorder) rename(i *instance, from, to string) error {
 	})
 }
 
-// delete forgets a container and its name.
-func (r *recorder) delete(i *instance) error {
+// delete forgets a container, its name and the volumes that go with it. Those of a --rm
+// container have it as their owner: if a crash leaves them, they go as orphans.
+func (r *recorder) delete(i *instance, v volumeChanges) error {
 	if i.volatile {
 		if err := os.Remove(r.file(i.id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove the container's record: %w", err)
 		}
-		return nil
+		if !v.Changes() {
+			return nil
+		}
+		return r.update(v.Record)
 	}
 	return r.update(func(tx *durable.Tx) error {
+		if err := v.Record(tx); err != nil {
+			return err
+		}
 		name := i.now().Name
 		if string(tx.GetRaw("names", name)) == i.id {
 			if err := tx.Delete("names", name); err != nil {

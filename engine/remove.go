@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -34,7 +35,7 @@ func (l *lifecycle) remove(ctx context.Context, i *instance, o RemoveOptions) er
 			return fmt.Errorf("cannot remove container \"/%s\": could not kill container: %w", i.now().Name, err)
 		}
 	}
-	return l.erase(i)
+	return l.erase(i, o.Volumes)
 }
 
 func (i *instance) mayRemove(force bool) error {
@@ -98,14 +99,15 @@ func (l *lifecycle) autoRemove(i *instance) {
 		return
 	}
 	durable.Failpoint("engine.autoremove.begin")
-	if err := l.erase(i); err != nil {
+	if err := l.erase(i, true); err != nil {
 		l.log.Error("a --rm container could not be removed", "id", i.id, "error", err)
 	}
 }
 
 // erase forgets a container that does not run: first its record, then its files. The
-// name is free when it returns. The caller holds the turn.
-func (l *lifecycle) erase(i *instance) error {
+// name is free when it returns, and its anonymous volumes are gone, if withVolumes. The
+// caller holds the turn.
+func (l *lifecycle) erase(i *instance, withVolumes bool) error {
 	i.mu.Lock()
 	_, err := i.become(removing, func(*Container) {})
 	clients := i.pending
@@ -116,7 +118,13 @@ func (l *lifecycle) erase(i *instance) error {
 	}
 	closeAll(clients)
 	durable.Failpoint("engine.remove.begin")
-	if err := l.rec.delete(i); err != nil {
+	uses, taken := i.now().plan.volumes()
+	if !withVolumes && !i.now().HostConfig.AutoRemove {
+		taken = nil
+	}
+	leaving := l.volumes.Depart(i.id, uses, taken)
+	if err := l.rec.delete(i, leaving); err != nil {
+		leaving.Cancel()
 		i.mu.Lock()
 		_, _ = i.become(dead, func(c *Container) { c.State.Error = err.Error() })
 		i.tell(removals, WaitResult{ExitCode: i.now().State.ExitCode, Err: err})
@@ -125,6 +133,7 @@ func (l *lifecycle) erase(i *instance) error {
 	}
 	durable.Failpoint("engine.remove.recorded")
 	_ = l.previousRunLeft(i) // its name may be another container's next
+	bury := leaving.Done()
 	l.idx.remove(i)
 	l.execs.forget(i)
 	l.ann.tell(i.now(), "destroy")
@@ -132,16 +141,17 @@ func (l *lifecycle) erase(i *instance) error {
 	i.removed = true
 	i.tell(all, WaitResult{ExitCode: i.now().State.ExitCode})
 	i.mu.Unlock()
-	l.sweep(i)
+	l.sweep(i, bury)
 	return nil
 }
 
 // sweep deletes the files of a removed container behind the answer. A crash leaves a
 // directory without a record, which the next Open deletes.
-func (l *lifecycle) sweep(i *instance) {
+func (l *lifecycle) sweep(i *instance, bury func()) {
 	l.sweeping.Add(1)
 	l.work.Go(func() {
 		defer l.sweeping.Add(-1)
+		bury()
 		if err := l.previousRunGone(i); err != nil {
 			l.log.Warn("files of a removed container are left for the next start of the engine", "id", i.id, "error", err)
 			return
@@ -150,14 +160,16 @@ func (l *lifecycle) sweep(i *instance) {
 			l.log.Error("files of a removed container could not be deleted", "id", i.id, "error", err)
 			return
 		}
-		l.release(i.now().Image)
+		for _, image := range i.now().images() {
+			l.release(image)
+		}
 	})
 }
 
 // release tells the images that a container of one is gone, if it was the last.
 func (l *lifecycle) release(image oci.Digest) {
 	for _, other := range l.idx.all() {
-		if other.now().Image == image {
+		if slices.Contains(other.now().images(), image) {
 			return
 		}
 	}

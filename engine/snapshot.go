@@ -35,6 +35,8 @@ type Container struct {
 	// ports. Nil while the container does not run, and for one on the host's network, on
 	// none, or on another container's. The namespace is /proc/<State.Pid>/ns/net.
 	Network *network.Sandbox
+
+	plan mountRequests // all mounts, also those that Mounts does not show
 }
 
 // State of a container. Status is one of created, running, paused, restarting,

@@ -201,11 +201,7 @@ func sysctls(h *container.HostConfig) map[string]string {
 
 func (m *specMaker) mounts(c Container, s surroundings) ([]oci.Mount, string, error) {
 	h := c.HostConfig
-	requests, err := parseMounts(h)
-	if err != nil {
-		return nil, "", err
-	}
-	asked, propagation, err := requests.mounts(m.host)
+	asked, propagation, err := c.plan.mounts(m.host)
 	if err != nil {
 		return nil, "", err
 	}

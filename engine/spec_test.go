@@ -28,7 +28,11 @@ func specOf(t testing.TB, m *specMaker, cfg container.Config, h container.HostCo
 		t.Fatal(err)
 	}
 	command := commandOf(&cfg)
-	s, err := m.spec(Container{ID: "c0ffee", Config: &cfg, HostConfig: &h, Path: command[0], Args: command[1:]}, surroundings{netFiles: "/state/c0ffee"})
+	plan, err := parseMounts(&h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := m.spec(Container{ID: "c0ffee", Config: &cfg, HostConfig: &h, plan: plan, Path: command[0], Args: command[1:]}, surroundings{netFiles: "/state/c0ffee"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,9 @@ import (
 	"berth/durable"
 	"berth/fail"
 	"berth/network"
+	"berth/oci"
 	"berth/supervisor"
+	"berth/volumes"
 )
 
 // lifecycle owns the verbs that move a container through its states.
@@ -37,6 +39,7 @@ type lifecycle struct {
 	images   imageStore
 	shims    shims
 	runtimes *runtimes
+	volumes  *volumes.Store
 	wake     []string
 	clock    clock
 	sweeping atomic.Int32 // removals whose files are still being deleted
@@ -123,7 +126,7 @@ func (l *lifecycle) launch(ctx context.Context, i *instance, c Container) error 
 	closeAll(left)
 	l.rec.later(i)
 	if c.HostConfig.AutoRemove && c.State.Status != restarting {
-		if rmErr := l.erase(i); rmErr != nil {
+		if rmErr := l.erase(i, true); rmErr != nil {
 			l.log.Error("a container that could not start could not be removed either", "id", i.id, "error", rmErr)
 		}
 	}
@@ -139,6 +142,10 @@ func (l *lifecycle) steps(ctx context.Context, i *instance, c Container) (err er
 		}
 	}()
 	if err := l.previousRunGone(i); err != nil {
+		return err
+	}
+	back.add(func() { l.unmountVolumes(c) })
+	if err := l.mountVolumes(ctx, c); err != nil {
 		return err
 	}
 	join := l.wire.begin(ctx, c)
@@ -223,6 +230,7 @@ func (l *lifecycle) nowRunning(i *instance, r *run, sb *network.Sandbox, pid int
 		return err
 	}
 	l.wire.tellAll("connect", c, sb)
+	l.tellMounted(c)
 	l.ann.tell(c, "start")
 	l.wire.relink(c)
 	close(r.started)
@@ -291,6 +299,13 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, joi
 	if err != nil {
 		return cfg, nil, err
 	}
+	sources, err := c.plan.sources(!c.State.StartedAt.IsZero(), func(image oci.Digest) ([]string, error) {
+		root, err := l.images.Rootfs(ctx, image, "")
+		return root.Lower, asInternal(err)
+	})
+	if err != nil {
+		return cfg, nil, fmt.Errorf("layers of an image to mount: %w", err)
+	}
 	logging, err := logOptions(c)
 	if err != nil {
 		return cfg, nil, err
@@ -301,7 +316,7 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, joi
 	}
 	cfg = supervisor.Config{
 		Network: cfg.Network,
-		ID:      c.ID, Dir: i.dir, RunDir: i.runDir, Spec: spec, Root: root, Runtime: runtime,
+		ID:      c.ID, Dir: i.dir, RunDir: i.runDir, Spec: spec, Root: root, Sources: sources, Runtime: runtime,
 		User: c.Config.User, Groups: c.HostConfig.GroupAdd,
 		OpenStdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce,
 		LogPath: c.LogPath, Log: logging,

@@ -152,7 +152,7 @@ func (e *explained) Unwrap() error { return e.error }
 // MountOverlayByText is MountOverlay for old kernels: it mounts with one page of options,
 // where every layer is named by its descriptor, relative to /proc/thread-self/fd.
 func MountOverlayByText(o *Overlay) (*os.File, error) {
-	return inPrivateMounts(func() (int, error) {
+	return InPrivateMounts(func() (*os.File, error) {
 		text, files, err := o.text()
 		defer func() {
 			for _, f := range files {
@@ -160,18 +160,18 @@ func MountOverlayByText(o *Overlay) (*os.File, error) {
 			}
 		}()
 		if err != nil {
-			return -1, err
+			return nil, err
 		}
 		// The thread has a working directory of its own, as it has mounts of its own.
 		if err := unix.Chdir("/proc/thread-self/fd"); err != nil {
-			return -1, os.NewSyscallError("chdir", err)
+			return nil, os.NewSyscallError("chdir", err)
 		}
 		// The top layer's own directory is as good a place as any: nobody else sees it.
 		at := o.Lower[0]
 		if err := unix.Mount("overlay", at, "overlay", 0, text); err != nil {
-			return -1, &os.PathError{Op: "mount overlay:", Path: o.Upper, Err: err}
+			return nil, &os.PathError{Op: "mount overlay:", Path: o.Upper, Err: err}
 		}
-		return unix.OpenTree(unix.AT_FDCWD, at, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		return CloneTree(at, false)
 	})
 }
 
@@ -213,10 +213,8 @@ func (o *Overlay) text() (string, []int, error) {
 	return text.String(), files, nil
 }
 
-// inPrivateMounts calls f in a mount namespace that ends with it.
-func inPrivateMounts(f func() (int, error)) (*os.File, error) {
-	fd := -1
-	var err error
+// InPrivateMounts calls f on a thread of its own in a mount namespace that ends with it.
+func InPrivateMounts(f func() (*os.File, error)) (mount *os.File, err error) {
 	OnOwnThread(func() {
 		if err = os.NewSyscallError("unshare", unix.Unshare(unix.CLONE_NEWNS)); err != nil {
 			return
@@ -224,12 +222,9 @@ func inPrivateMounts(f func() (int, error)) (*os.File, error) {
 		if err = os.NewSyscallError("mount", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")); err != nil {
 			return
 		}
-		fd, err = f()
+		mount, err = f()
 	})
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), "mount"), nil
+	return mount, err
 }
 
 // CloneTree makes a detached copy of the mount at path, with all mounts below it if

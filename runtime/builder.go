@@ -28,9 +28,10 @@ type builder struct {
 	rootFile  *os.File // the container's root as the parent has it; nil if it has none yet
 	scheduling
 	idNamespaces []idNamespace
-	copySource   *os.File           // see copyUp
-	ownable      map[stage.Arg]bool // streams that are handed to the user
-	afterDev     []string           // read-only when the device files are there
+	copySource   *os.File            // see copyUp
+	ownable      map[stage.Arg]bool  // streams that are handed to the user
+	binds        map[string]*os.File // see Config
+	afterDev     []string            // read-only when the device files are there
 	warnings     []string
 	passListener func(pid int, f *os.File) error // of a process for a running container
 	// Memory that calls write to.

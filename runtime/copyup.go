@@ -1,9 +1,12 @@
 package runtime
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"path"
 	"runtime"
 	"strconv"
 	"strings"
@@ -57,7 +60,7 @@ func copyUpOf(pid int, from, to *os.File, withMode bool) error {
 				return
 			}
 		}
-		done <- copyTree(from, to, withMode)
+		done <- copyTree(context.Background(), from, to, withMode)
 	}()
 	if err := <-done; err != nil {
 		return fail.New(fail.Invalid, "tmpcopyup: %w", err)
@@ -119,39 +122,61 @@ func actAs(i ids) error {
 	return unix.Capset(&hdr, &data[0])
 }
 
-// copyTree copies the directory from into the directory to, both by their descriptors:
-// its attributes, unless its mode was given, and all below it. What is not a regular file, a directory, a link,
-// a pipe or a device (a socket) is left out, as are devices where they cannot be made.
-func copyTree(from, to *os.File, withMode bool) error {
+// copyTree copies the directory from into the directory to, both by their descriptors: its
+// attributes, unless its mode was given, and all below it, with owners, permissions, times,
+// extended attributes and hard links. What is not a regular file, a directory, a link, a pipe
+// or a device (a socket) is left out, as are devices where they cannot be made.
+func copyTree(ctx context.Context, from, to *os.File, withMode bool) error {
 	if !withMode {
 		if err := copyAttributes(int(from.Fd()), int(to.Fd()), ""); err != nil {
 			return err
 		}
 	}
-	return copyEntries(from, to)
+	c := &treeCopy{ctx: ctx, to: to, links: map[inode]string{}}
+	return c.entries(from, to, ".")
 }
 
-func copyEntries(from, to *os.File) error {
+// treeCopy is one run of copyTree.
+type treeCopy struct {
+	ctx   context.Context
+	to    *os.File
+	links map[inode]string // files with several names → the first one, below to
+}
+
+type inode struct{ dev, ino uint64 }
+
+func (c *treeCopy) entries(from, to *os.File, at string) error {
 	names, err := from.Readdirnames(-1)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if err := copyEntry(from, to, name); err != nil {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		if err := c.entry(from, to, name, path.Join(at, name)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func copyEntry(from, to *os.File, name string) error {
+// entry copies what is called name in from; at is its path below the target's root.
+func (c *treeCopy) entry(from, to *os.File, name, at string) error {
 	src, dst := int(from.Fd()), int(to.Fd())
-	broken := func(err error) error { return &os.PathError{Op: "copy", Path: name, Err: err} }
+	broken := func(err error) error { return &os.PathError{Op: "copy", Path: at, Err: err} }
 	var st unix.Stat_t
 	if err := unix.Fstatat(src, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return broken(err)
 	}
-	perm := st.Mode & 0o7777
+	perm, id := st.Mode&0o7777, inode{uint64(st.Dev), st.Ino}
+	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
+	if first, known := c.links[id]; known && !isDir {
+		if err := c.link(first, to, name); err != nil {
+			return broken(err)
+		}
+		return nil
+	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		if err := unix.Mkdirat(dst, name, 0o700); err != nil {
@@ -167,7 +192,7 @@ func copyEntry(from, to *os.File, name string) error {
 			return broken(err)
 		}
 		defer into.Close()
-		if err := copyEntries(sub, into); err != nil {
+		if err := c.entries(sub, into, at); err != nil {
 			return err
 		}
 	case unix.S_IFREG:
@@ -194,10 +219,23 @@ func copyEntry(from, to *os.File, name string) error {
 	default:
 		return nil
 	}
+	if st.Nlink > 1 && !isDir {
+		c.links[id] = at
+	}
 	if err := copyAttributes(src, dst, name); err != nil {
 		return broken(err)
 	}
 	return nil
+}
+
+// link gives a file that is copied already one more name.
+func (c *treeCopy) link(first string, to *os.File, name string) error {
+	f, err := openBelow(c.to, first, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(int(f.Fd())), int(to.Fd()), name, unix.AT_SYMLINK_FOLLOW)
 }
 
 func openBelow(dir *os.File, name string, flags int) (*os.File, error) {
@@ -218,8 +256,9 @@ func copyFile(from, to *os.File, name string) error {
 	return errors.Join(err, dst.Close())
 }
 
-// copyAttributes gives an entry, or the directory to itself, owner, permissions and times of
-// the original. An owner that the file system cannot have stays its maker's.
+// copyAttributes gives an entry, or the directory to itself, owner, permissions, extended
+// attributes and times of the original. An owner that the file system cannot have stays its
+// maker's.
 func copyAttributes(from, to int, name string) error {
 	flags := unix.AT_SYMLINK_NOFOLLOW
 	if name == "" {
@@ -243,8 +282,54 @@ func copyAttributes(from, to int, name string) error {
 			return err
 		}
 	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR, unix.S_IFREG: // after the owner: changing that takes capabilities away
+		if err := copyXattrs(from, to, name); err != nil {
+			return err
+		}
+	}
 	if name == "" {
 		return nil
 	}
 	return unix.UtimesNanoAt(to, name, []unix.Timespec{unix.NsecToTimespec(st.Atim.Nano()), unix.NsecToTimespec(st.Mtim.Nano())}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// copyXattrs copies the extended attributes that the target's file system takes, but for
+// labels, which are the host's to give.
+func copyXattrs(from, to int, name string) error {
+	if name != "" {
+		src, err := unix.Openat(from, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(src)
+		dst, err := unix.Openat(to, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(dst)
+		from, to = src, dst
+	}
+	list := make([]byte, 64<<10) // XATTR_LIST_MAX
+	n, err := unix.Flistxattr(from, list)
+	if n == 0 || errors.Is(err, unix.ENOTSUP) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	value := make([]byte, 64<<10) // XATTR_SIZE_MAX
+	for _, key := range strings.Split(strings.TrimSuffix(string(list[:n]), "\x00"), "\x00") {
+		if key == "security.selinux" || strings.HasPrefix(key, "trusted.overlay.") {
+			continue
+		}
+		n, err := unix.Fgetxattr(from, key, value)
+		if err == nil {
+			err = unix.Fsetxattr(to, key, value[:n], 0)
+		}
+		if err != nil && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENODATA) {
+			return fmt.Errorf("attribute %s: %w", key, err)
+		}
+	}
+	return nil
 }

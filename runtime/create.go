@@ -153,7 +153,7 @@ func (b *builder) compileInit(c *Container, cfg *Config, filter *seccomp.Program
 	if err := b.checkJoinedMaps(); err != nil {
 		return opt, err
 	}
-	b.rootFile = c.root
+	b.rootFile, b.binds = c.root, cfg.Binds
 	plans, err := b.planMounts(spec.Mounts)
 	if err != nil {
 		return opt, err

@@ -31,12 +31,27 @@ func (b *builder) mapIDs(f *os.File, m *oci.Mount, recursive bool) error {
 	if err != nil {
 		return fail.New(fail.Invalid, "map ids: %w", err)
 	}
-	err = kernel.SetMount(f, recursive, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())})
+	return mapMount(f, m.Source, ns, recursive)
+}
+
+// MapIDs gives the detached mount f, which came from source, other owners: what the file
+// system calls ContainerID is seen as HostID. Ids that are not mapped are nobody's.
+func MapIDs(f *os.File, source string, uids, gids []specs.LinuxIDMapping, recursive bool) error {
+	ns, err := newIDNamespace(idMaps{uids, gids})
+	if err != nil {
+		return fail.New(fail.Invalid, "map ids: %w", err)
+	}
+	defer ns.Close()
+	return mapMount(f, source, ns, recursive)
+}
+
+func mapMount(f *os.File, source string, ns *os.File, recursive bool) error {
+	err := kernel.SetMount(f, recursive, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())})
 	switch {
 	case errors.Is(err, unix.ENOSYS):
 		return fail.New(fail.NotImplemented, "map ids: this needs Linux 5.12 or later")
 	case errors.Is(err, unix.EINVAL):
-		return fail.New(fail.Invalid, "map ids: the file system of %s cannot do that: %w", m.Source, err)
+		return fail.New(fail.Invalid, "map ids: the file system of %s cannot do that: %w", source, err)
 	case err != nil:
 		return fail.New(fail.Invalid, "map ids: %w", err)
 	}

@@ -129,16 +129,19 @@ func (e *mountError) Unwrap() error { return e.err }
 // cloneSource makes the detached copy of a bind mount's source and gives it its
 // attributes and propagation.
 func (b *builder) cloneSource(plan *mountPlan) error {
-	source := plan.Source
-	if !filepath.IsAbs(source) {
-		source = filepath.Join(b.bundle, source)
-	}
-	f, err := kernel.CloneTree(source, plan.opts.recurse)
-	if err != nil {
-		return fail.Mark(classOfPath(err), err)
+	f, given := b.binds[plan.Destination]
+	if !given {
+		source := plan.Source
+		if !filepath.IsAbs(source) {
+			source = filepath.Join(b.bundle, source)
+		}
+		var err error
+		if f, err = kernel.CloneTree(source, plan.opts.recurse); err != nil {
+			return fail.Mark(classOfPath(err), err)
+		}
+		defer f.Close()
 	}
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	defer f.Close()
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,9 @@ type Config struct {
 	// process is made from Spec, which it may still change: the supervisor resolves the
 	// user there (ResolveUser on root). Its error ends Create as it is.
 	Prepare func(root *os.File) error
+	// Binds are detached mounts that stand for the sources of bind mounts, by the mounts'
+	// destinations in Spec. Prepare may still fill it. They stay the caller's.
+	Binds map[string]*os.File
 	// NoNewKeyring leaves the session keyring of the caller in place.
 	NoNewKeyring bool
 	// ExecFifo makes the container's process wait, when it is created, until someone writes

@@ -50,6 +50,9 @@ type Config struct {
 	Spec   *oci.Spec  `json:"-"`      // see wireConfig
 	Root   oci.Rootfs `json:"root"`
 
+	// Sources are of mounts in Spec that need more than their path.
+	Sources []Source `json:"sources,omitempty"`
+
 	// Runtime makes the container; nil: the shim itself does.
 	Runtime *Runtime `json:"runtime,omitempty"`
 

@@ -45,9 +45,20 @@ type process interface {
 
 // createContainer makes the container with the runtime that was asked for.
 func createContainer(ctx context.Context, cfg *Config, stdio [3]*os.File) (container, error) {
+	binds := map[string]*os.File{}
+	defer func() {
+		for _, f := range binds {
+			f.Close()
+		}
+	}()
 	rc := runtime.Config{
-		ID: cfg.ID, Bundle: cfg.Dir, Spec: cfg.Spec, Root: cfg.Root, Stdio: stdio,
-		Prepare: func(root *os.File) error { return prepare(cfg.Spec.Process, root, cfg.User, cfg.Groups) },
+		ID: cfg.ID, Bundle: cfg.Dir, Spec: cfg.Spec, Root: cfg.Root, Stdio: stdio, Binds: binds,
+		Prepare: func(root *os.File) error {
+			if err := prepare(cfg.Spec.Process, root, cfg.User, cfg.Groups); err != nil {
+				return err
+			}
+			return openSources(ctx, cfg.Sources, root, cfg.Spec.Process.User, binds)
+		},
 	}
 	if cfg.Runtime == nil {
 		c, err := runtime.Create(ctx, rc)

@@ -337,6 +337,7 @@ func newBench(t *testing.T) *bench {
 	b := &bench{eng: &fakeEngine{list: []engine.Container{web(), job()}, waits: make(chan engine.WaitResult, 1)}, img: &fakeImages{list: []images.Image{busybox()}}, nets: newFakeNetworks()}
 	none := func() []string { return nil }
 	b.Server = New(Config{
+		Volumes:    someVolumes(t),
 		Containers: b.eng, Execs: fakeExecs{b.eng}, Images: b.img, Registry: fakeRegistry{}, Networks: b.nets, Events: events.NewBus(), Log: slog.New(slog.DiscardHandler),
 		Facts: Facts{ID: "engine", DataRoot: "/data", LogDriver: "json-file", Labels: none, Debug: func() bool { return false }, InsecureRegistries: none, Mirrors: none,
 			Runtimes: func() engine.Runtimes { return engine.Runtimes{Default: "berth"} }},

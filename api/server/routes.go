@@ -80,11 +80,11 @@ var routes = []endpoint{
 
 	// volumes and networks
 	{method: "GET", pattern: "/volumes", handle: listVolumes},
-	{method: "POST", pattern: "/volumes/create", handle: notYet("named volumes")},
+	{method: "POST", pattern: "/volumes/create", handle: createVolume},
 	{method: "POST", pattern: "/volumes/prune", handle: pruneVolumes},
-	{method: "GET", pattern: "/volumes/{name}", handle: noSuchVolume},
+	{method: "GET", pattern: "/volumes/{name}", handle: inspectVolume},
 	{method: "PUT", pattern: "/volumes/{name}", handle: noSwarm},
-	{method: "DELETE", pattern: "/volumes/{name}", handle: noSuchVolume},
+	{method: "DELETE", pattern: "/volumes/{name}", handle: removeVolume},
 	{method: "GET", pattern: "/networks", handle: listNetworks},
 	{method: "POST", pattern: "/networks/create", handle: createNetwork},
 	{method: "POST", pattern: "/networks/prune", handle: pruneNetworks},

@@ -115,6 +115,7 @@ type Config struct {
 	Containers Containers
 	Execs      Execs
 	Images     Images
+	Volumes    Volumes
 	Registry   Registry
 	Networks   Networks
 	Events     *events.Bus

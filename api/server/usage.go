@@ -58,7 +58,12 @@ func diskUsage(w *writer, r *request) error {
 		}
 	}
 	if wants(system.VolumeObject) {
-		out.VolumeUsage = &volume.DiskUsage{}
+		if err := r.s.volumeUsage(r.Context(), &out); err != nil {
+			return err
+		}
+		if !verbose {
+			out.VolumeUsage.Items = nil
+		}
 	}
 	if wants(system.BuildCacheObject) {
 		out.BuildCacheUsage = &build.DiskUsage{}

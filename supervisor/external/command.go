@@ -42,9 +42,8 @@ type call struct {
 	// streams are the standard streams of a process that is to be made, nil ones /dev/null.
 	// Without them the runtime's words are collected.
 	streams *[3]*os.File
-	// root is mounted at the directory at, for this call alone.
-	root *os.File
-	at   string
+	// mounts are attached for this call alone.
+	mounts []attachment
 
 	patience time.Duration // 0: the driver's
 	output   []byte        // what it wrote to standard output
@@ -73,8 +72,8 @@ func (d *driver) run(ctx context.Context, k *call) error {
 		ws, err = d.execute(ctx, k, log.Name())
 		return err
 	}
-	if k.root != nil {
-		err = inPrivateMounts(k.root, k.at, do)
+	if len(k.mounts) > 0 {
+		err = inPrivateMounts(k.mounts, do)
 	} else {
 		err = do()
 	}

@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -67,6 +68,7 @@ const (
 	configName = "config.json"
 	rootfsName = "rootfs"
 	stateName  = "state" // the runtime's --root
+	bindsName  = "binds" // where mounts that are not just a path's are attached
 )
 
 // Create makes a container as runtime.Create does, with rt, in the directory dir, which
@@ -98,7 +100,8 @@ func Create(ctx context.Context, rt Runtime, dir string, cfg runtime.Config) (_ 
 			return nil, err
 		}
 	}
-	if err := c.writeBundle(spec); err != nil {
+	mounts, err := c.writeBundle(spec, cfg.Binds)
+	if err != nil {
 		return nil, fail.New(fail.Internal, "write the bundle: %w", err)
 	}
 	pidFile := filepath.Join(dir, "init.pid")
@@ -114,7 +117,7 @@ func Create(ctx context.Context, rt Runtime, dir string, cfg runtime.Config) (_ 
 	expectation := reaper.expect()
 	defer expectation.end()
 	asked = true
-	err = c.d.run(ctx, &call{args: append(args, cfg.ID), streams: c.streams(cfg.Stdio, spec.Process.Terminal), root: c.root, at: filepath.Join(dir, rootfsName)})
+	err = c.d.run(ctx, &call{args: append(args, cfg.ID), streams: c.streams(cfg.Stdio, spec.Process.Terminal), mounts: mounts})
 	if err != nil {
 		return nil, err
 	}
@@ -138,13 +141,14 @@ func (c *Container) streams(stdio [3]*os.File, terminal bool) *[3]*os.File {
 	return &stdio
 }
 
-func (c *Container) writeBundle(spec *oci.Spec) error {
+// writeBundle writes what the runtime reads, and tells what has to be mounted while it does.
+func (c *Container) writeBundle(spec *oci.Spec, binds map[string]*os.File) ([]attachment, error) {
 	if err := Remove(c.d.dir); err != nil { // of a run that was lost
-		return err
+		return nil, err
 	}
-	for _, d := range []string{c.d.dir, filepath.Join(c.d.dir, rootfsName), filepath.Join(c.d.dir, stateName)} {
+	for _, d := range []string{c.d.dir, filepath.Join(c.d.dir, rootfsName), filepath.Join(c.d.dir, stateName), filepath.Join(c.d.dir, bindsName)} {
 		if err := os.Mkdir(d, 0o700); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	own := *spec
@@ -152,7 +156,33 @@ func (c *Container) writeBundle(spec *oci.Spec) error {
 	if spec.Root != nil {
 		own.Root.Readonly = spec.Root.Readonly
 	}
-	return c.d.writeJSON(configName, own)
+	mounts := []attachment{{c.root, filepath.Join(c.d.dir, rootfsName)}}
+	own.Mounts = slices.Clone(spec.Mounts)
+	for i := range own.Mounts {
+		m := &own.Mounts[i]
+		f, given := binds[m.Destination]
+		if !given {
+			continue
+		}
+		m.Source = filepath.Join(c.d.dir, bindsName, strconv.Itoa(i))
+		if err := makeLike(f, m.Source); err != nil {
+			return nil, err
+		}
+		mounts = append(mounts, attachment{f, m.Source})
+	}
+	return mounts, c.d.writeJSON(configName, own)
+}
+
+// makeLike makes something that f can be mounted on.
+func makeLike(f *os.File, path string) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return os.Mkdir(path, 0o700)
+	}
+	return os.WriteFile(path, nil, 0o600)
 }
 
 // seeRoot makes Root show what the container has mounted in its root. A runtime that

@@ -161,7 +161,7 @@ func TestTheRootIsMountedForNobodyElse(t *testing.T) {
 		data, _ := os.ReadFile("/proc/thread-self/mountinfo")
 		return bytes.Contains(data, []byte(" "+at+" "))
 	}
-	if err := inPrivateMounts(root, at, func() error {
+	if err := inPrivateMounts([]attachment{{root, at}}, func() error {
 		if !seen() {
 			t.Error("it is not mounted")
 		}

@@ -10,21 +10,42 @@ import (
 	"berth/kernel"
 )
 
+// attachment is a detached mount and the path where it is to be.
+type attachment struct {
+	mount *os.File
+	at    string
+}
+
 // inPrivateMounts calls fn on a thread of its own in a copy of our mount namespace in which
-// root is mounted at the directory at. The namespace lives as long as fn and the processes
-// it has started in it.
-func inPrivateMounts(root *os.File, at string, fn func() error) error {
+// the mounts are attached, on directories of one file system. The namespace lives as
+// long as fn and the processes it has started in it.
+func inPrivateMounts(mounts []attachment, fn func() error) error {
 	var err error
 	kernel.OnOwnThread(func() {
-		if err = enterPrivateMounts(root, at); err == nil {
+		attached := 0
+		if err = enterPrivateMounts(mounts[0].at); err == nil {
+			for ; attached < len(mounts) && err == nil; attached++ {
+				err = mounts[attached].attach()
+			}
+		}
+		if err == nil {
 			err = fn()
-			_ = unix.Unmount(at, unix.MNT_DETACH) // now, and not when the thread has ended
+		}
+		for _, m := range mounts[:attached] {
+			_ = unix.Unmount(m.at, unix.MNT_DETACH) // now, and not when the thread has ended
 		}
 	})
 	return err
 }
 
-func enterPrivateMounts(root *os.File, at string) error {
+func (m attachment) attach() error {
+	if err := unix.MoveMount(int(m.mount.Fd()), "", unix.AT_FDCWD, m.at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return &os.PathError{Op: "attach a mount at", Path: m.at, Err: err}
+	}
+	return nil
+}
+
+func enterPrivateMounts(at string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return os.NewSyscallError("unshare", err)
 	}
@@ -36,9 +57,6 @@ func enterPrivateMounts(root *os.File, at string) error {
 	}
 	if err := unix.Mount("", below, "", unix.MS_SLAVE, ""); err != nil {
 		return &os.PathError{Op: "make slave", Path: below, Err: err}
-	}
-	if err := unix.MoveMount(int(root.Fd()), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return &os.PathError{Op: "mount the root file system at", Path: at, Err: err}
 	}
 	return nil
 }
