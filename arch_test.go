@@ -39,8 +39,9 @@ var allowed = map[string][]string{
 	"volumes":       ground,
 	"runtime":       ground,
 	// process
-	"supervisor":          append([]string{"supervisor/external", "runtime", "logs", "dns"}, ground...),
+	"supervisor":          append([]string{"supervisor/external", "supervisor/publish", "runtime", "logs", "dns"}, ground...),
 	"supervisor/external": append([]string{"runtime"}, ground...),
+	"supervisor/publish":  {"fail"},
 	// core
 	"engine": append([]string{"images", "network", "volumes", "logs", "supervisor", "runtime"}, ground...),
 	"build":  append([]string{"images"}, ground...),
@@ -70,7 +71,7 @@ var allowed = map[string][]string{
 var rooms = map[string]string{
 	"images/blob": "images", "images/gunzip": "images", "images/layer": "images",
 	"network/ipam": "network", "network/firewall": "network", "network/usernet": "network",
-	"supervisor/probe": "supervisor", "supervisor/external": "supervisor",
+	"supervisor/probe": "supervisor", "supervisor/external": "supervisor", "supervisor/publish": "supervisor",
 }
 
 // unlinked says what a program must not even link, at any distance, and why.

@@ -137,6 +137,7 @@ type fakeShim struct {
 	attached   []supervisor.Attachment
 	ignoreTerm bool
 	execErr    error
+	pauseErr   error
 	execs      []supervisor.Exec
 	updates    []*oci.LinuxResources
 	updateErr  error
@@ -259,8 +260,12 @@ func (c *fakeConn) State(context.Context) (supervisor.State, error) {
 	return c.state, nil
 }
 func (c *fakeConn) Pids(context.Context) ([]int, error) { return []int{os.Getpid()}, nil }
-func (c *fakeConn) Pause(context.Context) error         { return nil }
-func (c *fakeConn) Resume(context.Context) error        { return nil }
+func (c *fakeConn) Pause(context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pauseErr
+}
+func (c *fakeConn) Resume(context.Context) error { return nil }
 func (c *fakeConn) Update(_ context.Context, r *oci.LinuxResources) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -402,3 +407,5 @@ func (f *fixture) forgetVolatile() {
 		f.t.Fatal(err)
 	}
 }
+
+func (f *fixture) dirs() layout { return layout{data: f.opt.DataRoot, exec: f.opt.ExecRoot} }

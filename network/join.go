@@ -652,22 +652,19 @@ func (n *Networks) writeZones(eps []endpoint) error {
 }
 
 // publication is what the firewall has to know of a sandbox: ports whose target has an
-// address of their family. What is published on loopback, the shim serves.
+// address of their family. What is published on loopback, the shim serves, and the firewall keeps
+// others away from it.
 func (n *Networks) publication(s sandbox) firewall.Publication {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	out := firewall.Publication{Container: s.ID}
 	for _, p := range s.Ports {
-		if p.HostIP.IsLoopback() {
-			continue
-		}
-		network, six := s.Gateway4, p.HostIP.Is6()
-		if six {
-			network = s.Gateway6
+		network, family := s.Gateway4, 0
+		if p.HostIP.Is6() {
+			network, family = s.Gateway6, 1
 		}
 		for _, e := range s.Endpoints {
-			to := e.IPv4
-			if six {
-				to = e.IPv6
-			}
+			to := [2]netip.Prefix{e.IPv4, e.IPv6}[family]
 			if e.Network != network || !to.IsValid() || e.Link == "" {
 				continue
 			}
@@ -675,14 +672,15 @@ func (n *Networks) publication(s sandbox) firewall.Publication {
 				Proto: p.Proto, Host: netip.AddrPortFrom(p.HostIP, p.HostPort),
 				Target: netip.AddrPortFrom(to.Addr(), p.ContainerPort),
 			}
+			if nw := n.nets[network]; nw != nil && nw.set.modes[family] == modeRouted {
+				fp.Host = netip.AddrPort{} // reached at the container's own address
+			}
 			out.Ports = append(out.Ports, fp)
 		}
 	}
 	if len(out.Ports) == 0 {
 		return out
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	for _, e := range s.Endpoints {
 		if nw := n.nets[e.Network]; nw != nil && nw.rec.Driver == "bridge" {
 			out.Bridges = append(out.Bridges, bridgeName(nw.rec.Network))
@@ -738,8 +736,15 @@ func (n *Networks) unplug(eps []endpoint) error {
 	var batch []message
 	var links []string
 	for _, e := range eps {
-		if e.Link != "" {
-			batch = append(batch, cutOff(e.Link))
+		if e.Link == "" {
+			continue
+		}
+		l, err := n.findLink(e.Link)
+		if err != nil {
+			return err
+		}
+		if l != nil {
+			batch = append(batch, cutOff(l.index, e.Link))
 			links = append(links, e.Link)
 		}
 	}

@@ -174,11 +174,18 @@ func (p *pool) fill(id string) bool {
 	return kept
 }
 
-// cutOff takes a port off its bridge's traffic at once.
-func cutOff(link string) message {
-	req := linkMessage(0, link, 0, 0, 0)
-	req.AddData(bridgePort(map[int]uint8{nl.IFLA_BRPORT_STATE: 0}))
-	return message{req, "cut off " + link, []syscall.Errno{
+// cutOff takes a port off its bridge's traffic at once. It is a bridge's message
+// (AF_BRIDGE): the same attribute in an interface's is followed by the bridge's look at the
+// port's carrier, which switches it on again.
+func cutOff(index int, name string) message {
+	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, 0)
+	info := nl.NewIfInfomsg(unix.AF_BRIDGE)
+	info.Index = int32(index)
+	req.AddData(info)
+	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+	port.AddRtAttr(nl.IFLA_BRPORT_STATE, nl.Uint8Attr(0))
+	req.AddData(port)
+	return message{req, "cut off " + name, []syscall.Errno{
 		unix.ENODEV,                  // it is gone
 		unix.EOPNOTSUPP, unix.EINVAL, // it is no port (yet)
 		unix.ENETDOWN, // it is down

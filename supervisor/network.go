@@ -1,6 +1,11 @@
 package supervisor
 
-import "net/netip"
+import (
+	"context"
+	"net/netip"
+
+	"berth/supervisor/publish"
+)
 
 // Network is what a shim does for its container's network: it holds the published ports on
 // the host, serving those connections that the kernel cannot translate (loopback), and
@@ -12,16 +17,8 @@ type Network struct {
 	DNS     *DNS       `json:"dns,omitempty"`    // nil: no resolver
 }
 
-// Port is a published port. In a request HostPort zero asks for any free one, and HostPortEnd
-// for the first free one up to and including it. A zero HostIP asks for 0.0.0.0 and ::, with
-// the same number. In an answer HostIP and HostPort are what was bound.
-type Port struct {
-	Proto         string     `json:"proto"`
-	HostIP        netip.Addr `json:"hostIP,omitzero"`
-	HostPort      uint16     `json:"hostPort,omitempty"`
-	HostPortEnd   uint16     `json:"hostPortEnd,omitempty"`
-	ContainerPort uint16     `json:"containerPort"`
-}
+// Port is a published port.
+type Port = publish.Port
 
 // DNS configures the resolver at dns.Address.
 type DNS struct {
@@ -38,4 +35,17 @@ type DNS struct {
 type OwnName struct {
 	Alias  string `json:"alias"`
 	Target string `json:"target"`
+}
+
+// setNetwork makes the network what the engine wants.
+func (s *shim) setNetwork(_ context.Context, r *request) (answer, error) {
+	var n Network
+	if err := r.decode(&n); err != nil {
+		return answer{}, err
+	}
+	if _, err := s.alive(); err != nil {
+		return answer{}, err
+	}
+	ports, err := s.ports.Set(n.Ports, n.Target4, n.Target6)
+	return answer{body: networkReply{ports}}, err
 }

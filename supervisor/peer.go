@@ -87,6 +87,7 @@ var ops = map[string]func(s *shim, ctx context.Context, r *request) (answer, err
 		}
 		return answer{files: []int{fd}}, nil
 	},
+	opNetwork: (*shim).setNetwork,
 	opDestroy: (*shim).destroy,
 }
 

@@ -23,6 +23,7 @@ import (
 	"berth/logs"
 	oci "berth/oci/bundle"
 	"berth/runtime"
+	"berth/supervisor/publish"
 )
 
 // phase of a shim's container; it only grows.
@@ -50,7 +51,8 @@ type shim struct {
 	alone    chan struct{} // gets a value when the last engine has left
 	execWork sync.WaitGroup
 	calm     *time.Timer // runs settle
-	ownPids  bool        // the container has a pid namespace of its own
+	ports    publish.Ports
+	ownPids  bool // the container has a pid namespace of its own
 
 	mu        sync.Mutex // guards all below
 	phase     phase
@@ -114,6 +116,12 @@ func (s *shim) create(ctx context.Context, attach []AttachOptions, files []int) 
 	var stdio [3]*os.File
 	if !tty {
 		if stdio, err = s.streams.pipes(cfg.OpenStdin); err != nil {
+			return err
+		}
+	}
+	if n := cfg.Network; n != nil {
+		if _, err := s.ports.Set(n.Ports, n.Target4, n.Target6); err != nil {
+			closeAll(stdio)
 			return err
 		}
 	}
@@ -231,7 +239,7 @@ func (s *shim) created(p *peer, id uint64) {
 }
 
 func (s *shim) hello() helloReply {
-	return helloReply{Version: ProtocolVersion, ID: s.cfg.ID, ShimPid: os.Getpid()}
+	return helloReply{Version: ProtocolVersion, ID: s.cfg.ID, ShimPid: os.Getpid(), Ports: s.ports.Bound()}
 }
 
 // left is called when an engine's connection has ended.
@@ -268,6 +276,7 @@ func (s *shim) teardown() {
 	c := s.container
 	s.phase = ending
 	s.mu.Unlock()
+	s.ports.Close()
 	if c != nil {
 		s.destroyContainer(c)
 	}

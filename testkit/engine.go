@@ -80,6 +80,7 @@ func StartEngine(t testing.TB, o EngineOptions) *Engine {
 		for _, left := range e.leaks(before) {
 			t.Errorf("left behind: %s", left)
 		}
+		e.clearNetworks()
 		if t.Failed() {
 			if data, err := os.ReadFile(e.log.Name()); err == nil && len(data) > 0 {
 				t.Logf("berthd's log:\n%s", lastLines(data, 60))

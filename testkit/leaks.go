@@ -64,7 +64,7 @@ func (e *Engine) leaksNow(before stock) (left []string) {
 			left = append(left, filepath.Join(dir, n.Name()))
 		}
 	}
-	return left
+	return append(left, e.networkLeaks()...)
 }
 
 // processes lists the processes whose program is one of this engine's binaries (or the

@@ -248,6 +248,40 @@ func (n *node) serve(addrs ...string) {
 	}
 }
 
+// ping sends an echo request and tells whether it was answered.
+func (n *node) ping(ip string) (answered bool) {
+	n.t.Helper()
+	addr := netip.MustParseAddr(ip)
+	network, request, reply := "ip4:icmp", byte(8), byte(0)
+	if addr.Is6() {
+		network, request, reply = "ip6:ipv6-icmp", 128, 129
+	}
+	n.must(func() error {
+		c, err := net.Dial(network, ip)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		message := []byte{request, 0, ^request, 0xff, 0, 0, 0, 0} // the kernel corrects the checksum of IPv6
+		if _, err := c.Write(message); err != nil {
+			return err
+		}
+		c.SetReadDeadline(time.Now().Add(4 * patience))
+		b := make([]byte, 256)
+		for {
+			m, _, err := c.(*net.IPConn).ReadFrom(b) // without the header
+			if err != nil {
+				return nil
+			}
+			if m > 0 && b[0] == reply {
+				answered = true
+				return nil
+			}
+		}
+	})
+	return answered
+}
+
 func hostOf(a net.Addr) string {
 	return netip.MustParseAddrPort(a.String()).Addr().Unmap().String()
 }

@@ -2,12 +2,17 @@ package firewall
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"testing"
 	"time"
+
+	"berth/fail"
+
+	"golang.org/x/sys/unix"
 )
 
 var resolver = netip.MustParseAddrPort("127.0.0.11:53")
@@ -92,5 +97,31 @@ func BenchmarkRedirect(b *testing.B) {
 			b.Fatal(err)
 		}
 		i++
+	}
+}
+
+func TestTheRedirectWorksWithoutIngressHooks(t *testing.T) {
+	newHost(t)
+	c := newNode(t, "container")
+	batch, err := redirectBatch(unix.NFPROTO_IPV4, unix.NF_INET_LOCAL_OUT, "", resolver, 10953)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sendInside(c.ns, batch); err != nil {
+		t.Fatal(err)
+	}
+	c.serve("127.0.0.11:10953")
+	c.expect("127.0.0.11:53", "container 127.0.0.1")
+}
+
+func TestARedirectThatTheKernelRefusesIsAnError(t *testing.T) {
+	newHost(t)
+	c := newNode(t, "container")
+	batch, _ := redirectBatch(unix.NFPROTO_NETDEV, 99, "lo", resolver, 10953)
+	if err := sendInside(c.ns, batch); !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Errorf("a hook that does not exist: %v", err)
+	}
+	if err := Redirect(c.ns, netip.MustParseAddrPort("[::1]:53"), 1); !fail.Is(err, fail.Invalid) {
+		t.Errorf("an IPv6 address: %v", err)
 	}
 }

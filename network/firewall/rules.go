@@ -43,7 +43,7 @@ import (
 //	  ip6 daddr fe80::/10 return         # … and link-local clients, which nobody may route
 //	  near, self6, one6, any6 as above
 //	}
-//	chain loopback { iifname != lo ip daddr . meta l4proto . th dport @loopback drop }
+//	chain loopback { iifname != lo iifname != "" ip daddr . meta l4proto . th dport @loopback drop }
 //
 //	chain postrouting {
 //	  ct status dnat jump hairpin
@@ -146,9 +146,11 @@ func mask(reg uint32, bits ...byte) expr.Any {
 	return &expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: uint32(len(bits)), Mask: bits, Xor: make([]byte, len(bits))}
 }
 
-func nonzero(reg uint32) expr.Any {
-	return &expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: make([]byte, 4)}
+func differs(reg uint32, data []byte) expr.Any {
+	return &expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: data}
 }
+
+func nonzero(reg uint32) expr.Any { return differs(reg, make([]byte, 4)) }
 
 func native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
 
@@ -269,7 +271,7 @@ func chains(docker bool) []chain {
 			{goTo("published")},
 		}},
 		{name: "loopback", rules: [][]expr.Any{
-			rule(iif, &expr.Cmp{Op: expr.CmpOpNeq, Register: reg0, Data: name16("lo")},
+			rule(iif, differs(reg0, name16("lo")), differs(reg0, name16("")), // that is the host's own, in output
 				daddr4(reg0), meta(expr.MetaKeyL4PROTO, r1), dportTo(r2), in(loopback, reg0), verdict(expr.VerdictDrop)),
 		}},
 		{name: "publish4", rules: [][]expr.Any{

@@ -202,3 +202,152 @@ func TestWhatLeavesIsMasqueraded(t *testing.T) {
 	w.a1.expect("192.0.2.2:80", "other 192.0.2.9")
 	w.a1.expect("[2001:db8::2]:80", "other 2001:db8::9")
 }
+
+func TestAPortOfOneAddressIsReachedByThatAddressOnly(t *testing.T) {
+	w := newTown(t)
+	w.host.addresses("up0", "192.0.2.9/24", "2001:db8::9/64")
+	openTable(t, Config{Bridges: []Bridge{bridgeA, bridgeB}, Published: []Publication{publishA1("192.0.2.9:8000", "[2001:db8::9]:8000")}})
+	w.other.expect("192.0.2.9:8000", "a1 192.0.2.2")
+	w.other.expect("[2001:db8::9]:8000", "a1 2001:db8::2")
+	w.host.expect("192.0.2.9:8000", "a1 192.0.2.1")
+	w.b1.expect("192.0.2.9:8000", "a1 172.21.0.2")
+	w.other.expect("192.0.2.1:8000", "")
+	w.other.expect("[2001:db8::1]:8000", "")
+}
+
+func TestAPortOfLoopbackIsUnreachableForOtherHosts(t *testing.T) {
+	w := newTown(t)
+	w.host.serve("127.0.0.1:8000", "127.0.0.1:9000", "[::1]:8000")
+	published := publishA1("127.0.0.1:8000", "[::1]:8000")
+	table := openTable(t, Config{Bridges: []Bridge{bridgeA, bridgeB}, Published: []Publication{published}})
+	w.host.expect("127.0.0.1:8000", "host 127.0.0.1")
+	w.host.expect("[::1]:8000", "host ::1")
+	w.other.expect("192.0.2.1:8000", "")
+	w.other.expect("[2001:db8::1]:8000", "")
+
+	// The other host, and a container, send what is for 127.0.0.1 to us, and we take it.
+	for _, n := range []struct {
+		*node
+		via, link string
+	}{{w.other, "192.0.2.1", "up0"}, {w.b1, "172.21.0.1", "br-b"}} {
+		write(t, "/proc/sys/net/ipv4/conf/"+n.link+"/route_localnet", "1")
+		write(t, "/proc/sys/net/ipv4/conf/"+n.link+"/rp_filter", "0")
+		n.must(func() error {
+			if err := os.WriteFile("/proc/sys/net/ipv4/conf/all/route_localnet", []byte("1"), 0); err != nil {
+				return err
+			}
+			// 127/8 is in the table local, which is asked first: the way leads from another one
+			rule := netlink.NewRule()
+			rule.Priority, rule.Table = 1, 100
+			if err := netlink.RuleAdd(rule); err != nil {
+				return err
+			}
+			local := netlink.NewRule()
+			local.Priority, local.Table = 2, 255
+			zero := netlink.NewRule()
+			zero.Priority, zero.Table = 0, 255
+			if err := errors.Join(netlink.RuleAdd(local), netlink.RuleDel(zero)); err != nil {
+				return err
+			}
+			_, forged, _ := net.ParseCIDR("127.0.0.1/32")
+			return netlink.RouteAdd(&netlink.Route{Dst: forged, Gw: net.ParseIP(n.via), Table: 100})
+		})
+		n.expect("127.0.0.1:9000", "host "+map[string]string{"other": "192.0.2.2", "b1": "172.21.0.2"}[n.name]) // else this test proves nothing
+		n.expect("127.0.0.1:8000", "")
+	}
+	if err := table.Unpublish("a1"); err != nil {
+		t.Fatal(err)
+	}
+	w.other.expect("127.0.0.1:8000", "host 192.0.2.2") // it was the table that kept it out
+}
+
+func TestAnInternalNetworkReachesAndIsReachedByNobody(t *testing.T) {
+	w := newTown(t)
+	inner := Bridge{Name: "br-a", IPv4: natBoth, IPv6: natBoth, Internal: true}
+	table := openTable(t, Config{Bridges: []Bridge{inner, bridgeB}, Published: []Publication{publishA1("0.0.0.0:8000", "[::]:8000"),
+		{Container: "b1", Bridges: []string{"br-b"}, Ports: ports("172.21.0.2", "fd00:b::2", "0.0.0.0:8001", "[::]:8001")}}})
+	for _, to := range []string{"192.0.2.2:80", "[2001:db8::2]:80", "172.21.0.2:80", "[fd00:b::2]:80", "192.0.2.1:8001", "[2001:db8::1]:8001"} {
+		w.a1.expect(to, "")
+	}
+	for _, to := range []string{"192.0.2.1:8000", "[2001:db8::1]:8000", "172.20.0.2:80", "[fd00:a::2]:80"} {
+		w.other.expect(to, "")
+		w.b1.expect(to, "")
+	}
+	w.a1.expect("172.20.0.3:80", "a2 172.20.0.2")
+	w.host.expect("172.20.0.2:80", "a1 172.20.0.1")
+	if err := table.Bridge(bridgeA); err != nil {
+		t.Fatal(err)
+	}
+	w.a1.expect("192.0.2.1:8001", "b1 172.20.0.2")
+}
+
+func TestARoutedNetworkIsReachedAtItsOpenPortsDirectly(t *testing.T) {
+	w := newTown(t)
+	routed := Bridge{Name: "br-a", IPv4: Gateway{Mode: Routed}, IPv6: Gateway{Mode: Routed}}
+	open := Publication{Container: "a1", Bridges: []string{"br-a"}}
+	for _, target := range []string{"172.20.0.2:80", "[fd00:a::2]:80"} {
+		for _, proto := range []string{"tcp", "udp"} {
+			open.Ports = append(open.Ports, Port{Proto: proto, Target: netip.MustParseAddrPort(target)})
+		}
+	}
+	table := openTable(t, Config{Bridges: []Bridge{routed, bridgeB}, Published: []Publication{open}})
+	w.other.expect("172.20.0.2:80", "a1 192.0.2.2")
+	w.other.expect("[fd00:a::2]:80", "a1 2001:db8::2")
+	w.b1.expect("172.20.0.2:80", "a1 172.21.0.2")
+	w.other.expect("172.20.0.3:80", "")
+	w.other.expect("[fd00:a::3]:80", "")
+	w.a1.expect("192.0.2.2:80", "other 172.20.0.2")
+	for ip, want := range map[string]bool{"172.20.0.3": true, "fd00:a::3": true, "172.21.0.2": false, "fd00:b::2": false} {
+		if got := w.other.ping(ip); got != want {
+			t.Errorf("ping %s: answered: %v, want %v", ip, got, want)
+		}
+	}
+	// one family may be routed while the other is not
+	mixed := routed
+	mixed.IPv4 = natBoth
+	if err := table.Bridge(mixed); err != nil {
+		t.Fatal(err)
+	}
+	w.other.expect("172.20.0.2:80", "")
+	w.other.expect("[fd00:a::2]:80", "a1 2001:db8::2")
+}
+
+func TestAnUnprotectedNetworkAndATrustedInterfaceLetEverythingIn(t *testing.T) {
+	w := newTown(t)
+	open := Bridge{Name: "br-a", IPv4: Gateway{Mode: Unprotected, Masquerade: true}, IPv6: Gateway{Mode: Unprotected}}
+	trusting := bridgeB
+	trusting.Trusted = []string{"up0"}
+	openTable(t, Config{Bridges: []Bridge{open, trusting}, Published: []Publication{publishA1("0.0.0.0:8000")}})
+	w.other.expect("172.20.0.3:80", "a2 192.0.2.2")
+	w.other.expect("[fd00:a::3]:80", "a2 2001:db8::2")
+	w.other.expect("192.0.2.1:8000", "a1 192.0.2.2")
+	w.other.expect("172.21.0.2:80", "b1 192.0.2.2")
+	w.a1.expect("172.21.0.2:80", "")
+}
+
+func TestAContainerOnSeveralNetworksAnswersClientsOfAllOfThem(t *testing.T) {
+	w := newTown(t)
+	w.host.plug("", "br-b", w.a1, "eth1", "172.21.0.9/24", "fd00:b::9/64")
+	p := publishA1("0.0.0.0:8000", "[::]:8000")
+	p.Bridges = append(p.Bridges, "br-b")
+	openTable(t, Config{Bridges: []Bridge{bridgeA, bridgeB}, Published: []Publication{p}})
+	w.b1.expect("192.0.2.1:8000", "a1 172.20.0.1")
+	w.b1.expect("[2001:db8::1]:8000", "a1 fd00:a::1")
+	w.other.expect("192.0.2.1:8000", "a1 192.0.2.2")
+}
+
+func TestOthersTrafficThroughThisHostIsNotTouched(t *testing.T) {
+	w := newTown(t)
+	far := newNode(t, "far")
+	w.host.plug("up1", "", far, "eth0", "198.51.100.2/24")
+	w.host.addresses("up1", "198.51.100.1/24")
+	far.route("0.0.0.0/0", "198.51.100.1")
+	far.serve(":80", ":8000")
+	w.other.route("198.51.100.0/24", "192.0.2.1")
+	openTable(t, Config{Bridges: []Bridge{bridgeA}, Published: []Publication{publishA1("0.0.0.0:8000")}})
+	w.other.expect("198.51.100.2:80", "far 192.0.2.2")
+	w.other.expect("198.51.100.2:8000", "far 192.0.2.2") // though the port is published here
+	w.a1.expect("198.51.100.2:8000", "far 198.51.100.1")
+	w.b1.expect("172.20.0.1:22", "") // just nobody there
+	w.host.expect("198.51.100.2:8000", "far 198.51.100.1")
+}
