@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -312,6 +313,30 @@ func ask(proto, addr string, wait time.Duration) string {
 		return ""
 	}
 	return strings.TrimSpace(string(b[:m]))
+}
+
+// connect opens a connection to a server and reads its greeting.
+func (n *node) connect(addr string) (c net.Conn, err error) {
+	n.do(func() {
+		if c, err = net.DialTimeout("tcp", addr, 5*time.Second); err == nil {
+			_, err = bufio.NewReaderSize(c, 16).ReadString('\n')
+		}
+	})
+	return c, err
+}
+
+// echo sends a line on an open connection and returns what comes back.
+func echo(c net.Conn, line string) string {
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	defer c.SetDeadline(time.Time{})
+	if _, err := io.WriteString(c, line+"\n"); err != nil {
+		return err.Error()
+	}
+	answer, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(answer)
 }
 
 // expect asks by TCP and UDP. want "" means that nobody answers.

@@ -133,9 +133,6 @@ func (id setID) set(t *nftables.Table) *nftables.Set {
 // The registers of 32 bits that rules load their fields to.
 const reg0 = unix.NFT_REG32_00
 
-// Marks of connections, see docker.go.
-const passedMark = 0x0b000000
-
 func meta(key expr.MetaKey, reg uint32) expr.Any { return &expr.Meta{Key: key, Register: reg} }
 
 func cmp(reg uint32, data ...byte) expr.Any {
@@ -257,7 +254,7 @@ func chains(docker bool) []chain {
 		pass, begin = passBesideDocker(), beginBesideDocker()
 	}
 	publish := [][]expr.Any{rule(v4, goTo("publish4")), {goTo("publish6")}}
-	return []chain{
+	all := []chain{
 		{name: "pass", rules: pass},
 		{name: "published", rules: [][]expr.Any{
 			rule(translated(), goTo("pass")),
@@ -316,6 +313,10 @@ func chains(docker bool) []chain {
 			rule(meta(expr.MetaKeyNFPROTO, reg0), meta(expr.MetaKeyIIFNAME, r1), mapTo(leave, reg0, unix.NFT_REG_VERDICT)),
 		}},
 	}
+	if docker {
+		all = append(all, answeringBesideDocker)
+	}
+	return all
 }
 
 // ping matches an ICMP type.

@@ -74,12 +74,17 @@ func Open(cfg Config) (*Table, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.replace(); err != nil {
-		t.mu.Unlock()
-		t.Close(false)
-		t.mu.Lock()
+		w.stop()
+		t.conn.CloseLasting()
 		return nil, err
 	}
 	return t, nil
+}
+
+// needed tells whether there is anything to be judged.
+func (t *Table) needed() bool {
+	_, docker := t.state.owned[dockerOwner]
+	return len(t.state.owned) > 1 || len(t.state.owned) == 1 && !docker
 }
 
 // dial opens the connection that changes are made through.
@@ -147,9 +152,10 @@ func (t *Table) flush() error {
 // replace makes the table anew from memory, or removes it if nothing should be in it, in one
 // transaction.
 func (t *Table) replace() error {
+	found, _ := t.lookBeside()
 	t.conn.AddTable(t.table) // so that there is one to delete
 	t.conn.DelTable(t.table)
-	wanted := len(t.state.elements) > 0
+	wanted := t.needed()
 	if wanted {
 		if err := describe(t.conn, t.table, t.docker, t.state.elements); err != nil {
 			return fmt.Errorf("nftables table %s: %w", t.table.Name, err)
@@ -160,6 +166,7 @@ func (t *Table) replace() error {
 		return fmt.Errorf("making nftables table %s: %w", t.table.Name, err)
 	}
 	t.present = wanted
+	t.acceptBeside(found)
 	return nil
 }
 
@@ -184,8 +191,8 @@ func (t *Table) commit(c change) error {
 	if c.empty() && t.present {
 		return nil
 	}
-	if !t.present || len(t.state.elements) == 0 {
-		if !t.present && len(t.state.elements) == 0 {
+	if needed := t.needed(); !t.present || !needed {
+		if !t.present && !needed {
 			return nil
 		}
 		return t.replace()
@@ -263,6 +270,6 @@ func (t *Table) Close(remove bool) error {
 	if !remove {
 		return nil
 	}
-	t.state = state{}
+	t.state = state{elements: map[elementKey]entry{}, owned: map[string][]elementKey{}}
 	return t.replace()
 }

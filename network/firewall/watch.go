@@ -10,11 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watch follows the kernel's news of rule sets. One goroutine reads, one mends.
+// watch follows the kernel's news of rule sets. One goroutine reads, one mends our table, one looks
+// after the Docker daemon beside us.
 type watch struct {
-	conn *netlink.Conn
-	done chan struct{} // closed: stop
-	wg   sync.WaitGroup
+	conn   *netlink.Conn
+	done   chan struct{} // closed: stop
+	lost   chan struct{} // holds one: something of ours was taken away
+	docker chan struct{} // … a Docker daemon may have changed something
+	wg     sync.WaitGroup
 }
 
 func (w *watch) stop() {
@@ -31,6 +34,9 @@ const (
 	mendQuiet    = 30 * time.Second // without trouble: all is forgotten
 )
 
+// dockerPause lets Docker finish: it makes its rules one by one.
+const dockerPause = 100 * time.Millisecond
+
 func (t *Table) startWatch() (*watch, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
@@ -44,19 +50,20 @@ func (t *Table) startWatch() (*watch, error) {
 		conn.Close()
 		return nil, err
 	}
-	w := &watch{conn: conn, done: make(chan struct{})}
-	ours := make(chan struct{}, 1)
-	w.wg.Go(func() { t.listen(w, ours) })
-	w.wg.Go(func() { t.mend(w, ours) })
+	w := &watch{conn: conn, done: make(chan struct{}), lost: make(chan struct{}, 1), docker: make(chan struct{}, 1)}
+	w.wg.Go(func() { t.listen(w) })
+	w.wg.Go(func() { t.mend(w) })
+	w.wg.Go(func() { t.followDocker(w) })
 	return w, nil
 }
 
-// listen tells mend when somebody else took something out of our table.
-func (t *Table) listen(w *watch, ours chan<- struct{}) {
+// listen sorts the kernel's news.
+func (t *Table) listen(w *watch) {
 	for {
 		messages, err := w.conn.Receive()
-		if errors.Is(err, unix.ENOBUFS) { // news were lost
-			notify(ours)
+		if errors.Is(err, unix.ENOBUFS) { // some were lost
+			notify(w.lost)
+			notify(w.docker)
 			continue
 		}
 		if err != nil {
@@ -68,8 +75,15 @@ func (t *Table) listen(w *watch, ours chan<- struct{}) {
 			return
 		}
 		for _, m := range messages {
-			if t.lost(m) {
-				notify(ours)
+			if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < sizeofNfgenmsg || m.Header.PID == t.port.Load() {
+				continue
+			}
+			family, table := m.Data[0], tableOf(m)
+			switch {
+			case family == unix.NFPROTO_INET && table == t.table.Name && takesAway(m.Header.Type):
+				notify(w.lost)
+			case isDockers(family, table):
+				notify(w.docker)
 			}
 		}
 	}
@@ -82,17 +96,14 @@ func notify(c chan<- struct{}) {
 	}
 }
 
-// lost tells whether m reports that somebody else deleted something of our table.
-func (t *Table) lost(m netlink.Message) bool {
-	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < 4 {
-		return false
-	}
-	switch m.Header.Type & 0xff {
+// takesAway tells whether a kind of news is of something that went. What others add to our table
+// is theirs to answer for.
+func takesAway(kind netlink.HeaderType) bool {
+	switch kind & 0xff {
 	case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
-	default:
-		return false
+		return true
 	}
-	return m.Header.PID != t.port.Load() && m.Data[0] == unix.NFPROTO_INET && tableOf(m) == t.table.Name
+	return false
 }
 
 // tableOf reads the name of the table that a message is about: all kinds have it in attribute 1.
@@ -110,26 +121,17 @@ func tableOf(m netlink.Message) string {
 }
 
 // mend makes the table anew, at once the first time.
-func (t *Table) mend(w *watch, ours chan struct{}) {
+func (t *Table) mend(w *watch) {
 	pause, last := time.Duration(0), time.Time{}
-	for {
-		select {
-		case <-w.done:
-			return
-		case <-ours:
-		}
+	for w.wait(w.lost) {
 		if time.Since(last) > mendQuiet {
 			pause = 0
 		}
-		if pause > 0 {
-			select {
-			case <-w.done:
-				return
-			case <-time.After(pause):
-			}
+		if !w.sleep(pause) {
+			return
 		}
 		select { // what came meanwhile is mended too
-		case <-ours:
+		case <-w.lost:
 		default:
 		}
 		t.mu.Lock()
@@ -141,9 +143,52 @@ func (t *Table) mend(w *watch, ours chan struct{}) {
 		t.mu.Unlock()
 		if err != nil {
 			t.log.Error("the firewall's rules could not be made again", "error", err)
-			notify(ours)
+			notify(w.lost)
 		}
 		last = time.Now()
 		pause = min(max(mendPause, 2*pause), mendPauseMax)
+	}
+}
+
+// followDocker keeps our accept where a Docker daemon wants it, while that comes, goes, and makes and
+// removes networks.
+func (t *Table) followDocker(w *watch) {
+	for w.wait(w.docker) {
+		if !w.sleep(dockerPause) {
+			return
+		}
+		select {
+		case <-w.docker:
+		default:
+		}
+		t.mu.Lock()
+		if !t.closed && t.needed() {
+			if err := t.besideDocker(); err != nil {
+				t.log.Warn("the firewall does not fit to the Docker daemon's rules", "error", err)
+			}
+		}
+		t.mu.Unlock()
+	}
+}
+
+// wait returns false when the watch ends.
+func (w *watch) wait(c <-chan struct{}) bool {
+	select {
+	case <-w.done:
+		return false
+	case <-c:
+		return true
+	}
+}
+
+func (w *watch) sleep(d time.Duration) bool {
+	if d == 0 {
+		return true
+	}
+	select {
+	case <-w.done:
+		return false
+	case <-time.After(d):
+		return true
 	}
 }

@@ -1,0 +1,230 @@
+package firewall
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// run runs a program on the host.
+func run(t testing.TB, line string) string {
+	t.Helper()
+	words := strings.Fields(line)
+	out, err := exec.Command(words[0], words[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", line, err, out)
+	}
+	return string(out)
+}
+
+// needIptables skips without an iptables that speaks nftables.
+func needIptables(t testing.TB) {
+	t.Helper()
+	out, err := exec.Command("iptables", "--version").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "nf_tables") {
+		t.Skip("no iptables over nftables (Debian: iptables)")
+	}
+}
+
+// dockersRules are those that a Docker daemon makes for docker0, as far as they matter here.
+func dockersRules(t testing.TB) {
+	t.Helper()
+	for _, line := range []string{
+		"-P FORWARD DROP", "-N DOCKER", "-N DOCKER-USER", "-A DOCKER-USER -j RETURN", "-A FORWARD -j DOCKER-USER",
+		"-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+		"-A FORWARD -o docker0 -j DOCKER", "-A FORWARD -i docker0 ! -o docker0 -j ACCEPT", "-A FORWARD -i docker0 -o docker0 -j ACCEPT",
+		"-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 81 -j ACCEPT",
+	} {
+		run(t, "iptables -w "+line)
+	}
+}
+
+// besideDocker puts a container of Docker's into the town.
+func (w *town) besideDocker() *node {
+	d := newNode(w.host.t, "docker")
+	if _, err := net.InterfaceByName("docker0"); err != nil {
+		w.host.bridge("docker0", "172.17.0.1/16")
+	}
+	w.host.plug("", "docker0", d, "eth0", "172.17.0.2/16")
+	d.route("0.0.0.0/0", "172.17.0.1")
+	d.serve(":80", ":81")
+	return d
+}
+
+func TestBesideADockerDaemonThatDropsWhatItDoesNotKnow(t *testing.T) {
+	needIptables(t)
+	w := newTown(t)
+	w.bridgeNetfilter("1")
+	table := openTable(t, Config{Bridges: []Bridge{bridgeA, bridgeB}, Published: []Publication{publishA1("0.0.0.0:8000")}})
+	d := w.besideDocker()
+	old, oldErr := w.other.connect("192.0.2.1:8000") // older than Docker
+	if oldErr != nil {
+		t.Fatal(oldErr)
+	}
+	defer old.Close()
+	dockersRules(t)
+	run(t, "iptables -w -I DOCKER-USER -s 203.0.113.0/24 -j DROP") // the administrator's
+	user := func() string { return run(t, "iptables -w -S DOCKER-USER") }
+	eventually(t, "our accept is in DOCKER-USER", func() bool { return strings.Contains(user(), "connmark") })
+	if got, want := user(), "-N DOCKER-USER\n-A DOCKER-USER -s 203.0.113.0/24 -j DROP\n"+
+		"-A DOCKER-USER -m connmark --mark 0x2000000/0x2000000 -m comment --comment berth_test -j ACCEPT\n-A DOCKER-USER -j RETURN\n"; got != want {
+		t.Errorf("DOCKER-USER:\n%swant:\n%s", got, want)
+	}
+	look := func() {
+		t.Helper()
+		w.other.expect("192.0.2.1:8000", "a1 192.0.2.2")
+		w.a1.expect("192.0.2.2:80", "other 192.0.2.1")
+		w.a1.expect("172.20.0.3:80", "a2 172.20.0.2") // bridged, yet filtered
+		w.b1.expect("192.0.2.1:8000", "a1 172.21.0.2")
+		w.other.expect("172.20.0.2:80", "")
+		w.b1.expect("172.20.0.2:80", "")
+		// between ours and Docker's
+		w.a1.expect("172.17.0.2:80", "")
+		d.expect("172.20.0.2:80", "")
+		d.expect("192.0.2.1:8000", "a1 172.17.0.2")
+		if got := w.a1.ask("tcp", "172.17.0.2:81"); got != "docker 172.20.0.1" && got != "docker 172.17.0.1" {
+			t.Errorf("what Docker publishes is reached from our network: %q", got)
+		}
+	}
+	look()
+	if got := echo(old, "hello"); got != "hello" {
+		t.Errorf("a connection from before Docker's start says %q, want hello", got)
+	}
+
+	// Docker restarts, as after a reload of firewalld: all is gone, and comes again
+	run(t, "iptables -w -F")
+	run(t, "iptables -w -X")
+	dockersRules(t)
+	eventually(t, "our accept is in DOCKER-USER again", func() bool { return strings.Contains(user(), "connmark") })
+	look()
+
+	// with the last bridge it goes, and comes with the first
+	for _, b := range []string{"br-a", "br-b"} {
+		if err := table.RemoveBridge(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := table.Unpublish("a1"); err != nil {
+		t.Fatal(err)
+	}
+	if got := user(); strings.Contains(got, "connmark") {
+		t.Errorf("without a bridge of ours:\n%s", got)
+	}
+	if err := table.Bridge(bridgeA); err != nil {
+		t.Fatal(err)
+	}
+	if got := user(); strings.Count(got, "connmark") != 1 {
+		t.Errorf("with a bridge of ours:\n%s", got)
+	}
+	table.Close(false) // as if killed
+	next := openTable(t, Config{})
+	if got := user(); strings.Contains(got, "connmark") {
+		t.Errorf("after an engine that needs nothing has opened:\n%s", got)
+	}
+	if err := next.Bridge(bridgeA); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Close(true); err != nil {
+		t.Fatal(err)
+	}
+	if got := user(); strings.Contains(got, "connmark") {
+		t.Errorf("after Close:\n%s", got)
+	}
+}
+
+// TestBesideARealDockerDaemon starts one in the test's network namespace.
+func TestBesideARealDockerDaemon(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	needIptables(t)
+	if _, err := exec.LookPath("dockerd"); err != nil {
+		t.Skip("no dockerd (Debian: docker.io)")
+	}
+	w := newTown(t)
+	table := openTable(t, Config{Bridges: []Bridge{bridgeA, bridgeB}, Published: []Publication{publishA1("0.0.0.0:8000")}})
+	w.other.expect("192.0.2.1:8000", "a1 192.0.2.2")
+	dir, err := os.MkdirTemp("", "fw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	write(t, "/proc/sys/net/ipv4/ip_forward", "0") // Docker closes the chain when it is who opens the host
+	stop := startDocker(t, dir)
+	policy := func() bool { return strings.Contains(run(t, "iptables -w -S FORWARD"), "-P FORWARD DROP") }
+	user := func() string { return run(t, "iptables -w -S DOCKER-USER") }
+	eventually(t, "Docker drops what it does not know", policy)
+	eventually(t, "our accept is in DOCKER-USER", func() bool { return strings.Count(user(), "connmark") == 1 })
+	d := w.besideDocker()
+	for range 2 {
+		w.other.expect("192.0.2.1:8000", "a1 192.0.2.2")
+		w.a1.expect("192.0.2.2:80", "other 192.0.2.1")
+		w.b1.expect("192.0.2.1:8000", "a1 172.21.0.2")
+		w.a1.expect("172.17.0.2:80", "")
+		d.expect("172.20.0.2:80", "")
+		d.expect("192.0.2.1:8000", "a1 172.20.0.1") // Docker masquerades
+		stop()
+		w.other.expect("192.0.2.1:8000", "a1 192.0.2.2")
+		stop = startDocker(t, dir)
+		eventually(t, "our accept is in DOCKER-USER once", func() bool { return strings.Count(user(), "connmark") == 1 })
+	}
+	if err := table.Close(true); err != nil {
+		t.Fatal(err)
+	}
+	if got := user(); strings.Contains(got, "connmark") {
+		t.Errorf("after Close:\n%s", got)
+	}
+	stop()
+}
+
+// startDocker starts a daemon and waits until it answers; stop ends it.
+func startDocker(t *testing.T, dir string) (stop func()) {
+	t.Helper()
+	sock := filepath.Join(dir, "d.sock")
+	cmd := exec.Command("dockerd", "--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid",
+		"-H", "unix://"+sock, "--storage-driver", "vfs", "--config-file", dir+"/none.json")
+	log, err := os.Create(dir + "/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.WriteFile(dir+"/none.json", []byte("{}"), 0o600)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	log.Close()
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	stopped := false
+	stop = func() {
+		if !stopped {
+			stopped = true
+			cmd.Process.Signal(os.Interrupt)
+			select {
+			case <-ended:
+			case <-time.After(20 * time.Second):
+				cmd.Process.Kill()
+				<-ended
+			}
+		}
+	}
+	t.Cleanup(stop)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		select {
+		case <-ended:
+			b, _ := os.ReadFile(dir + "/log")
+			t.Skipf("dockerd does not start here:\n%s", b)
+		default:
+		}
+		if out, err := exec.Command("docker", "-H", "unix://"+sock, "version", "-f", "{{.Server.Version}}").Output(); err == nil && len(out) > 0 {
+			return stop
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("dockerd does not answer")
+		}
+	}
+}
