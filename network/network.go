@@ -102,7 +102,9 @@ func Open(ctx context.Context, cfg Config) (_ *Networks, err error) {
 	if err := n.makeTrue(ctx); err != nil {
 		return nil, fmt.Errorf("bring the host's network in line: %w", err)
 	}
-	n.reap = newReaper(n.host, n.log)
+	if n.reap, err = newReaper(n.log); err != nil {
+		return nil, err
+	}
 	n.pool = newPool(n)
 	return n, nil
 }

@@ -246,7 +246,10 @@ func TestLeaveCutsOffANamespaceThatLivesOn(t *testing.T) {
 	if err := g.n.reap.close(); err != nil { // what it does a second later
 		t.Fatal(err)
 	}
-	g.n.reap = newReaper(g.n.host, g.n.log)
+	var err error
+	if g.n.reap, err = newReaper(g.n.log); err != nil {
+		t.Fatal(err)
+	}
 	if got := shape(t, b.Netns); got != "" {
 		t.Error(got)
 	}

@@ -174,7 +174,8 @@ func (p *pool) fill(id string) bool {
 	return kept
 }
 
-// cutOff takes a port off its bridge's traffic at once. It is a bridge's message
+// cutOff takes a port off its bridge's traffic at once, and lets the bridge forget who was
+// behind it: the next one with the address may be there already. It is a bridge's message
 // (AF_BRIDGE): the same attribute in an interface's is followed by the bridge's look at the
 // port's carrier, which switches it on again.
 func cutOff(index int, name string) message {
@@ -184,6 +185,7 @@ func cutOff(index int, name string) message {
 	req.AddData(info)
 	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
 	port.AddRtAttr(nl.IFLA_BRPORT_STATE, nl.Uint8Attr(0))
+	port.AddRtAttr(nl.IFLA_BRPORT_FLUSH, nil)
 	req.AddData(port)
 	return message{req, "cut off " + name, []syscall.Errno{
 		unix.ENODEV,                  // it is gone
@@ -205,10 +207,16 @@ type reaper struct {
 	done chan struct{}
 }
 
-func newReaper(host *conn, log *slog.Logger) *reaper {
+// newReaper takes a connection of its own: a deletion takes the kernel tens of milliseconds,
+// in which starts shall not wait.
+func newReaper(log *slog.Logger) (*reaper, error) {
+	host, err := dial()
+	if err != nil {
+		return nil, err
+	}
 	r := &reaper{host: host, log: log, left: map[string]time.Time{}, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
 	go r.run()
-	return r
+	return r, nil
 }
 
 func (r *reaper) add(links []string) {
@@ -270,5 +278,6 @@ func (r *reaper) close() error {
 	close(r.stop)
 	<-r.done
 	_, err := r.sweep(time.Now())
+	r.host.close()
 	return err
 }
