@@ -133,7 +133,7 @@ func decodeZone(data []byte) (z Zone, err error) {
 // goodName tells whether s can stand in a zone. Whether it can stand in a query is not
 // asked: a container may have a name too long for that.
 func goodName(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == ',' || r == 0x7f })
+	return s != "" && !strings.HasSuffix(s, ".") && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == ',' || r == 0x7f })
 }
 
 // lower maps ASCII alone, as RFC 4343 has it.

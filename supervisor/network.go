@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"context"
 	"net/netip"
 
 	"berth/supervisor/publish"
@@ -35,17 +34,4 @@ type DNS struct {
 type OwnName struct {
 	Alias  string `json:"alias"`
 	Target string `json:"target"`
-}
-
-// setNetwork makes the network what the engine wants.
-func (s *shim) setNetwork(_ context.Context, r *request) (answer, error) {
-	var n Network
-	if err := r.decode(&n); err != nil {
-		return answer{}, err
-	}
-	if _, err := s.alive(); err != nil {
-		return answer{}, err
-	}
-	ports, err := s.ports.Set(n.Ports, n.Target4, n.Target6)
-	return answer{body: networkReply{ports}}, err
 }

@@ -23,7 +23,6 @@ import (
 	"berth/logs"
 	oci "berth/oci/bundle"
 	"berth/runtime"
-	"berth/supervisor/publish"
 )
 
 // phase of a shim's container; it only grows.
@@ -51,7 +50,7 @@ type shim struct {
 	alone    chan struct{} // gets a value when the last engine has left
 	execWork sync.WaitGroup
 	calm     *time.Timer // runs settle
-	ports    publish.Ports
+	net      network
 	ownPids  bool // the container has a pid namespace of its own
 
 	mu        sync.Mutex // guards all below
@@ -119,11 +118,10 @@ func (s *shim) create(ctx context.Context, attach []AttachOptions, files []int) 
 			return err
 		}
 	}
-	if n := cfg.Network; n != nil {
-		if _, err := s.ports.Set(n.Ports, n.Target4, n.Target6); err != nil {
-			closeAll(stdio)
-			return err
-		}
+	resolver, err := s.publish()
+	if err != nil {
+		closeAll(stdio)
+		return err
 	}
 	c, err := createContainer(ctx, cfg, stdio)
 	closeAll(stdio)
@@ -137,6 +135,9 @@ func (s *shim) create(ctx context.Context, attach []AttachOptions, files []int) 
 		if err := s.streams.terminal(c.Console()); err != nil {
 			return err
 		}
+	}
+	if err := resolver(c.Pid()); err != nil {
+		return err
 	}
 	durable.Failpoint("shim.create.made")
 	s.file.Pid, s.file.PidBirth = c.Pid(), birth(c.Pid())
@@ -239,7 +240,7 @@ func (s *shim) created(p *peer, id uint64) {
 }
 
 func (s *shim) hello() helloReply {
-	return helloReply{Version: ProtocolVersion, ID: s.cfg.ID, ShimPid: os.Getpid(), Ports: s.ports.Bound()}
+	return helloReply{Version: ProtocolVersion, ID: s.cfg.ID, ShimPid: os.Getpid(), Ports: s.net.ports.Bound()}
 }
 
 // left is called when an engine's connection has ended.
@@ -276,7 +277,7 @@ func (s *shim) teardown() {
 	c := s.container
 	s.phase = ending
 	s.mu.Unlock()
-	s.ports.Close()
+	s.net.close()
 	if c != nil {
 		s.destroyContainer(c)
 	}
