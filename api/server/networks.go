@@ -40,7 +40,7 @@ func networkAnswer(n network.Network) mobynet.Network {
 		ID:         n.ID,
 		Created:    n.Created,
 		Scope:      "local",
-		Driver:     n.Driver,
+		Driver:     shownDriver(n),
 		EnableIPv4: n.EnableIPv4,
 		EnableIPv6: n.EnableIPv6,
 		IPAM:       mobynet.IPAM{Driver: cmp.Or(n.IPAM.Driver, "default"), Options: n.IPAM.Options, Config: []mobynet.IPAMConfig{}},
@@ -61,6 +61,14 @@ func networkAnswer(n network.Network) mobynet.Network {
 		out.Labels = map[string]string{}
 	}
 	return out
+}
+
+// shownDriver is null for a pattern, which has no network of its own.
+func shownDriver(n network.Network) string {
+	if n.ConfigOnly {
+		return "null"
+	}
+	return n.Driver
 }
 
 func listNetworks(w *writer, r *request) error {
@@ -100,7 +108,7 @@ func (f filters) takesNetwork(n network.Network) bool {
 	if n.Predefined {
 		kind = "builtin"
 	}
-	return f.exact("type", kind) && f.exact("driver", n.Driver) && f.exact("scope", "local") && f.labels("label", n.Labels) &&
+	return f.exact("type", kind) && f.exact("driver", shownDriver(n)) && f.exact("scope", "local") && f.labels("label", n.Labels) &&
 		f.pattern("id", n.ID) && f.pattern("name", n.Name)
 }
 
@@ -241,6 +249,9 @@ func createNetwork(w *writer, r *request) error {
 	}
 	if r.version < 48 {
 		body.EnableIPv4 = nil
+		if body.EnableIPv6 != nil && !*body.EnableIPv6 {
+			body.EnableIPv6 = nil // clients sent it always
+		}
 	}
 	n, warnings, err := r.s.Networks.Create(r.Context(), networkRequest(body))
 	if err != nil {
@@ -269,7 +280,7 @@ func networkRequest(body mobynet.CreateRequest) network.CreateRequest {
 
 // tellNetwork publishes an event of a network; connections are told by the engine.
 func (s *Server) tellNetwork(action string, n network.Network) {
-	s.Events.Publish(events.Event{Type: "network", Action: action, ID: n.ID, Attrs: map[string]string{"name": n.Name, "type": n.Driver}})
+	s.Events.Publish(events.Event{Type: "network", Action: action, ID: n.ID, Attrs: map[string]string{"name": n.Name, "type": shownDriver(n)}})
 }
 
 func removeNetwork(w *writer, r *request) error {

@@ -220,6 +220,9 @@ func TestNetworksAreCreated(t *testing.T) {
 	if b.ask("POST", "/v1.47/networks/create", body); b.nets.created.EnableIPv4 != nil {
 		t.Error("1.47 knows no EnableIPv4")
 	}
+	if b.ask("POST", "/v1.41/networks/create", `{"Name":"new","EnableIPv6":false}`); b.nets.created.EnableIPv6 != nil {
+		t.Error("false is what 1.41 sends when nobody has said a thing")
+	}
 }
 
 func TestBadNetworkRequestsAreRefused(t *testing.T) {
@@ -373,6 +376,15 @@ func TestTheContainersMacAddressGoesToItsFirstNetwork(t *testing.T) {
 	b.ask("POST", "/v1.43/containers/create", `{"Image":"busybox","NetworkingConfig":{"EndpointsConfig":{"front":{"MacAddress":"`+mac+`"}}}}`)
 	if b.eng.created.Networking.EndpointsConfig["front"].MacAddress != nil {
 		t.Error("1.43 took no MAC address of an endpoint")
+	}
+}
+
+func TestAPatternOfNetworksHasNoDriver(t *testing.T) {
+	b := newBench(t)
+	b.nets.list = append(b.nets.list, network.Network{ID: strings.Repeat("8", 64), Name: "pattern", Driver: "bridge", ConfigOnly: true, IPAM: network.IPAM{Pools: []network.Pool{{Subnet: netip.MustParsePrefix("10.1.0.0/16")}}}})
+	var got mobynet.Inspect
+	if w := b.ask("GET", "/networks/pattern", ""); json.Unmarshal(w.Body.Bytes(), &got) != nil || got.Driver != "null" || !got.ConfigOnly || got.Status != nil {
+		t.Errorf("%s", w.Body)
 	}
 }
 
