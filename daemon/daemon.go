@@ -187,7 +187,7 @@ func (d *daemon) run(ctx context.Context) error {
 		DataRoot: set.DataRoot, ExecRoot: set.ExecRoot, DB: db, Images: store, Volumes: vols, Shims: launcher, Events: bus, Log: d.log,
 		WakeEngine: wake, CgroupParent: set.CgroupParent, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits,
 		Runtimes: set.runtimes(), Networks: nets, DNS: set.dns, DefaultBindIP: set.publishIP(),
-		HostGateways: set.networks.HostGateways,
+		HostGateways: set.hostGateways,
 	})
 	if err != nil {
 		return fmt.Errorf("open the engine: %w", err)

@@ -178,13 +178,6 @@ func (n *NetworkSettings) config(flags *pflag.FlagSet) (network.Config, error) {
 	} else {
 		b.HostBindingIP = ip
 	}
-	for _, g := range n.HostGateways {
-		addr, err := parseAddr("host-gateway-ip", g)
-		if err != nil {
-			return c, err
-		}
-		c.HostGateways = append(c.HostGateways, addr)
-	}
 	for driver := range n.DefaultOptions {
 		if !slices.Contains([]string{"bridge", "macvlan", "ipvlan"}, driver) {
 			return c, fail.New(fail.Invalid, "default network options: unknown driver %q: use bridge, macvlan or ipvlan", driver)
@@ -221,14 +214,10 @@ func (n *NetworkSettings) firewall(flags *pflag.FlagSet) (string, error) {
 }
 
 // resolver is what containers' resolv.conf says unless they say otherwise themselves.
-func (n *NetworkSettings) resolver() (engine.DNS, error) {
-	out := engine.DNS{Search: n.DNSSearch, Options: n.DNSOptions}
-	for _, s := range n.DNS {
-		addr, err := parseAddr("dns", s)
-		if err != nil {
-			return out, err
-		}
-		out.Servers = append(out.Servers, addr)
+func (n *NetworkSettings) resolver() (out engine.DNS, err error) {
+	out = engine.DNS{Search: n.DNSSearch, Options: n.DNSOptions}
+	if out.Servers, err = parseAddrs("dns", n.DNS); err != nil {
+		return out, err
 	}
 	for _, d := range n.DNSSearch {
 		if d == "" || strings.ContainsAny(d, " \t\n#;") {
@@ -260,6 +249,20 @@ func parseAddr(flag, value string) (netip.Addr, error) {
 		return addr, fail.New(fail.Invalid, "--%s %q is not an IP address", flag, value)
 	}
 	return addr.Unmap(), nil
+}
+
+func parseAddrs(flag string, values []string) (out []netip.Addr, err error) {
+	for _, v := range values {
+		addr, err := parseAddr(flag, v)
+		if err != nil {
+			return nil, err
+		}
+		if !addr.IsValid() {
+			return nil, fail.New(fail.Invalid, "--%s is empty", flag)
+		}
+		out = append(out, addr)
+	}
+	return out, nil
 }
 
 func parsePrefix(flag, value string, six bool) (netip.Prefix, error) {

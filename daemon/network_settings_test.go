@@ -24,12 +24,14 @@ func TestNetworkSettingsOfAFileAreTakenAsDockerdTakesThem(t *testing.T) {
 		Firewall: "none",
 		Bridge: network.BridgeConfig{IP: prefix("10.9.0.1/24"), IP6: prefix("fd00:9::1/64"), FixedCIDR: prefix("10.9.0.128/25"), FixedCIDR6: prefix("fd00:9::/80"),
 			Gateway: addr("10.9.0.254"), Gateway6: addr("fd00:9::fe"), MTU: 1400, NoICC: true, IPv6: true, NoForwarding: true, NoMasquerade: true, HostBindingIP: addr("127.0.0.1")},
-		Pools:        []network.AddressPool{{Base: prefix("10.0.0.0/8"), Size: 24}, {Base: prefix("fd00::/48"), Size: 64}},
-		Options:      map[string]map[string]string{"bridge": {"com.docker.network.driver.mtu": "1400"}},
-		HostGateways: []netip.Addr{addr("10.9.0.7")},
+		Pools:   []network.AddressPool{{Base: prefix("10.0.0.0/8"), Size: 24}, {Base: prefix("fd00::/48"), Size: 64}},
+		Options: map[string]map[string]string{"bridge": {"com.docker.network.driver.mtu": "1400"}},
 	}
 	if !reflect.DeepEqual(s.networks, want) {
 		t.Errorf("%+v\nwant %+v", s.networks, want)
+	}
+	if !reflect.DeepEqual(s.hostGateways, []netip.Addr{addr("10.9.0.7")}) {
+		t.Errorf("%v", s.hostGateways)
 	}
 	if dns := (engine.DNS{Servers: []netip.Addr{addr("1.1.1.1"), addr("fd00::53")}, Search: []string{"example.org"}, Options: []string{"ndots:2"}}); !reflect.DeepEqual(s.dns, dns) {
 		t.Errorf("%+v", s.dns)
@@ -49,7 +51,7 @@ func TestWhatIsNotSaidOfNetworksIsLeftToThem(t *testing.T) {
 	if s, err := parse(t, `{"bridge":"br0"}`); err != nil || s.networks.Bridge.Disabled || s.networks.Bridge.Name != "br0" {
 		t.Errorf("%+v %v", s, err)
 	}
-	if s, err := parse(t, `{"host-gateway-ip":"10.0.0.1"}`); err != nil || len(s.networks.HostGateways) != 1 {
+	if s, err := parse(t, `{"host-gateway-ip":"10.0.0.1"}`); err != nil || len(s.hostGateways) != 1 {
 		t.Errorf("%+v %v", s, err)
 	}
 }

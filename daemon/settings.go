@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -53,8 +54,9 @@ type Settings struct {
 	DefaultRuntime string
 
 	NetworkSettings
-	networks network.Config // from NetworkSettings
-	dns      engine.DNS
+	networks     network.Config // from NetworkSettings
+	dns          engine.DNS
+	hostGateways []netip.Addr
 
 	TLS, TLSVerify         bool
 	TLSCA, TLSCert, TLSKey string
@@ -378,6 +380,9 @@ func (s *Settings) complete() error {
 		return err
 	}
 	if s.dns, err = s.NetworkSettings.resolver(); err != nil {
+		return err
+	}
+	if s.hostGateways, err = parseAddrs("host-gateway-ip", s.HostGateways); err != nil {
 		return err
 	}
 	for _, l := range s.Labels {

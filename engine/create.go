@@ -94,7 +94,7 @@ func (k *creator) assemble(id string, r CreateRequest, img images.Image) (Contai
 		return Container{}, nil, err
 	}
 	// Only the request's own wish contradicts a shared network; an image's EXPOSE does not.
-	if host.NetworkMode.IsContainer() && len(cfg.ExposedPorts) > 0 {
+	if host.NetworkMode.IsContainer() && len(cfg.ExposedPorts) > 0 && len(host.PortBindings) == 0 {
 		return Container{}, nil, fail.New(fail.Invalid, "conflicting options: port exposing and the container type network mode")
 	}
 	if err := mergeImage(cfg, img); err != nil {

@@ -28,10 +28,7 @@ func (k networker) normalise(cfg *container.Config, h *container.HostConfig, ask
 		return nil, nil, err
 	}
 	if h.NetworkMode == "" || h.NetworkMode.IsDefault() {
-		h.NetworkMode = mobynet.NetworkBridge
-		if _, err := k.nets.Get(mobynet.NetworkBridge); fail.Is(err, fail.NotFound) {
-			h.NetworkMode = mobynet.NetworkNone // the engine has no default network
-		}
+		h.NetworkMode = container.NetworkMode(k.standard())
 	}
 	if err := k.mode(cfg, h); err != nil {
 		return nil, nil, err
@@ -130,10 +127,18 @@ func (k networker) places(h *container.HostConfig, asked *mobynet.NetworkingConf
 	return places, nil
 }
 
+// standard is the network of containers that name none. An engine may have no bridge.
+func (k networker) standard() string {
+	if _, err := k.nets.Get(mobynet.NetworkBridge); fail.Is(err, fail.NotFound) {
+		return mobynet.NetworkNone
+	}
+	return mobynet.NetworkBridge
+}
+
 // named is the name of a network, and the network if it exists.
 func (k networker) named(ref string) (string, *network.Network) {
 	if ref == mobynet.NetworkDefault {
-		ref = mobynet.NetworkBridge
+		ref = k.standard()
 	}
 	n, err := k.nets.Get(ref)
 	if err != nil {

@@ -189,8 +189,5 @@ type Config struct {
 	// Options are drivers' options that networks get unless they say otherwise
 	// (--default-network-opt), by driver.
 	Options map[string]map[string]string
-	// HostGateways are what HostGateway answers (--host-gateway-ip), one of a family; without
-	// one it is the default bridge's.
-	HostGateways []netip.Addr
-	Log          *slog.Logger
+	Log     *slog.Logger
 }

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"berth/testkit"
 )
@@ -334,7 +335,7 @@ func TestNetworkEvents(t *testing.T) {
 	e.Must("network", "rm", "back")
 	e.Must("network", "prune", "-f")
 	var told []string
-	for line := range strings.Lines(e.Must("events", "--since", "10m", "--until", "0s", "--filter", "type=network", "--format", "json")) {
+	for line := range strings.Lines(e.Must("events", "--since", "10m", "--until", strconv.FormatInt(time.Now().Unix()+1, 10), "--filter", "type=network", "--format", "json")) {
 		var event struct {
 			Action string
 			Actor  struct{ Attributes map[string]string }
