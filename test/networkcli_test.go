@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
-	"net"
 	"net/http"
 	"path/filepath"
 	"regexp"
@@ -25,17 +24,6 @@ func someSubnet(e *testkit.Engine, more string) string {
 	_, _ = io.WriteString(h, e.Dir+more)
 	n := h.Sum32()
 	return fmt.Sprintf("10.%d.%d", 100+n%120, n>>8&0xff)
-}
-
-// freePort is a port of the host that nobody has at the moment.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
 // page fetches what a web server in a container serves.

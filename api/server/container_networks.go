@@ -46,8 +46,8 @@ func (s *Server) endpoints(c engine.Container, v version) map[string]*mobynet.En
 		case c.State.Running() && c.Network == nil: // on host or none
 			e.EndpointID = plainEndpointID(c.ID, e.NetworkID)
 		}
-		if custom && v < 45 {
-			// Until then the short ID was told as an alias.
+		if custom && v < 45 && !c.State.StartedAt.IsZero() {
+			// Until then the short ID was an alias that a start added.
 			e.Aliases = unique(append(slices.Clone(e.Aliases), short))
 		}
 		out[name] = e
