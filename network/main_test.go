@@ -2,6 +2,8 @@ package network
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
@@ -49,18 +51,8 @@ func newGround(t testing.TB, change ...func(*Config)) *ground {
 	if os.Getenv("BERTH_TEST_NETNS") == "" {
 		t.Skip("making network namespaces needs root")
 	}
-	dir := t.TempDir()
 	g := &ground{t: t}
-	var err error
-	if g.db, err = durable.OpenDB(filepath.Join(dir, "berth.db")); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { g.db.Close() })
-	g.cfg = Config{DB: g.db, RunDir: filepath.Join(dir, "run"), EngineID: randomHex(8) + "-0000"}
-	for _, f := range change {
-		f(&g.cfg)
-	}
-	g.open()
+	g.at(t.TempDir(), change...)
 	t.Cleanup(func() {
 		for _, id := range g.n.Sandboxes() {
 			if err := g.n.Leave(context.Background(), id); err != nil {
@@ -73,6 +65,31 @@ func newGround(t testing.TB, change ...func(*Config)) *ground {
 		g.nothingLeft()
 	})
 	return g
+}
+
+// at opens the networks that are in dir, with an engine ID that is the directory's own.
+func (g *ground) at(dir string, change ...func(*Config)) {
+	g.t.Helper()
+	var err error
+	if g.db, err = durable.OpenDB(filepath.Join(dir, "berth.db")); err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { g.db.Close() })
+	sum := sha256.Sum256([]byte(dir))
+	g.cfg = Config{DB: g.db, RunDir: filepath.Join(dir, "run"), EngineID: hex.EncodeToString(sum[:4]) + "-0000"}
+	for _, f := range change {
+		f(&g.cfg)
+	}
+	g.open()
+}
+
+// firstOf is the first address of a network that a container can have.
+func (g *ground) firstOf(name string) netip.Addr {
+	nw, err := g.n.Get(name)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return nw.IPAM.Pools[0].Gateway.Next()
 }
 
 func (g *ground) open() {
