@@ -70,6 +70,9 @@ func (n *Networks) Connect(ctx context.Context, containerID string, netns *os.Fi
 		if err := settle(netns, c, index, s, e, false, false); err != nil {
 			return err
 		}
+		if err := n.carry(c, index, e); err != nil {
+			return err
+		}
 		return reroute(c, was, s)
 	})
 	if err != nil {

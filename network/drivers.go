@@ -221,10 +221,7 @@ type foundLink struct {
 
 // findLink looks for one of the host's interfaces; nil: there is none of that name.
 func (n *Networks) findLink(name string) (*foundLink, error) {
-	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
-	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	answers, err := n.host.exchange([]message{{req, "find the interface " + name, nil}})
+	answers, err := n.host.exchange([]message{askLink(0, name)})
 	if errors.Is(err, unix.ENODEV) {
 		return nil, nil
 	}

@@ -81,6 +81,9 @@ func (n *Networks) Join(ctx context.Context, r SandboxRequest) (_ *Sandbox, err 
 		if err == nil {
 			err = settle(w.ns, w.conn, w.index, s, e, s.Gateway4 == e.Network, s.Gateway6 == e.Network)
 		}
+		if err == nil && i >= plugged {
+			err = n.carry(w.conn, w.index, e)
+		}
 		if err != nil {
 			w.ns.Close()
 			return nil, fmt.Errorf("connect the container to network %s: %w", e.NetworkName, err)
@@ -170,6 +173,27 @@ func (n *Networks) plug(ns *os.File, c *conn, s sandbox, e endpoint) (int, error
 		return 0, err
 	}
 	return c.index(e.Interface)
+}
+
+// carry makes the kernel notice that both ends of an endpoint's link are up, and with the
+// first one the bridge, before anything is sent: it does so by itself a little later, and
+// drops everything till then. A question for a link's state is answered with the true one,
+// which has to be found first (rtnl_getlink, linkwatch_sync_dev; since Linux 6.8).
+func (n *Networks) carry(c *conn, index int, e endpoint) error {
+	if e.Link == "" {
+		return nil
+	}
+	if _, err := c.exchange([]message{askLink(index, "")}); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	nw := n.nets[e.Network]
+	n.mu.Unlock()
+	if nw == nil {
+		return fail.New(fail.NotFound, "network %s not found", e.NetworkName)
+	}
+	_, err := n.host.exchange([]message{askLink(0, e.Link), askLink(int(nw.index.Load()), "")})
+	return err
 }
 
 // settle gives an interface its addresses, brings it up, and makes it the way out if it is

@@ -172,9 +172,17 @@ func inside(t testing.TB, ns *os.File, f func() error) {
 	}
 }
 
-// echo serves one TCP connection in ns at addr, and returns how a client in from sees it:
+// reach serves one TCP connection in ns at addr, and returns how a client in from sees it:
 // the server tells the client its address.
 func reach(t testing.TB, from, ns *os.File, addr netip.Addr) (seen string, err error) {
+	t.Helper()
+	return reachWithin(t, from, ns, addr, 10*time.Second)
+}
+
+// unreachable is how long is waited for what must not come.
+const unreachable = 300 * time.Millisecond
+
+func reachWithin(t testing.TB, from, ns *os.File, addr netip.Addr, patience time.Duration) (seen string, err error) {
 	t.Helper()
 	var l net.Listener
 	inside(t, ns, func() (err error) {
@@ -189,7 +197,7 @@ func reach(t testing.TB, from, ns *os.File, addr netip.Addr) (seen string, err e
 		}
 	}()
 	dial := func() error {
-		c, err := net.DialTimeout("tcp", l.Addr().String(), 500*time.Millisecond)
+		c, err := net.DialTimeout("tcp", l.Addr().String(), patience)
 		if err != nil {
 			return err
 		}
@@ -206,7 +214,7 @@ func reach(t testing.TB, from, ns *os.File, addr netip.Addr) (seen string, err e
 	return seen, err
 }
 
-// ipOutput is what ip(8) would show in a namespace: addresses and default routes.
+// shape is what ip(8) would show in a namespace: addresses and default routes.
 func shape(t testing.TB, ns *os.File) string {
 	t.Helper()
 	var out []string

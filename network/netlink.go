@@ -274,12 +274,21 @@ func onLink(index int, to netip.Addr) message {
 	return message{req, "reach the gateway " + to.String(), nil}
 }
 
+// askLink asks for an interface by its index, or else by its name.
+func askLink(index int, name string) message {
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	info.Index = int32(index)
+	req.AddData(info)
+	if index == 0 {
+		req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	}
+	return message{req, "find the interface " + name, nil}
+}
+
 // index finds an interface in the connection's namespace.
 func (c *conn) index(name string) (int, error) {
-	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
-	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	answers, err := c.exchange([]message{{req, "find the interface " + name, nil}})
+	answers, err := c.exchange([]message{askLink(0, name)})
 	if err != nil {
 		return 0, err
 	}

@@ -155,7 +155,9 @@ func (p *pool) fill(id string) bool {
 	w.link = newLinkName()
 	e := endpoint{Endpoint: Endpoint{Interface: name, Network: id, MAC: randomMAC()}, Link: w.link}
 	if w.index, err = p.n.plug(w.ns, w.conn, sandbox{}, e); err == nil {
-		err = w.conn.do(setUp(w.index, name))
+		if err = w.conn.do(setUp(w.index, name)); err == nil {
+			err = p.n.carry(w.conn, w.index, e)
+		}
 	}
 	if err != nil {
 		w.drop()
