@@ -1,5 +1,167 @@
 package firewall
 
-// Hints tells, a sentence each, what on this host stands in the way of the table's bridges, and
-// what to do about it. It looks at the kernel anew with each call.
-func (t *Table) Hints() []string { return nil }
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+)
+
+// Hints tells, a sentence each, what on this host drops the traffic of the table's bridges, and
+// what to do about it: a packet that one table drops no other can save. It looks at the kernel
+// anew with each call. What is looked for are forward chains that drop by policy, and firewalld,
+// and no rule that names the bridge; what a rule does beyond that is not understood.
+func (t *Table) Hints() []string {
+	if t.off {
+		return nil
+	}
+	t.mu.Lock()
+	var names []string
+	for k := range t.state.elements {
+		if k.set == bridges {
+			names = append(names, strings.TrimRight(k.key, "\x00"))
+		}
+	}
+	t.mu.Unlock()
+	slices.Sort(names)
+	var hints []string
+	c, err := nftables.New()
+	if err != nil {
+		return nil
+	}
+	chains, err := c.ListChains()
+	if err != nil {
+		t.log.Warn("the host's own filter rules cannot be looked at", "error", err)
+		return nil
+	}
+	for _, ch := range chains {
+		o := obstacle{chain: ch, names: names}
+		switch {
+		case ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward || ch.Table.Family == nftables.TableFamilyINet && ch.Table.Name == t.table.Name:
+			continue
+		case ch.Table.Family == nftables.TableFamilyIPv4, ch.Table.Family == nftables.TableFamilyINet:
+		case ch.Table.Family == nftables.TableFamilyIPv6:
+			o.names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !hasIPv6(name) })
+			if len(o.names) == 0 {
+				continue
+			}
+		default:
+			continue
+		}
+		if ch.Table.Name != "firewalld" && (ch.Policy == nil || *ch.Policy != nftables.ChainPolicyDrop) {
+			continue
+		}
+		if len(names) == 0 {
+			o.names = []string{"berth0"} // the bridge that the first container will be on
+		}
+		o.look(c, chains, userdata.AppendString(nil, userdata.TypeComment, t.table.Name))
+		if hint := o.hint(); hint != "" {
+			hints = append(hints, hint)
+		}
+	}
+	for _, legacy := range []legacyTables{legacyIPv4, legacyIPv6} {
+		usable := names
+		if legacy.program == legacyIPv6.program {
+			usable = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !hasIPv6(name) })
+		} else if len(names) == 0 {
+			usable = []string{"berth0"}
+		}
+		if hint := legacy.hint(usable); hint != "" {
+			hints = append(hints, hint)
+		}
+	}
+	return hints
+}
+
+// hasIPv6 tells whether an interface has an IPv6 address that others can use.
+func hasIPv6(name string) bool {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return false
+	}
+	addrs, _ := i.Addrs()
+	return slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		p, err := netip.ParsePrefix(a.String())
+		return err == nil && p.Addr().Is6() && !p.Addr().IsLinkLocalUnicast()
+	})
+}
+
+// obstacle is somebody's forward chain that may drop our traffic.
+type obstacle struct {
+	chain  *nftables.Chain
+	names  []string // our bridges; look leaves those that no rule names
+	ufw    bool
+	passes bool // our accept is in its DOCKER-USER
+}
+
+// look reads the table of the chain.
+func (o *obstacle) look(c *nftables.Conn, chains []*nftables.Chain, comment []byte) {
+	table := o.chain.Table
+	named := map[string]bool{}
+	for _, ch := range chains {
+		if ch.Table.Name != table.Name || ch.Table.Family != table.Family {
+			continue
+		}
+		o.ufw = o.ufw || strings.HasPrefix(ch.Name, "ufw")
+		rules, err := c.GetRules(table, ch)
+		if err != nil {
+			continue // an extension that the library cannot read
+		}
+		for _, r := range rules {
+			o.passes = o.passes || bytes.Equal(r.UserData, comment)
+			for _, e := range r.Exprs {
+				if e, ok := e.(*expr.Cmp); ok {
+					named[string(bytes.TrimRight(e.Data, "\x00"))] = true
+				}
+			}
+		}
+	}
+	sets, _ := c.GetSets(table)
+	for _, s := range sets {
+		if s.KeyType.Name != nftables.TypeIFName.Name {
+			continue
+		}
+		list, _ := c.GetSetElements(s)
+		for _, e := range list {
+			named[string(bytes.TrimRight(e.Key, "\x00"))] = true
+		}
+	}
+	o.names = slices.DeleteFunc(slices.Clone(o.names), func(name string) bool { return named[name] })
+}
+
+func (o *obstacle) hint() string {
+	if o.passes || len(o.names) == 0 {
+		return ""
+	}
+	table, chain := o.chain.Table, o.chain.Name
+	program := map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "iptables", nftables.TableFamilyIPv6: "ip6tables"}[table.Family]
+	switch {
+	case table.Name == "firewalld":
+		return advice("firewalld rejects what is forwarded from and to", o.names, "firewall-cmd --permanent --zone=trusted --add-interface=%[1]s && firewall-cmd --reload")
+	case o.ufw:
+		return advice("ufw drops what is forwarded from and to", o.names, "ufw route allow in on %[1]s && ufw route allow out on %[1]s")
+	case program != "" && table.Name == "filter":
+		return advice("the policy of the chain "+chain+" ("+program+") drops what is forwarded from and to", o.names,
+			program+" -I "+chain+" -i %[1]s -j ACCEPT && "+program+" -I "+chain+" -o %[1]s -j ACCEPT")
+	default:
+		family := map[nftables.TableFamily]string{nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6"}[table.Family]
+		rule := fmt.Sprintf("nft insert rule %s %s %s", family, table.Name, chain)
+		return advice(fmt.Sprintf("the policy of the chain %s %s %s of nftables drops what is forwarded from and to", family, table.Name, chain), o.names,
+			rule+" iifname %[1]s accept && "+rule+" oifname %[1]s accept")
+	}
+}
+
+// advice words a hint. The command has the bridge's name for its argument.
+func advice(what string, names []string, command string) string {
+	text := what + " " + strings.Join(names, ", ") + "; allow it with: " + fmt.Sprintf(command, names[0])
+	if len(names) > 1 {
+		text += "; and likewise for the others"
+	}
+	return text + " (what may enter a network is still decided by Berth's own rules)"
+}
