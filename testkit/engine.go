@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -154,9 +155,24 @@ func (e *Engine) Start(env ...string) {
 	buf := make([]byte, 256)
 	if n, err := ready.Read(buf); err != nil {
 		e.t.Fatalf("berthd did not become ready: %v\n%s", err, e.Log())
+	} else if n > 1 && strings.Contains(string(buf[:n]), "another engine is running") && e.endWoken() {
+		e.Await()
+		e.Start(env...)
 	} else if n > 1 {
 		e.t.Fatalf("berthd: %s", buf[:n])
 	}
+}
+
+// endWoken kills engines that a shim has started in place of one that was killed, and
+// reports whether there were any.
+func (e *Engine) endWoken() (any bool) {
+	for _, p := range e.processes("berthd") {
+		if p != e.Pid() && syscall.Kill(p, syscall.SIGKILL) == nil {
+			any = true
+			Eventually(e.t, "the woken engine has ended", func() bool { return !slices.Contains(e.processes("berthd"), p) })
+		}
+	}
+	return any
 }
 
 // Pid is berthd's.
