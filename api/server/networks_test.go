@@ -410,3 +410,9 @@ func TestInfoTellsOfNetworks(t *testing.T) {
 		}
 	}
 }
+
+func TestPruningTheBuildCacheFindsNone(t *testing.T) {
+	if w := newBench(t).ask("POST", "/build/prune", ""); w.Code != 200 || strings.TrimSpace(w.Body.String()) != `{"CachesDeleted":[],"SpaceReclaimed":0}` {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}

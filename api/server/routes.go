@@ -74,7 +74,7 @@ var routes = []endpoint{
 	// builds
 	{method: "POST", pattern: "/build", handle: notYet("building images")},
 	{method: "POST", pattern: "/build/cancel", handle: notYet("building images")},
-	{method: "POST", pattern: "/build/prune", handle: notYet("building images")},
+	{method: "POST", pattern: "/build/prune", handle: pruneBuildCache},
 	{method: "POST", pattern: "/session", handle: notYet("building images")},
 	{method: "POST", pattern: "/grpc", handle: notYet("building images")},
 
