@@ -13,7 +13,7 @@ type containerFlags struct {
 	attach            opts.ListOpts
 	volumes           opts.ListOpts
 	tmpfs             opts.ListOpts
-	mounts            opts.MountOpt
+	mounts            mountOpt
 	blkioWeightDevice opts.WeightdeviceOpt
 	deviceReadBps     opts.ThrottledeviceOpt
 	deviceWriteBps    opts.ThrottledeviceOpt
@@ -168,9 +168,9 @@ func registerContainerFlags(flags *pflag.FlagSet) *containerFlags {
 	flags.Var(&c.storageOpt, "storage-opt", "Storage driver options for the container")
 	flags.Var(&c.tmpfs, "tmpfs", "Mount a tmpfs directory")
 	flags.Var(&c.volumesFrom, "volumes-from", "Mount volumes from the specified container(s)")
-	flags.VarP(&c.volumes, "volume", "v", "Bind mount a volume")
+	flags.VarP(&c.volumes, "volume", "v", "Bind mount a volume; a host path may have the option idmap (its owner and the container's user own each other's files) or idmap=uids=DISK-SEEN-COUNT[#...][;gids=...]")
 	flags.StringVar(&c.volumeDriver, "volume-driver", "", "Optional volume driver for the container")
-	flags.Var(&c.mounts, "mount", "Attach a filesystem mount to the container")
+	flags.Var(&c.mounts, "mount", "Attach a filesystem mount to the container (for type=bind also idmap, as with --volume)")
 
 	// Health.
 	flags.StringVar(&c.healthCmd, "health-cmd", "", "Command to run to check health")

@@ -84,6 +84,7 @@ func newCreate(a *app) *cobra.Command {
 	o.register(cmd.Flags())
 	c = registerContainerFlags(cmd.Flags())
 	a.completeNetworkFlags(cmd)
+	a.completeVolumeFlags(cmd)
 	hideHelpShorthand(cmd)
 	return cmd
 }

@@ -93,7 +93,7 @@ func FuzzEnvironmentFile(f *testing.F) {
 }
 
 func FuzzMount(f *testing.F) {
-	for _, seed := range []string{"type=bind,src=/a,dst=/b", `type=volume,dst=/x,"volume-opt=o=a,b"`, "type=tmpfs,target=/t,tmpfs-size=1m", ",", `"`, "dst", "type=image,src=a,dst=/b,image-subpath=c"} {
+	for _, seed := range []string{"type=bind,src=/a,dst=/b", `type=volume,dst=/x,"volume-opt=o=a,b"`, "type=tmpfs,target=/t,tmpfs-size=1m", ",", `"`, "dst", "type=image,src=a,dst=/b,image-subpath=c", "type=bind,src=/a,dst=/b,idmap=uids=0-1-1#5-5-1;gids=0-1-1"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, value string) {

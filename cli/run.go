@@ -48,6 +48,7 @@ func newRun(a *app) *cobra.Command {
 	flags.StringVar(&o.detachKeys, "detach-keys", "", "Override the key sequence for detaching a container")
 	c = registerContainerFlags(flags)
 	a.completeNetworkFlags(cmd)
+	a.completeVolumeFlags(cmd)
 	hideHelpShorthand(cmd)
 	return cmd
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
+	"golang.org/x/sys/unix"
 
 	"berth/fail"
 	"berth/oci"
@@ -627,6 +628,52 @@ func (r mountRequest) ensureSource() error {
 		return fail.New(fail.Invalid, "error while creating mount source path '%s': %w", r.Point.Source, err)
 	}
 	return nil
+}
+
+// checkPropagation refuses to share with the host what the host shares with nobody: the
+// container would wait in vain.
+func (m mountRequests) checkPropagation() error {
+	for _, r := range m {
+		shared, slave := strings.HasSuffix(r.Point.Propagation, "shared"), strings.HasSuffix(r.Point.Propagation, "slave")
+		if !shared && !slave {
+			continue
+		}
+		at, tags, err := mountOf(r.Point.Source)
+		if err != nil {
+			return fail.New(fail.Internal, "look at the mount of %s: %w", r.Point.Source, err)
+		}
+		isShared, isSlave := strings.Contains(tags, "shared:"), strings.Contains(tags, "master:")
+		switch {
+		case shared && !isShared:
+			return fail.New(fail.Invalid, "path %s is mounted on %s but it is not a shared mount", r.Point.Source, at)
+		case slave && !isShared && !isSlave:
+			return fail.New(fail.Invalid, "path %s is mounted on %s but it is not a shared or slave mount", r.Point.Source, at)
+		}
+	}
+	return nil
+}
+
+// mountOf finds the mount that a path lies in, and its optional fields (proc(5),
+// /proc/PID/mountinfo).
+func mountOf(source string) (at, tags string, err error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, source, 0, unix.STATX_MNT_ID, &st); err != nil {
+		return "", "", err
+	}
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", "", err
+	}
+	id := strconv.FormatUint(st.Mnt_id, 10)
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		if len(f) < 7 || f[0] != id {
+			continue
+		}
+		end := slices.Index(f, "-")
+		return f[4], strings.Join(f[6:max(end, 6)], " "), nil
+	}
+	return "", "", errors.New("it is not among this process's mounts")
 }
 
 // depth orders mounts so that a parent comes before what is mounted in it.

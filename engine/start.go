@@ -299,6 +299,9 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, joi
 	if err != nil {
 		return cfg, nil, err
 	}
+	if err := c.plan.checkPropagation(); err != nil {
+		return cfg, nil, err
+	}
 	sources, err := c.plan.sources(!c.State.StartedAt.IsZero(), func(image oci.Digest) ([]string, error) {
 		root, err := l.images.Rootfs(ctx, image, "")
 		return root.Lower, asInternal(err)

@@ -131,11 +131,11 @@ func below(dir *os.File, path string) (*os.File, error) {
 		case unix.EINTR, unix.EAGAIN: // a rename raced with a ".."
 			continue
 		case unix.EXDEV:
-			return nil, fail.New(fail.Invalid, "subpath %q leads out of the volume", path)
+			return nil, fail.New(fail.Invalid, "subpath %q leads out of what is mounted", path)
 		case unix.ENOENT, unix.ENOTDIR:
-			return nil, fail.New(fail.Invalid, "cannot access path %q in the volume: no such file or directory", path)
+			return nil, fail.New(fail.Invalid, "subpath %q does not exist in what is mounted", path)
 		}
-		return nil, fail.New(fail.Invalid, "cannot access path %q in the volume: %w", path, err)
+		return nil, fail.New(fail.Invalid, "subpath %q: %w", path, err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -96,7 +97,7 @@ func (s *Store) mountOn(ctx context.Context, v Volume) error {
 			said += fmt.Sprintf(", flags: %#x", m.flags)
 		}
 		if m.data != "" {
-			said += ", data: " + m.data
+			said += ", data: " + withoutSecrets(m.data)
 		}
 		return fmt.Errorf("%s: %w", said, err)
 	}
@@ -112,6 +113,17 @@ func (s *Store) mountOn(ctx context.Context, v Volume) error {
 		return errors.Join(err, s.unmount(v.Name))
 	}
 	return nil
+}
+
+// withoutSecrets is data as it may be shown.
+func withoutSecrets(data string) string {
+	words := strings.Split(data, ",")
+	for i, w := range words {
+		if key, _, found := strings.Cut(w, "="); found && (key == "password" || key == "pass") {
+			words[i] = key + "=***"
+		}
+	}
+	return strings.Join(words, ",")
 }
 
 // mounted tells whether something is mounted on a volume's directory.
