@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"net"
 	"net/http"
 	"path/filepath"
 	"regexp"
@@ -359,5 +360,26 @@ func TestTheEngineWithoutABridge(t *testing.T) {
 	r := e.Run("", filepath.Join(e.Bin, "berthd"), "--data-root", e.DataRoot+"2", "--exec-root", e.ExecRoot+"2", "--bip", "10.0.0.0/24")
 	if r.Code == 0 || !strings.Contains(r.Stderr, "--bip 10.0.0.0/24 is the address of the network") {
 		t.Errorf("a wrong setting: %+v", r)
+	}
+}
+
+// TestWithoutAFirewall nothing is written into the host's rules, and ports are served all the
+// same, by the shims.
+func TestWithoutAFirewall(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--firewall-backend", "none", "--dns", "192.0.2.53", "--dns-search", "example.org", "--dns-opt", "ndots:3",
+		"--default-network-opt", "bridge=com.docker.network.driver.mtu=1300", "--default-address-pool", "base=" + "10.253.7" + ".0/24,size=28"}})
+	e.Busybox()
+	port := freePort(t)
+	id := e.Must("run", "-d", "--name", "web", "-p", port+":80", "busybox", "sh", "-c", webServer)
+	testkit.Eventually(t, "the page", func() bool { return page("127.0.0.1:"+port) == "hello from "+id[:12] })
+	if got := page(net.JoinHostPort(hostAddress(t), port)); got != "hello from "+id[:12] {
+		t.Errorf("by the host's address: %q", got)
+	}
+	if got := e.Must("exec", "web", "cat", "/etc/resolv.conf"); !strings.Contains(got, "search example.org") || !strings.Contains(got, "ndots:3") {
+		t.Errorf("resolv.conf: %q", got)
+	}
+	e.Must("network", "create", "small")
+	if got := e.Must("network", "inspect", "-f", `{{index .Options "com.docker.network.driver.mtu"}} {{(index .IPAM.Config 0).Subnet.Bits}}`, "small"); got != "1300 28" {
+		t.Errorf("network settings: %q", got)
 	}
 }
