@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -364,4 +365,36 @@ func TestManyContainersComeAndGoAtTheSameTime(t *testing.T) {
 	if n := count(t, "berth_test"); n != before {
 		t.Errorf("%d elements instead of %d", n, before)
 	}
+}
+
+func TestAUDPClientThatNeverPausesFollowsThePort(t *testing.T) {
+	w := newTown(t)
+	w.host.serve(":8000") // the shim's socket, until there is a translation
+	table := openTable(t, Config{Bridges: []Bridge{bridgeA, bridgeB}})
+	var client, client6 net.Conn
+	w.other.must(func() (err error) {
+		if client, err = net.Dial("udp", "192.0.2.1:8000"); err == nil {
+			client6, err = net.Dial("udp", "[2001:db8::1]:8000")
+		}
+		return err
+	})
+	defer client.Close()
+	defer client6.Close()
+	says := func(c net.Conn) string {
+		c.Write([]byte("?"))
+		return answer(c, patience)
+	}
+	eventually(t, "the host answers", func() bool { return says(client) == "host 192.0.2.2" && says(client6) == "host 2001:db8::2" })
+	if err := table.Publish(publishA1("0.0.0.0:8000", "[::]:8000")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a1 answers", func() bool { return says(client) == "a1 192.0.2.2" && says(client6) == "a1 2001:db8::2" })
+	b1 := Publication{Container: "b1", Bridges: []string{"br-b"}, Ports: ports("172.21.0.2", "fd00:b::2", "192.0.2.1:8000", "[2001:db8::1]:8000")}
+	if err := table.Unpublish("a1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Publish(b1); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "b1 answers", func() bool { return says(client) == "b1 192.0.2.2" && says(client6) == "b1 2001:db8::2" })
 }

@@ -26,6 +26,7 @@ type Table struct {
 	present bool // the table is in the kernel, as far as we know
 	docker  bool // … in the form for a Docker daemon beside us
 	closed  bool
+	udp     map[uint16]bool // host ports whose flows have to be looked at, see flows.go
 
 	port  atomic.Uint32 // conn's netlink port ID: how our own changes are told from others'
 	watch *watch
@@ -40,6 +41,7 @@ func Open(cfg Config) (*Table, error) {
 		table: &nftables.Table{Name: cfg.Table, Family: nftables.TableFamilyINet},
 		off:   cfg.Off,
 		log:   cfg.Log,
+		udp:   map[uint16]bool{},
 		state: state{elements: map[elementKey]entry{}, owned: map[string][]elementKey{}},
 	}
 	if t.log == nil {
@@ -78,6 +80,11 @@ func Open(cfg Config) (*Table, error) {
 		t.conn.CloseLasting()
 		return nil, err
 	}
+	var all change
+	for k, e := range t.state.elements {
+		all.new[k.set] = append(all.new[k.set], k.element(e.value))
+	}
+	t.touched(all)
 	return t, nil
 }
 
@@ -180,11 +187,12 @@ func (t *Table) update(owner string, want map[elementKey]value) error {
 	if t.off {
 		return nil
 	}
-	err := t.commit(c)
-	if err != nil {
+	if err := t.commit(c); err != nil {
 		t.state.set(owner, had)
+		return err
 	}
-	return err
+	t.touched(c)
+	return nil
 }
 
 func (t *Table) commit(c change) error {

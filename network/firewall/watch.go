@@ -11,12 +11,13 @@ import (
 )
 
 // watch follows the kernel's news of rule sets. One goroutine reads, one mends our table, one looks
-// after the Docker daemon beside us.
+// after the Docker daemon beside us, and one after flows that have become wrong.
 type watch struct {
 	conn   *netlink.Conn
 	done   chan struct{} // closed: stop
 	lost   chan struct{} // holds one: something of ours was taken away
 	docker chan struct{} // … a Docker daemon may have changed something
+	flows  chan struct{} // … UDP ports changed
 	wg     sync.WaitGroup
 }
 
@@ -50,10 +51,11 @@ func (t *Table) startWatch() (*watch, error) {
 		conn.Close()
 		return nil, err
 	}
-	w := &watch{conn: conn, done: make(chan struct{}), lost: make(chan struct{}, 1), docker: make(chan struct{}, 1)}
+	w := &watch{conn: conn, done: make(chan struct{}), lost: make(chan struct{}, 1), docker: make(chan struct{}, 1), flows: make(chan struct{}, 1)}
 	w.wg.Go(func() { t.listen(w) })
 	w.wg.Go(func() { t.mend(w) })
 	w.wg.Go(func() { t.followDocker(w) })
+	w.wg.Go(func() { t.forget(w) })
 	return w, nil
 }
 
