@@ -29,6 +29,7 @@ type loop struct {
 	buf     []byte // for what is read and written at once
 	events  [64]unix.EpollEvent
 	pipes   [][2]int // unused
+	spare   []*relay // over
 	alarm   bool     // the wait is bounded
 	udp     sessions
 	closed  bool

@@ -62,7 +62,13 @@ const events = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP
 
 // relay leads an accepted connection to the container.
 func (l *loop) relay(s *socket, client int) {
-	r := &relay{from: s, connecting: true}
+	var r *relay
+	if last := len(l.spare) - 1; last >= 0 {
+		r, l.spare = l.spare[last], l.spare[:last]
+	} else {
+		r = new(relay)
+	}
+	r.from, r.connecting, r.over = s, true, false
 	r.client, r.server = side{r: r, fd: client, slot: noSlot}, side{r: r, fd: -1, slot: noSlot}
 	r.up, r.down = flow{from: &r.client, to: &r.server}, flow{from: &r.server, to: &r.client}
 	if !l.connect(r) {
@@ -256,8 +262,14 @@ func (l *loop) finish(r *relay) {
 			unix.Close(s.fd)
 		}
 	}
+	if len(l.spare) < spareRelays {
+		l.spare = append(l.spare, r)
+	}
 	l.feed()
 }
+
+// spareRelays are kept for the next connections, which so leave no garbage.
+const spareRelays = 64
 
 // reset ends a relay at once; whoever is still there is told so.
 func (l *loop) reset(r *relay) {
