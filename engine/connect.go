@@ -199,13 +199,11 @@ func netnsOf(i *instance, c Container) (*os.File, error) {
 	return f, nil
 }
 
-// adjust makes shim, published ports, names and hosts file follow a change of the sandbox.
+// adjust makes shim, published ports, names and hosts file follow a change of the sandbox
+// from c.Network to sb.
 func (l *lifecycle) adjust(ctx context.Context, i *instance, r *run, c Container, sb *network.Sandbox) (*network.Sandbox, error) {
-	var published []network.Port
-	if c.Network != nil {
-		published = c.Network.Ports
-	}
-	want := l.wire.shimNetwork(c, sb, published)
+	before := c.Network
+	want := l.wire.shimNetwork(c, sb, before.Ports)
 	bound, err := r.shim.SetNetwork(ctx, *want)
 	if fail.Is(err, fail.Conflict) {
 		return nil, l.wire.bindFailure(c, sb, want.Ports, err)
@@ -221,7 +219,7 @@ func (l *lifecycle) adjust(ctx context.Context, i *instance, r *run, c Container
 		c = i.change(func(c *Container) { c.Network = sb })
 	}
 	i.mu.Unlock()
-	if err := l.wire.rewriteHosts(i.dir, c, sb); err != nil {
+	if err := l.wire.rehost(i.dir, c, before, sb); err != nil {
 		return nil, err
 	}
 	return sb, nil
@@ -302,8 +300,9 @@ func (l *lifecycle) rewire(ctx context.Context, i *instance, r *run) {
 	if changed {
 		return
 	}
-	sb := c.Network
-	c.Network = &network.Sandbox{Ports: published(r.shim.Ports())}
+	sb, bound := c.Network, *c.Network
+	bound.Ports = published(r.shim.Ports())
+	c.Network = &bound
 	if _, err := l.adjust(ctx, i, r, c, sb); err != nil {
 		l.log.Error("a container's network could not be brought in line with its record", "id", i.id, "error", err)
 	}

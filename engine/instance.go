@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	mobynet "github.com/moby/moby/api/types/network"
-
 	"berth/fail"
 	"berth/supervisor"
 )
@@ -69,14 +67,7 @@ func newInstance(dirs layout, c Container) *instance {
 		turn:    make(chan struct{}, 1),
 		waiters: map[*waiter]struct{}{},
 	}
-	if c.Networking == nil { // of a record from before there were networks
-		c.Networking = &mobynet.NetworkingConfig{}
-		if m := c.HostConfig.NetworkMode; m.IsHost() {
-			c.Networking = onOne(mobynet.NetworkHost)
-		} else if !m.IsContainer() {
-			c.Networking = onOne(mobynet.NetworkNone)
-		}
-	}
+	c.HostConfig, c.Networking = settled(c.HostConfig, c.Networking)
 	leader := filepath.Join(dirs.containers(), c.Sandbox)
 	c.LogPath, c.HostsPath = "", filepath.Join(leader, "hosts")
 	c.HostnamePath, c.ResolvConfPath = filepath.Join(leader, "hostname"), filepath.Join(leader, "resolv.conf")

@@ -54,21 +54,22 @@ func (w *wiring) linkLines(out *hostLines, c Container) error {
 		if !o.State.Running() {
 			return fail.New(fail.Conflict, "Cannot link to a non running container: /%s AS /%s/%s", o.Name, c.Name, alias)
 		}
-		names := []string{alias}
-		for _, n := range []string{o.Config.Hostname, o.Name} {
-			if n != alias {
-				names = append(names, n)
-			}
-		}
-		if e := endpointOn(o.Network, string(c.HostConfig.NetworkMode)); e != nil {
-			for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-				if p.IsValid() {
-					out.add(p.Addr().String(), names...)
-				}
-			}
+		for _, a := range addressesOn(o.Network, string(c.HostConfig.NetworkMode)) {
+			out.add(a, linkNames(alias, o)...)
 		}
 	}
 	return nil
+}
+
+// linkNames are what a linked container is called by the one that links to it.
+func linkNames(alias string, o Container) []string {
+	names := []string{alias}
+	for _, n := range []string{o.Config.Hostname, o.Name} {
+		if n != alias {
+			names = append(names, n)
+		}
+	}
+	return names
 }
 
 // endpointOn is the place on the network of that name, nil if there is none.
@@ -84,28 +85,37 @@ func endpointOn(sb *network.Sandbox, name string) *network.Endpoint {
 	return nil
 }
 
+func addressesOn(sb *network.Sandbox, name string) (out []string) {
+	if e := endpointOn(sb, name); e != nil {
+		for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+			if p.IsValid() {
+				out = append(out, p.Addr().String())
+			}
+		}
+	}
+	return out
+}
+
 // relink tells the containers that link to c, which has just started, of its addresses.
 func (w *wiring) relink(c Container) {
 	for _, i := range w.idx.all() {
 		o := i.now()
-		if o.Network == nil || o.ID == c.ID || !o.State.Running() || !w.linksTo(o, c) {
+		if o.Network == nil || o.ID == c.ID || !o.HostConfig.NetworkMode.IsBridge() {
 			continue
 		}
-		if err := w.rewriteHosts(i.dir, o, o.Network); err != nil {
-			w.log.Warn("a container does not learn the new address of one that it links to", "id", o.ID, "linked", c.ID, "error", err)
+		for _, l := range o.HostConfig.Links {
+			target, alias := splitLink(l)
+			if t, err := w.idx.find(target); err != nil || t.id != c.ID {
+				continue
+			}
+			names := "\t" + strings.Join(linkNames(alias, c), " ")
+			var lines []string
+			for _, a := range addressesOn(c.Network, string(o.HostConfig.NetworkMode)) {
+				lines = append(lines, a+names)
+			}
+			if err := editHosts(i.dir, func(line string) bool { return strings.HasSuffix(line, names) }, lines); err != nil {
+				w.log.Warn("a container does not learn the new address of one that it links to", "id", o.ID, "linked", c.ID, "error", err)
+			}
 		}
 	}
-}
-
-func (w *wiring) linksTo(o, c Container) bool {
-	if !o.HostConfig.NetworkMode.IsBridge() {
-		return false
-	}
-	for _, l := range o.HostConfig.Links {
-		target, _ := splitLink(l)
-		if i, err := w.idx.find(target); err == nil && i.id == c.ID {
-			return true
-		}
-	}
-	return false
 }

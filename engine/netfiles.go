@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -40,22 +41,60 @@ func (w *wiring) writeNetFiles(dir string, c Container, sb *network.Sandbox) err
 	return nil
 }
 
-// rewriteHosts changes the hosts file of a running container: in place, for the file itself
-// is mounted in the container.
-func (w *wiring) rewriteHosts(dir string, c Container, sb *network.Sandbox) error {
-	text, err := w.hostsFile(c, sb)
+// rehost makes the hosts file of a running container follow a change of its networks.
+func (w *wiring) rehost(dir string, c Container, before, after *network.Sandbox) error {
+	h := *c.HostConfig
+	h.Links, c.HostConfig = nil, &h // they stay as they are, see relink
+	was, err := w.hostsFile(c, before)
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "hosts"), os.O_WRONLY|os.O_TRUNC, 0)
-	if err == nil {
-		_, err = f.WriteString(text)
-		if closeErr := f.Close(); err == nil {
-			err = closeErr
+	is, err := w.hostsFile(c, after)
+	if err != nil {
+		return err
+	}
+	old, now := strings.Split(was, "\n"), strings.Split(is, "\n")
+	return editHosts(dir, func(line string) bool {
+		return slices.Contains(old, line) && !slices.Contains(now, line)
+	}, missing(now, old))
+}
+
+// missing are the lines of a that are missing in b.
+func missing(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(line string) bool { return slices.Contains(b, line) })
+}
+
+// editHosts drops and adds lines of a running container's hosts file, and leaves all others
+// as they are: the container may have changed it. It is done in place, for the file itself is
+// mounted in the container, and without a moment in which it is empty.
+func editHosts(dir string, drop func(line string) bool, add []string) error {
+	f, err := os.OpenFile(filepath.Join(dir, "hosts"), os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("change the container's hosts: %w", err)
+	}
+	defer f.Close()
+	was, err := io.ReadAll(f)
+	if err != nil {
+		return fmt.Errorf("change the container's hosts: %w", err)
+	}
+	var out strings.Builder
+	for line := range strings.Lines(string(was)) {
+		line = strings.TrimSuffix(line, "\n")
+		if !drop(line) && !slices.Contains(add, line) {
+			out.WriteString(line + "\n")
 		}
 	}
+	for _, line := range add {
+		out.WriteString(line + "\n")
+	}
+	if out.String() == string(was) {
+		return nil
+	}
+	if _, err = f.WriteAt([]byte(out.String()), 0); err == nil {
+		err = f.Truncate(int64(out.Len()))
+	}
 	if err != nil {
-		return fmt.Errorf("rewrite the container's hosts: %w", err)
+		return fmt.Errorf("change the container's hosts: %w", err)
 	}
 	return nil
 }

@@ -257,3 +257,21 @@ func (k networker) links(h *container.HostConfig, places map[string]*mobynet.End
 	}
 	return checkLinks(h.Links, k.idx)
 }
+
+// settled is what a container's record says of its networks. A record from before there were
+// any says less.
+func settled(h *container.HostConfig, n *mobynet.NetworkingConfig) (*container.HostConfig, *mobynet.NetworkingConfig) {
+	if h.NetworkMode == "" || h.NetworkMode.IsDefault() {
+		c := *h
+		c.NetworkMode = mobynet.NetworkBridge
+		return &c, onOne(mobynet.NetworkBridge)
+	}
+	m := h.NetworkMode
+	switch {
+	case m.IsContainer():
+		return h, &mobynet.NetworkingConfig{}
+	case n == nil || m.IsHost() || m.IsNone() && len(n.EndpointsConfig) == 0:
+		return h, onOne(string(m))
+	}
+	return h, n
+}

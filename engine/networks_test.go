@@ -400,6 +400,14 @@ func TestConnectAndDisconnectOfARunningContainer(t *testing.T) {
 	if err != nil || !os.SameFile(before, after) || !strings.Contains(string(text), e.IPv4.Addr().String()+"\t"+id[:12]) {
 		t.Errorf("hosts (same file: %v):\n%s", os.SameFile(before, after), text)
 	}
+	own, err := os.OpenFile(hosts, os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = own.WriteString("192.0.2.1\tby-hand\n")
+		own.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := f.Containers.Connect(ctx, "web", "mine", nil); !fail.Is(err, fail.Forbidden) || !strings.Contains(err.Error(), "already exists in network mine") {
 		t.Error(err)
 	}
@@ -418,6 +426,10 @@ func TestConnectAndDisconnectOfARunningContainer(t *testing.T) {
 	s.mu.Unlock()
 	if told.Target4 != e.IPv4.Addr() || len(told.DNS.Zones) != 1 || len(told.Ports) != 2 {
 		t.Errorf("the shim was told %+v", told)
+	}
+	text, _ = os.ReadFile(hosts)
+	if !strings.Contains(string(text), "by-hand") || strings.Contains(string(text), "\n10.0.1.") || !strings.Contains(string(text), e.IPv4.Addr().String()) {
+		t.Errorf("hosts:\n%s", text)
 	}
 	if err := f.Containers.Disconnect(ctx, "web", "bridge", false); !fail.Is(err, fail.Conflict) {
 		t.Error(err)
