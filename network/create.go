@@ -274,7 +274,7 @@ func (n *Networks) design(r CreateRequest) (rec record, warnings []string, err e
 	for _, nw := range n.nets {
 		if nw.rec.Name == r.Name {
 			if nw.rec.Predefined {
-				return rec, nil, fail.New(fail.Forbidden, "operation is not permitted on predefined %s network ", r.Name)
+				return rec, nil, fail.New(fail.Forbidden, "operation is not permitted on predefined %s network", r.Name)
 			}
 			return rec, nil, fail.New(fail.Conflict, "network with name %s already exists", r.Name)
 		}
@@ -317,6 +317,9 @@ func (n *Networks) design(r CreateRequest) (rec record, warnings []string, err e
 		IPAM: IPAM{Driver: "default", Options: map[string]string{}, Pools: slices.Clone(r.IPAM.Pools)}, Options: given, Labels: map[string]string{},
 	}
 	maps.Copy(rec.Labels, r.Labels)
+	if driver != "bridge" && set.parent == "" && !r.ConfigOnly {
+		rec.Internal = true // there is nothing that it could lead out by
+	}
 	for _, f := range []struct {
 		to, said *bool
 		option   *bool
@@ -455,8 +458,14 @@ func checkPools(rec *record) error {
 	return nil
 }
 
+// minMTU6 is the least that IPv6 works with (RFC 8200, section 5).
+const minMTU6 = 1280
+
 // checkSettings refuses options that contradict the network.
 func checkSettings(nw Network, set settings) error {
+	if nw.EnableIPv6 && set.mtu != 0 && set.mtu < minMTU6 {
+		return fail.New(fail.Invalid, "an MTU of %d is too small for IPv6, which needs %d", set.mtu, minMTU6)
+	}
 	for i, m := range set.modes {
 		if m == modeIsolated && !nw.Internal {
 			return fail.New(fail.Invalid, "gateway mode 'isolated' can only be used for an internal network (IPv%d)", 4+2*i)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"berth/dns"
@@ -296,7 +297,7 @@ func (n *Networks) bringUpAll(ctx context.Context, eps []EndpointRequest) error 
 		if err == nil {
 			err = usable(nw)
 		}
-		if err == nil && !nw.isUp.Load() {
+		if err == nil && !n.present(nw) {
 			err = n.firstUse(ctx, nw)
 		}
 		if err != nil {
@@ -304,6 +305,21 @@ func (n *Networks) bringUpAll(ctx context.Context, eps []EndpointRequest) error 
 		}
 	}
 	return nil
+}
+
+// present tells whether a network has its interface; somebody may have deleted it.
+func (n *Networks) present(nw *entry) bool {
+	if !nw.isUp.Load() {
+		return false
+	}
+	_, err := n.host.exchange([]message{askLink(int(nw.index.Load()), "")})
+	if errors.Is(err, unix.ENODEV) {
+		n.log.Warn("the interface of a network was deleted; making it again", "network", nw.rec.Name)
+		nw.isUp.Store(false)
+		n.pool.drop(nw.rec.ID)
+		return false
+	}
+	return true
 }
 
 func usable(nw *entry) error {
@@ -388,7 +404,28 @@ func (n *Networks) bringUp(_ context.Context, nw *entry) error {
 	}
 	nw.index.Store(int64(index))
 	nw.isUp.Store(true)
-	return nil
+	return n.rejoin(nw)
+}
+
+// rejoin puts the links of a network's endpoints on its bridge, if that is a new one.
+func (n *Networks) rejoin(nw *entry) error {
+	var batch []message
+	n.mu.Lock()
+	for _, b := range n.boxes {
+		for _, e := range b.rec.Endpoints {
+			if e.Network != nw.rec.ID || e.Link == "" {
+				continue
+			}
+			req := linkMessage(0, e.Link, 0, 0, 0)
+			req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(nw.index.Load()))))
+			batch = append(batch, message{req, "connect " + e.Link + " to network " + nw.rec.Name, gone})
+		}
+	}
+	n.mu.Unlock()
+	if len(batch) == 0 {
+		return nil
+	}
+	return n.host.do(batch...)
 }
 
 // takeDown removes a network's interface, and what belongs to it on the host.

@@ -70,8 +70,13 @@ func (m message) ignores(err error) bool {
 // do sends all messages as one, which the kernel then carries out in order, and returns
 // the first error. Messages behind a failed one are carried out too.
 func (c *conn) do(batch ...message) error {
-	_, err := c.exchange(batch)
-	return err
+	var first error
+	for part := range slices.Chunk(batch, 64) { // more answers might not fit into the socket
+		if _, err := c.exchange(part); first == nil {
+			first = err
+		}
+	}
+	return first
 }
 
 // exchange is do with the answers that are not acknowledgements.

@@ -196,7 +196,7 @@ func endpointSysctls(value string) ([][2]string, error) {
 	for kv := range strings.SplitSeq(value, ",") {
 		k, v, ok := strings.Cut(strings.TrimSpace(kv), "=")
 		parts := strings.Split(k, ".")
-		if !ok || len(parts) != 5 || parts[0] != "net" || parts[3] != "IFNAME" || slices.Contains(parts, "..") || strings.Contains(k, "/") {
+		if !ok || len(parts) != 5 || parts[0] != "net" || parts[3] != "IFNAME" || slices.Contains(parts, "") || strings.Contains(k, "/") {
 			return nil, fail.New(fail.Invalid, "invalid sysctl %q for an endpoint: it is net.X.Y.IFNAME.Z=VALUE", kv)
 		}
 		if !slices.Contains([]string{"ipv4", "ipv6", "mpls"}, parts[1]) {

@@ -89,9 +89,6 @@ func (x xvlan) makeParent(n *Networks, nw Network, set settings, name string) er
 	var link netlink.Link
 	switch base, vlan, ok := cutLast(name, "."); {
 	case set.parent == "":
-		if !nw.Internal {
-			n.log.Info("a network without a parent interface leads nowhere", "network", nw.Name)
-		}
 		link = &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: name}}
 	case !ok:
 		return fail.New(fail.Invalid, "-o parent=%s: the host has no such interface", name)
@@ -111,15 +108,31 @@ func (x xvlan) makeParent(n *Networks, nw Network, set settings, name string) er
 	}
 	err := netlink.LinkAdd(link)
 	if errors.Is(err, unix.EOPNOTSUPP) && set.parent == "" {
-		// A bridge that has no ports does as well.
-		err = n.host.do(newBridge(name))
+		err = n.loneCable(name)
 	}
 	if err != nil {
 		return fail.New(fail.Internal, "make the parent interface %s: %w", name, err)
 	}
 	req := linkMessage(0, name, 0, unix.IFF_UP, unix.IFF_UP)
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(n.alias(nw.Name))))
+	req.AddData(noLinkLocal()) // the host itself is not on it
 	return n.host.do(message{req, "bring " + name + " up", nil})
+}
+
+// loneCable makes a veth pair of which nobody has the other end, for kernels without dummy
+// interfaces.
+func (n *Networks) loneCable(name string) error {
+	other := "dn-" + strings.TrimPrefix(name, "dm-")
+	pair := linkMessage(0, name, unix.NLM_F_CREATE|unix.NLM_F_EXCL, 0, 0)
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
+	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
+	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC)
+	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(other))
+	pair.AddData(info)
+	end := linkMessage(0, other, 0, unix.IFF_UP, unix.IFF_UP)
+	end.AddData(noLinkLocal())
+	return n.host.do(message{pair, "make " + name, nil}, message{end, "bring " + other + " up", nil})
 }
 
 func cutLast(s, sep string) (before, after string, ok bool) {
