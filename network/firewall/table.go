@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -70,22 +71,35 @@ func Open(cfg Config) (*Table, error) {
 	w, err := t.startWatch() // before the table is made: what happens to it from then on is seen
 	if err != nil {
 		t.conn.CloseLasting()
-		return nil, err
+		return nil, fmt.Errorf("following the kernel's news of nftables: %w", err)
 	}
 	t.watch = w
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if err := t.replace(); err != nil {
+	if err := t.begin(); err != nil {
 		w.stop()
 		t.conn.CloseLasting()
 		return nil, err
+	}
+	return t, nil
+}
+
+// begin makes the table for the first time.
+func (t *Table) begin() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := t.replace()
+	if err != nil && !t.needed() { // containers without networks can do with a kernel without nftables
+		t.log.Warn("there will be no bridge networks here", "error", err)
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	var all change
 	for k, e := range t.state.elements {
 		all.new[k.set] = append(all.new[k.set], k.element(e.value))
 	}
 	t.touched(all)
-	return t, nil
+	return nil
 }
 
 // needed tells whether there is anything to be judged.
@@ -147,11 +161,16 @@ func portOf(c *netlink.Conn) (port uint32, err error) {
 // messages behind the failed one may still be on their way in the old one.
 func (t *Table) flush() error {
 	err := t.conn.Flush()
-	if err != nil {
-		t.conn.CloseLasting()
-		if e := t.dial(); e != nil {
-			return e
-		}
+	if err == nil {
+		return nil
+	}
+	t.conn.CloseLasting()
+	if e := t.dial(); e != nil {
+		return e
+	}
+	var first unix.Errno // of as many as there were messages
+	if errors.As(err, &first) {
+		return first
 	}
 	return err
 }
@@ -170,7 +189,7 @@ func (t *Table) replace() error {
 	}
 	if err := t.flush(); err != nil {
 		t.present = false
-		return fmt.Errorf("making nftables table %s: %w", t.table.Name, err)
+		return fmt.Errorf("the kernel refuses the nftables table %s: %w (--firewall-backend none does without)", t.table.Name, err)
 	}
 	t.present = wanted
 	t.acceptBeside(found)
