@@ -145,6 +145,7 @@ type selector struct {
 	names         []*regexp.Regexp
 	exited        []int
 	isTask        bool
+	networks      []string            // names and IDs
 	images        map[oci.Digest]bool // with ancestors' IDs; nil without that filter
 }
 
@@ -173,6 +174,12 @@ func (s *Server) selector(f filters) (*selector, error) {
 			return nil, fail.New(fail.Invalid, "invalid filter 'name=%s': %w", v, err)
 		}
 		sel.names = append(sel.names, re)
+	}
+	for _, v := range f["network"] {
+		sel.networks = append(sel.networks, v)
+		if n, err := s.Networks.Get(v); err == nil {
+			sel.networks = append(sel.networks, n.Name) // all that a stopped container knows
+		}
 	}
 	var err error
 	if sel.isTask, err = f.boolean("is-task", false); err != nil {
@@ -246,7 +253,7 @@ func (sel *selector) matches(c engine.Container) bool {
 		!f.any("isolation", func(want string) bool { return want == "default" || want == string(c.HostConfig.Isolation) }),
 		!f.any("id", func(want string) bool { return strings.HasPrefix(c.ID, want) }),
 		!f.labels("label", c.Config.Labels),
-		!f.any("network", func(want string) bool { return onNetwork(c, want) }),
+		len(sel.networks) > 0 && !slices.ContainsFunc(sel.networks, func(want string) bool { return onNetwork(c, want) }),
 		!f.any("volume", func(want string) bool { return mounts(c, want) }),
 		!f.any("publish", func(want string) bool { return publishes(c, want) }),
 		!f.any("expose", func(want string) bool { return exposes(c, want) }):

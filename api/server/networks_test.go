@@ -57,7 +57,7 @@ func (f *fakeNetworks) Remove(_ context.Context, ref string) error {
 }
 func (f *fakeNetworks) Get(ref string) (network.Network, error) {
 	for _, n := range f.list {
-		if n.ID == ref || n.Name == ref {
+		if n.Name == ref || strings.HasPrefix(n.ID, ref) {
 			return n, nil
 		}
 	}
@@ -321,7 +321,7 @@ func TestContainersAreFoundByNetworkAndPort(t *testing.T) {
 	b := withNetworks(t)
 	for filters, want := range map[string]string{
 		`{"network":["front"]}`:                           "served stopped",
-		`{"network":["ffffff"]}`:                          "served",
+		`{"network":["ffffff"]}`:                          "served stopped",
 		`{"network":["host","none"]}`:                     "web job",
 		`{"network":["nowhere"]}`:                         "",
 		`{"publish":["80"]}`:                              "served stopped",
