@@ -29,8 +29,11 @@ func TestTour(t *testing.T) {
 	maker.Busybox()
 	maker.Must("tag", "busybox", hub.Addr+"/library/alpine:latest")
 	maker.Must("push", hub.Addr+"/library/alpine:latest")
-	maker.Must("import", "--change", `CMD ["bash"]`, testkit.DebianTar(t), hub.Addr+"/library/debian:12")
-	maker.Must("push", hub.Addr+"/library/debian:12")
+	maker.Nginx(t)
+	for _, image := range []string{"debian:12", "nginx:latest"} {
+		maker.Must("tag", image, hub.Addr+"/library/"+image)
+		maker.Must("push", hub.Addr+"/library/"+image)
+	}
 	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--registry-mirror", "http://" + hub.Addr}})
 
 	for _, c := range clients {
@@ -75,6 +78,84 @@ func tour(t *testing.T, e *testkit.Engine, c client, hub string) {
 		expect("exec", c.must(e, "exec", id, "sh", "-c", "echo inside"), `^inside$`)
 		c.must(e, "stop", "-t", "0", id)
 		expect("ps -a after stop", c.must(e, "ps", "-a", "--filter", "id="+id, "--format", "{{.Status}}"), `^Exited \(137\)`)
+	})
+	t.Run("serve", func(t *testing.T) {
+		port := freePort(t)
+		get := func() (int, string) {
+			r, err := http.Get("http://localhost:" + port)
+			if err != nil {
+				return 0, err.Error()
+			}
+			defer r.Body.Close()
+			page, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r.StatusCode, string(page)
+		}
+		id := c.must(e, "run", "-d", "-p", port+":80", "nginx")
+		testkit.Eventually(t, "nginx listens", func() bool { code, _ := get(); return code == 200 })
+		_, page := get()
+		expect("curl", page, `<h1>Welcome to nginx!</h1>`)
+		expect("ps", c.must(e, "ps", "--filter", "id="+id, "--format", "{{.Ports}}"), `^0\.0\.0\.0:`+port+`->80/tcp, \[::\]:`+port+`->80/tcp$`)
+		expect("port", c.must(e, "port", id), `80/tcp -> 0\.0\.0\.0:`+port)
+		testkit.Eventually(t, "the access is logged", func() bool {
+			return strings.Contains(c.run(e, "exec", id, "cat", "/var/log/nginx/access.log").Stdout, "GET / HTTP/1.1")
+		})
+		c.must(e, "stop", id)
+		_, refused := get()
+		expect("curl after stop", refused, `connection refused`)
+		c.must(e, "start", id)
+		testkit.Eventually(t, "nginx listens again", func() bool { code, _ := get(); return code == 200 })
+		c.must(e, "rm", "-f", id)
+	})
+	t.Run("a real command", func(t *testing.T) {
+		port, data := freePort(t), filepath.Join(e.Dir, "webapp")
+		c.must(e, "run", "-d", "--name", "webapp", "-p", port+":80", "-v", data+":/var/www/data", "-e", "DB_URL=postgres://db/webapp", "--restart", "unless-stopped", "nginx")
+		for _, want := range []string{`"Binds": \[\n\s+"` + data + `:/var/www/data"`, `"HostPort": "` + port + `"`, `"Name": "unless-stopped"`,
+			`"Destination": "/var/www/data"`, `"DB_URL=postgres://db/webapp"`, `"IPAddress": "\d`} {
+			expect("inspect", c.must(e, "inspect", "webapp"), want)
+		}
+		listens := func() bool {
+			r, err := http.Get("http://localhost:" + port)
+			if err == nil {
+				r.Body.Close()
+			}
+			return err == nil
+		}
+		testkit.Eventually(t, "it listens", listens)
+		e.Stop()
+		if !listens() {
+			t.Error("the port went with the engine")
+		}
+		e.Start()
+		expect("after the engine's restart", c.must(e, "inspect", "-f", "{{.State.Status}}", "webapp"), `^running$`)
+		testkit.Eventually(t, "it still listens", listens)
+		c.must(e, "rm", "-f", "webapp")
+	})
+	t.Run("names and data", func(t *testing.T) {
+		expect("network create", c.must(e, "network", "create", "app"), `^[0-9a-f]{64}$`)
+		expect("volume create", c.must(e, "volume", "create", "notes"), `^notes$`)
+		c.must(e, "run", "-d", "--name", "web", "--network", "app", "-v", "notes:/var/www/html", "nginx")
+		c.must(e, "run", "--rm", "-v", "notes:/notes", "alpine", "sh", "-c", "echo my own page > /notes/index.html")
+		testkit.Eventually(t, "the page by name", func() bool {
+			return c.run(e, "run", "--rm", "--network", "app", "alpine", "wget", "-qO-", "http://web").Stdout == "my own page\n"
+		})
+		expect("network ls", c.must(e, "network", "ls"), `(?m)^[0-9a-f]{12} +app +bridge +local$`)
+		expect("network inspect", c.must(e, "network", "inspect", "app"), `(?s)"Name": "app".*"Driver": "bridge".*"Subnet": "\d.*"Containers": \{\n.*"Name": "web".*"IPv4Address": "\d`)
+		expect("volume ls", c.must(e, "volume", "ls"), `(?m)^local +notes$`)
+		c.must(e, "rm", "-f", "web")
+		expect("data outlives the container", c.must(e, "run", "--rm", "-v", "notes:/notes", "alpine", "cat", "/notes/index.html"), `^my own page$`)
+		expect("volume rm", c.must(e, "volume", "rm", "notes"), `^notes$`)
+		expect("network rm", c.must(e, "network", "rm", "app"), `^app$`)
+	})
+	t.Run("keep a change", func(t *testing.T) {
+		c.must(e, "run", "--name", "changed", "alpine", "sh", "-c", "echo changed > /note")
+		expect("commit", c.must(e, "commit", "-m", "a note", "changed", "noted:1"), `^sha256:[0-9a-f]{64}$`)
+		expect("run", c.must(e, "run", "--rm", "noted:1", "cat", "/note"), `^changed$`)
+		expect("history", c.must(e, "history", "noted:1"), `(?m)^[0-9a-f]{12} .* sh -c echo changed > /note .* a note$`)
+		c.must(e, "rm", "changed")
+		c.must(e, "rmi", "noted:1")
 	})
 	t.Run("clean", func(t *testing.T) {
 		c.must(e, "create", "--name", "gone", "alpine")
@@ -122,7 +203,7 @@ func tour(t *testing.T, e *testkit.Engine, c client, hub string) {
 	for _, id := range strings.Fields(c.must(e, "ps", "-aq")) {
 		c.must(e, "rm", "-f", id)
 	}
-	c.must(e, "rmi", "alpine", "debian:12")
+	c.must(e, "rmi", "alpine", "debian:12", "nginx")
 }
 
 // byHand reads an image from a registry with plain HTTP, as a lecture does with curl, and

@@ -26,6 +26,7 @@ type Engine struct {
 	Runtime string
 
 	t     testing.TB
+	on    *Host
 	flags []string
 	env   []string
 	cmd   *exec.Cmd
@@ -39,6 +40,7 @@ type EngineOptions struct {
 	Lazy  bool     // do not start: the first client shall
 
 	Runtime string // see Engine
+	Host    *Host  // the machine that it runs on; nil: this one
 }
 
 // StartEngine starts an engine that ends with the test. Its containers are removed then,
@@ -56,7 +58,7 @@ func StartEngine(t testing.TB, o EngineOptions) *Engine {
 		DataRoot: filepath.Join(dir, "d"), ExecRoot: filepath.Join(dir, "r"),
 		CgroupParent: "/" + filepath.Base(dir),
 		Runtime:      o.Runtime,
-		t:            t, flags: o.Flags, env: o.Env,
+		t:            t, on: o.Host, flags: o.Flags, env: o.Env,
 	}
 	if e.Runtime == "" {
 		e.Runtime = os.Getenv("BERTH_TEST_RUNTIME")
@@ -142,6 +144,9 @@ func (e *Engine) Start(env ...string) {
 		}
 	}
 	argv := append(e.Command(), "--ready-fd", "3")
+	if e.on != nil {
+		argv = e.on.Args(argv...)
+	}
 	e.cmd = exec.Command(argv[0], argv[1:]...)
 	e.cmd.Env = append(append(os.Environ(), e.env...), env...)
 	e.cmd.Stdout, e.cmd.Stderr = e.log, e.log

@@ -73,7 +73,21 @@ func Buildah(t testing.TB) *Peer {
 // neither sees nor changes the host's firewall. It skips the test where it is missing.
 func Dockerd(t testing.TB) *Peer {
 	t.Helper()
-	for _, tool := range []string{"dockerd", "containerd", "unshare", "ip"} {
+	NeedTool(t, "unshare")
+	NeedTool(t, "ip")
+	return dockerd(t, []string{"unshare", "--net", "sh", "-c", `ip link set lo up && exec "$@"`, "sh"}, "--bridge", "none", "--iptables=false")
+}
+
+// DockerdOn is Debian's dockerd with its own bridge and firewall rules on another machine.
+func DockerdOn(t testing.TB, h *Host) *Peer {
+	t.Helper()
+	NeedTool(t, "iptables")
+	return dockerd(t, h.Args())
+}
+
+func dockerd(t testing.TB, where []string, flags ...string) *Peer {
+	t.Helper()
+	for _, tool := range []string{"dockerd", "containerd"} {
 		NeedTool(t, tool)
 	}
 	client := DockerCLI(t)
@@ -85,9 +99,9 @@ func Dockerd(t testing.TB) *Peer {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command("unshare", "--net", "sh", "-c", `ip link set lo up && exec "$@"`, "sh",
-		"dockerd", "--data-root", filepath.Join(p.Dir, "d"), "--exec-root", filepath.Join(p.Dir, "r"), "-H", host,
-		"--pidfile", filepath.Join(p.Dir, "pid"), "--cgroup-parent", "/"+filepath.Base(p.Dir), "--bridge", "none", "--iptables=false")
+	argv := slices.Concat(where, []string{"dockerd", "--data-root", filepath.Join(p.Dir, "d"), "--exec-root", filepath.Join(p.Dir, "r"), "-H", host,
+		"--pidfile", filepath.Join(p.Dir, "pid"), "--cgroup-parent", "/" + filepath.Base(p.Dir)}, flags)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, p.env()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
 	if err := cmd.Start(); err != nil {

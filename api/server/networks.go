@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -309,11 +307,7 @@ func pruneNetworks(w *writer, r *request) error {
 		return err
 	}
 	report := mobynet.PruneReport{NetworksDeleted: []string{}}
-	all := slices.Clone(r.s.Networks.List())
-	slices.SortStableFunc(all, func(a, b network.Network) int { // patterns after the networks made from them
-		return strings.Compare(strconv.FormatBool(a.ConfigOnly), strconv.FormatBool(b.ConfigOnly))
-	})
-	for _, n := range all {
+	for _, n := range r.s.Networks.List() {
 		if n.Predefined || r.s.networkInUse(n) || !f.labels("label", n.Labels) || (len(f["label!"]) > 0 && f.labels("label!", n.Labels)) ||
 			(!until.IsZero() && n.Created.After(until)) {
 			continue
