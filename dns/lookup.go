@@ -5,55 +5,70 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // zoneFile is a zone as its file has it, searched as it stands: a resolver lives once for
 // each container, and a table of the names would be larger.
 type zoneFile struct {
 	path   string
+	cPath  []byte // the same, ending with 0
 	seen   version
 	domain []byte
 	hosts  []byte // begins with the line end before the first host
 }
 
-// version tells contents of a path apart: each is a file of its own.
-type version struct {
-	inode       uint64
-	size        int64
-	mtime, when syscall.Timespec
+func newZoneFile(path string) zoneFile {
+	return zoneFile{path: path, cPath: append([]byte(path), 0)}
 }
 
-func versionOf(st *syscall.Stat_t) version {
-	return version{st.Ino, st.Size, st.Mtim, st.Ctim}
+// version tells contents of a path apart: each is a file of its own.
+type version struct {
+	major, minor  uint32
+	inode, size   uint64
+	mtime, change unix.StatxTimestamp
+}
+
+// stat looks at the file fd, or the one at path, whose last byte is 0, if fd is AT_FDCWD. It
+// is called for every query, and leaves no garbage, as unix.Statx would.
+func stat(fd int, path []byte) (version, error) {
+	var st unix.Statx_t
+	_, _, errno := unix.Syscall6(unix.SYS_STATX, uintptr(fd), uintptr(unsafe.Pointer(&path[0])), unix.AT_EMPTY_PATH,
+		unix.STATX_BASIC_STATS, uintptr(unsafe.Pointer(&st)), 0)
+	if errno != 0 {
+		return version{}, errno
+	}
+	return version{st.Dev_major, st.Dev_minor, st.Ino, st.Size, st.Mtime, st.Ctime}, nil
 }
 
 // refresh reads the file if it has changed. One that cannot be read has no names; what an
 // open file holds is complete, for it was renamed into its place.
 func (z *zoneFile) refresh() {
-	var st syscall.Stat_t
-	if err := syscall.Stat(z.path, &st); err != nil {
-		z.seen, z.domain, z.hosts = version{}, nil, nil
-		return
-	}
-	if versionOf(&st) == z.seen {
+	now, err := stat(unix.AT_FDCWD, z.cPath)
+	if err == nil && now == z.seen {
 		return
 	}
 	z.seen, z.domain, z.hosts = version{}, nil, nil
+	if err != nil {
+		return
+	}
 	f, err := os.Open(z.path)
 	if err != nil {
 		return
 	}
 	defer f.Close()
-	if syscall.Fstat(int(f.Fd()), &st) != nil || st.Size > maxZone {
+	now, err = stat(int(f.Fd()), []byte{0})
+	if err != nil || now.size > maxZone {
 		return
 	}
-	data := make([]byte, st.Size)
+	data := make([]byte, now.size)
 	if n, err := f.ReadAt(data, 0); err != nil || n != len(data) {
 		return
 	}
 	if z.load(data) {
-		z.seen = versionOf(&st)
+		z.seen = now
 	}
 }
 
@@ -101,7 +116,8 @@ func (z *zoneFile) search(name []byte, list []netip.Addr) (_ []netip.Addr, known
 
 func appendAddrs(list []netip.Addr, text []byte) []netip.Addr {
 	for a := range bytes.SplitSeq(text, []byte(",")) {
-		if addr, err := netip.ParseAddr(string(a)); err == nil {
+		// A zone's bytes are never changed: they can be taken for a string.
+		if addr, err := netip.ParseAddr(unsafe.String(unsafe.SliceData(a), len(a))); err == nil {
 			list = append(list, addr)
 		}
 	}

@@ -59,6 +59,7 @@ type Resolver struct {
 const (
 	maxAsking  = 1024
 	maxClients = 128
+	queue      = 1 << 20 // bytes that the kernel holds of queries that wait: some 800
 	clientIdle = 10 * time.Second
 )
 
@@ -71,7 +72,11 @@ func Listen() (udp, tcp *os.File, err error) {
 			return nil, os.NewSyscallError("socket", err)
 		}
 		f := os.NewFile(uintptr(fd), "dns")
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) // TCP: connections of the last one may linger
+		if kind == unix.SOCK_STREAM {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) // connections of the last one may linger
+		} else {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, queue)
+		}
 		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: Address.As4(), Port: Port}); err != nil {
 			f.Close()
 			return nil, os.NewSyscallError("bind", err)
@@ -122,7 +127,7 @@ func (r *Resolver) Set(cfg Config) {
 	r.zones = slices.DeleteFunc(r.zones, func(z zoneFile) bool { return !slices.Contains(cfg.Zones, z.path) })
 	for _, path := range cfg.Zones {
 		if !slices.ContainsFunc(r.zones, func(z zoneFile) bool { return z.path == path }) {
-			r.zones = append(r.zones, zoneFile{path: path})
+			r.zones = append(r.zones, newZoneFile(path))
 		}
 	}
 }

@@ -533,7 +533,7 @@ func FuzzQuery(f *testing.F) {
 	if err := sample.WriteFile(path); err != nil {
 		f.Fatal(err)
 	}
-	r := &Resolver{cfg: Config{Internal: true}, zones: []zoneFile{{path: path}}}
+	r := &Resolver{cfg: Config{Internal: true}, zones: []zoneFile{newZoneFile(path)}}
 	f.Fuzz(func(t *testing.T, raw []byte, overTCP bool) {
 		var s scratch
 		kept := slices.Clone(raw)

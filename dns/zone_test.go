@@ -106,7 +106,7 @@ func TestNamesAndAddressesAreFoundWholeOnly(t *testing.T) {
 
 func TestAChangedZoneIsSeenAndNeverHalf(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "zone")
-	z := zoneFile{path: path}
+	z := newZoneFile(path)
 	find := func() int {
 		z.refresh()
 		list, _ := z.find([]byte("all"), nil)
