@@ -145,14 +145,22 @@ func (l *lifecycle) plug(ctx context.Context, i *instance, with Container, n net
 	defer ns.Close()
 	sb, err := l.wire.nets.Connect(ctx, c.ID, ns, endpointRequest(with, n.Name, e))
 	if err != nil {
-		return nil, err
+		return nil, orEnded(i, r, err)
 	}
 	durable.Failpoint("engine.connect.plugged")
 	if sb, err = l.adjust(ctx, i, r, with, sb); err != nil {
 		l.unplug(ctx, i, c, n)
-		return nil, err
+		return nil, orEnded(i, r, err)
 	}
 	return sb, nil
+}
+
+// orEnded is err, unless the container has ended meanwhile, which explains any.
+func orEnded(i *instance, r *run, err error) error {
+	if now, c, liveErr := i.live(); liveErr != nil || now != r {
+		return notRunning(c)
+	}
+	return err
 }
 
 // unplug takes back what plug has made, or what is recorded as gone.
@@ -178,12 +186,17 @@ func (l *lifecycle) pull(ctx context.Context, i *instance, without Container, ne
 	}
 	defer ns.Close()
 	sb, err := l.wire.nets.Disconnect(ctx, c.ID, ns, networkID)
+	if err == nil {
+		durable.Failpoint("engine.disconnect.pulled")
+		_, err = l.adjust(ctx, i, r, without, sb)
+	}
 	if err != nil {
+		if fail.Is(orEnded(i, r, err), fail.Conflict) {
+			return nil // as above
+		}
 		return err
 	}
-	durable.Failpoint("engine.disconnect.pulled")
-	_, err = l.adjust(ctx, i, r, without, sb)
-	return err
+	return nil
 }
 
 // netnsOf opens the network namespace of a running container.

@@ -138,9 +138,14 @@ func (f *fakeNetworks) Publish(_ context.Context, id string, ports []network.Por
 	if f.publishErr != nil {
 		return f.publishErr
 	}
+	if f.boxes[id] == nil {
+		return noSandbox(id)
+	}
 	f.change(id, func(b *network.Sandbox) { b.Ports = ports })
 	return nil
 }
+
+func noSandbox(id string) error { return fail.New(fail.NotFound, "container %s has no sandbox", id) }
 
 // change replaces a sandbox: those that were given out stay as they are.
 func (f *fakeNetworks) change(id string, fn func(*network.Sandbox)) *network.Sandbox {
@@ -169,7 +174,7 @@ func (f *fakeNetworks) Connect(_ context.Context, id string, netns *os.File, r n
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if netns == nil || f.boxes[id] == nil {
-		return nil, fail.New(fail.Internal, "no namespace")
+		return nil, noSandbox(id)
 	}
 	e, err := f.endpoint(r)
 	if err != nil {
@@ -184,6 +189,9 @@ func (f *fakeNetworks) Connect(_ context.Context, id string, netns *os.File, r n
 func (f *fakeNetworks) Disconnect(_ context.Context, id string, _ *os.File, ref string) (*network.Sandbox, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.boxes[id] == nil {
+		return nil, noSandbox(id)
+	}
 	return f.change(id, func(b *network.Sandbox) {
 		b.Endpoints = slices.DeleteFunc(b.Endpoints, func(e network.Endpoint) bool { return e.Network == ref || e.NetworkName == ref })
 		f.settle(b)
@@ -193,6 +201,9 @@ func (f *fakeNetworks) Disconnect(_ context.Context, id string, _ *os.File, ref 
 func (f *fakeNetworks) Rename(_ context.Context, id, _ string, names map[string][]string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.boxes[id] == nil {
+		return noSandbox(id)
+	}
 	f.change(id, func(b *network.Sandbox) {
 		for n := range b.Endpoints {
 			b.Endpoints[n].Names = names[b.Endpoints[n].Network]

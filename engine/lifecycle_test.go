@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"berth/fail"
+	"berth/network"
 	"berth/supervisor"
 )
 
@@ -508,6 +509,7 @@ func TestStormOfVerbs(t *testing.T) {
 		}
 	}
 	names := []string{"aa", "bb", "cc"}
+	f.nets.add(network.Network{Name: "mine"})
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	var g sync.WaitGroup
@@ -517,10 +519,10 @@ func TestStormOfVerbs(t *testing.T) {
 			r := rand.New(rand.NewPCG(uint64(w), 1))
 			for range 60 {
 				n := names[r.IntN(len(names))]
-				switch r.IntN(9) {
+				switch r.IntN(12) {
 				case 0, 1:
 					_, _, _ = f.Containers.Create(ctx, CreateRequest{Name: n, Config: &container.Config{Image: "busybox"},
-						HostConfig: &container.HostConfig{NetworkMode: "none", AutoRemove: r.IntN(2) == 0}})
+						HostConfig: &container.HostConfig{AutoRemove: r.IntN(2) == 0, PublishAllPorts: true}})
 				case 2, 3, 4:
 					_ = f.Containers.Start(ctx, n)
 				case 5:
@@ -531,6 +533,12 @@ func TestStormOfVerbs(t *testing.T) {
 					_ = f.Containers.Restart(ctx, n, StopOptions{Timeout: &zero})
 				case 8:
 					_ = f.Containers.Kill(ctx, n, "")
+				case 9:
+					_ = f.Containers.Connect(ctx, n, "mine", nil)
+				case 10:
+					_ = f.Containers.Disconnect(ctx, n, []string{"mine", "bridge"}[r.IntN(2)], false)
+				case 11:
+					_ = f.Containers.Rename(ctx, n, names[r.IntN(len(names))])
 				}
 				_ = f.Containers.List()
 			}
@@ -554,5 +562,8 @@ func TestStormOfVerbs(t *testing.T) {
 	defer f.shims.mu.Unlock()
 	if len(f.shims.living) != 0 {
 		t.Errorf("%d shims live on", len(f.shims.living))
+	}
+	if left := f.nets.Sandboxes(); len(left) != 0 {
+		t.Errorf("sandboxes are left: %v", left)
 	}
 }

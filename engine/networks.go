@@ -167,6 +167,7 @@ func (j *joining) wait() (*network.Sandbox, error) {
 // undo takes a join back.
 func (w *wiring) undo(j *joining) {
 	if sb, _ := j.wait(); sb != nil {
+		_ = sb.Netns.Close() // nobody else may have come to it
 		w.leaveNow(sb.ID)
 	}
 }

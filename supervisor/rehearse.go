@@ -30,7 +30,7 @@ func rehearse(conn *net.UnixConn) {
 		func() error { return runtime.Rehearse(req.Config.config().Spec) },
 		func() error {
 			now := time.Now()
-			for _, v := range []any{runState{StartedAt: now}, helloReply{}, startReply{At: now},
+			for _, v := range []any{runState{StartedAt: now}, helloReply{Ports: req.Config.Network.Ports}, startReply{At: now},
 				Event{Kind: EventExit, Exit: &ExitRecord{StartedAt: now, ExitedAt: now}}} {
 				if _, err := encodeFrame(frame{}, v); err != nil {
 					return err
@@ -55,7 +55,9 @@ func requested(conn *net.UnixConn) (yes bool) {
 }
 
 // sampleRequest has something of every kind that an ordinary container has.
-const sampleRequest = `{"config":{"id":"rehearsal","dir":"/","runDir":"/","volatile":true,"log":{},"wakeEngine":["berthd"],
+const sampleRequest = `{"config":{"id":"rehearsal","dir":"/","runDir":"/","volatile":true,"log":{},
+"network":{"ports":[{"proto":"tcp","containerPort":80}],"target4":"192.0.2.1","dns":{"zones":["/"],"servers":["192.0.2.1"]}},
+"wakeEngine":["berthd"],
 "root":{"lower":["/"],"upper":"/","work":"/"},
 "spec":{"ociVersion":"1.3.0","hostname":"rehearsal","root":{"path":"/"},
 "process":{"user":{"uid":0,"gid":0,"additionalGids":[0]},"args":["true"],"env":["PATH=/usr/bin:/bin"],"cwd":"/","oomScoreAdj":0,

@@ -383,3 +383,30 @@ func TestWithoutAFirewall(t *testing.T) {
 		t.Errorf("network settings: %q", got)
 	}
 }
+
+// TestSettingsOfTheDefaultBridge are those of dockerd, from a daemon.json.
+func TestSettingsOfTheDefaultBridge(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{Lazy: true})
+	subnet := someSubnet(e, "bip")
+	write(t, filepath.Join(e.Dir, "daemon.json"), `{"bip":"`+subnet+`.5/24","fixed-cidr":"`+subnet+`.128/25","mtu":1400,"icc":false,"ip":"127.0.0.1","ipv6":true,"fixed-cidr-v6":"fd00:`+strings.ReplaceAll(subnet[3:], ".", ":")+`::/64"}`)
+	e.Start()
+	e.Busybox()
+	e.Must("run", "-d", "--name", "web", "-p", "80", "busybox", "sh", "-c", webServer)
+	e.Must("run", "-d", "--name", "other", "busybox", "sleep", "1000")
+	for line, want := range map[string]string{
+		"inspect -f {{.NetworkSettings.IPAddress}} web":         "^" + regexp.QuoteMeta(subnet) + `\.1(2[89]|[3-9]\d)$`,
+		"inspect -f {{.NetworkSettings.Gateway}} web":           "^" + regexp.QuoteMeta(subnet) + `\.5$`,
+		"inspect -f {{.NetworkSettings.GlobalIPv6Address}} web": "^fd00:",
+		"port web":                             `^80/tcp -> 127\.0\.0\.1:\d+$`,
+		"exec web cat /sys/class/net/eth0/mtu": "^1400$",
+		"network inspect -f {{.EnableIPv6}}{{len .IPAM.Config}} bridge": "^true2$",
+	} {
+		if got := e.Must(templateWords(line)...); !regexp.MustCompile(want).MatchString(got) {
+			t.Errorf("%s: %q, want %s", line, got, want)
+		}
+	}
+	address := e.Must("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "web")
+	if got := e.Must("exec", "other", "sh", "-c", "wget -T 1 -qO- http://"+address+"/ 2>/dev/null || echo no"); got != "no" {
+		t.Errorf("icc is off, and the other container reads %q", got)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"github.com/distribution/reference"
 
 	"berth/fail"
+	"berth/network"
 	"berth/oci"
 )
 
@@ -135,6 +136,37 @@ func FuzzPlatform(f *testing.F) {
 		}
 		if p != nil && (p.OS == "" || p.Architecture == "") {
 			t.Errorf("%q became %+v", s, *p)
+		}
+	})
+}
+
+func FuzzNetworkRequests(f *testing.F) {
+	for _, s := range []string{`{"Name":"x","IPAM":{"Config":[{"Subnet":"10.0.0.0/8","IPRange":"::/0","AuxiliaryAddresses":{"a":""}}]}}`, `{"Container":"web","EndpointConfig":{"MacAddress":"00:11","IPAMConfig":{"LinkLocalIPs":["fe80::1%x"]}}}`, `{"ConfigFrom":null}`, `[]`, `{"EndpointConfig":{"IPAMConfig":null}}`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		b := newBench(t)
+		for _, path := range []string{"/v1.41/networks/create", "/networks/create", "/v1.43/networks/front/connect", "/networks/front/disconnect", "/v1.43/containers/create", "/containers/create"} {
+			if w := b.ask("POST", path, body); w.Code >= 500 && w.Code != 503 {
+				t.Errorf("%s: %d %s", path, w.Code, w.Body)
+			}
+		}
+	})
+}
+
+func FuzzSubnetCounts(f *testing.F) {
+	f.Add("10.0.0.0/24", "10.0.0.128/25", "10.0.0.1")
+	f.Add("fd00::/0", "fd00::/128", "::")
+	f.Fuzz(func(t *testing.T, subnet, part, gateway string) {
+		p := network.Pool{}
+		_ = p.Subnet.UnmarshalText([]byte(subnet))
+		_ = p.Range.UnmarshalText([]byte(part))
+		_ = p.Gateway.UnmarshalText([]byte(gateway))
+		if !p.Subnet.IsValid() || p.Range.IsValid() && !p.Subnet.Overlaps(p.Range) {
+			return
+		}
+		if s := poolStatus(p, nil); s.IPsInUse > 3 {
+			t.Errorf("%+v: %+v", p, s)
 		}
 	})
 }

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -307,7 +309,11 @@ func pruneNetworks(w *writer, r *request) error {
 		return err
 	}
 	report := mobynet.PruneReport{NetworksDeleted: []string{}}
-	for _, n := range r.s.Networks.List() {
+	all := slices.Clone(r.s.Networks.List())
+	slices.SortStableFunc(all, func(a, b network.Network) int { // patterns after the networks made from them
+		return strings.Compare(strconv.FormatBool(a.ConfigOnly), strconv.FormatBool(b.ConfigOnly))
+	})
+	for _, n := range all {
 		if n.Predefined || r.s.networkInUse(n) || !f.labels("label", n.Labels) || (len(f["label!"]) > 0 && f.labels("label!", n.Labels)) ||
 			(!until.IsZero() && n.Created.After(until)) {
 			continue

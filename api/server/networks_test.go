@@ -282,6 +282,11 @@ func TestNetworksAreRemovedAndPruned(t *testing.T) {
 			t.Errorf("%s: %d %s", filters, w.Code, w.Body)
 		}
 	}
+	b.nets.removed = nil
+	b.nets.list = slices.Insert(b.nets.list, 0, network.Network{ID: "pattern", Name: "pattern", ConfigOnly: true})
+	if b.ask("POST", "/networks/prune", ""); len(b.nets.removed) != 2 || b.nets.removed[1] != "pattern" {
+		t.Errorf("patterns go last: %v", b.nets.removed)
+	}
 	b.nets.err = fail.New(fail.Forbidden, "configuration network idle is in use")
 	if w := b.ask("POST", "/networks/prune", ""); w.Code != 200 || strings.TrimSpace(w.Body.String()) != `{"NetworksDeleted":[]}` {
 		t.Errorf("%d %s", w.Code, w.Body)

@@ -368,6 +368,104 @@ func TestOfARangeTheFirstFreePortIsTaken(t *testing.T) {
 	}
 }
 
+func TestBothFamiliesGetANumberThatIsFreeForBoth(t *testing.T) {
+	if !haveIPv6() {
+		t.Skip("this host has no IPv6")
+	}
+	_, taken := open(t, Port{Proto: "tcp", HostIP: netip.IPv6Unspecified(), ContainerPort: 1})
+	first := taken[0].HostPort
+	if first > 65000 {
+		t.Skip("too near to the end of the ports")
+	}
+	_, bound := open(t, Port{Proto: "tcp", HostPort: first, HostPortEnd: first + 50, ContainerPort: 2})
+	if len(bound) != 2 || bound[0].HostPort <= first || bound[1].HostPort != bound[0].HostPort {
+		t.Errorf("%+v", bound)
+	}
+	p := new(Ports)
+	if _, err := p.Set([]Port{{Proto: "tcp", HostPort: first}}, loopback4, loopback6); !fail.Is(err, fail.Conflict) || !strings.HasPrefix(err.Error(), fmt.Sprintf("Bind for [::]:%d failed", first)) {
+		t.Errorf("a number that is free for IPv4 alone: %v", err)
+	}
+}
+
+func TestWithoutDescriptorsConnectionsWait(t *testing.T) {
+	p, bound := open(t, Port{Proto: "tcp", HostIP: loopback4, ContainerPort: serve(t, echo)})
+	p.loop.mu.Lock() // accepts nothing
+	var clients []*net.TCPConn
+	for range 20 {
+		clients = append(clients, dial(t, "127.0.0.1", bound[0].HostPort))
+	}
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+	highest, err := unix.Dup(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(highest)
+	few := old
+	few.Cur = uint64(highest) // not one more
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	p.loop.mu.Unlock()
+	eventually(t, "there are no descriptors", func() bool {
+		p.loop.mu.Lock()
+		defer p.loop.mu.Unlock()
+		return len(p.loop.starved) == 1
+	})
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range clients { // served when the second is over
+		fmt.Fprint(c, i)
+		c.CloseWrite()
+		if got, err := io.ReadAll(c); string(got) != fmt.Sprint(i) || err != nil {
+			t.Errorf("client %d: %q, %v", i, got, err)
+		}
+	}
+}
+
+func TestPortsMayChangeWhileAllAreInUse(t *testing.T) {
+	p, bound := open(t, Port{Proto: "tcp", HostIP: loopback4, ContainerPort: serve(t, echo)})
+	stop := make(chan struct{})
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", bound[0].HostPort))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				data := bytes.Repeat([]byte("x"), 100_000)
+				go c.Write(data)
+				if n, err := io.ReadFull(c, make([]byte, len(data))); err != nil {
+					t.Errorf("%d bytes came back: %v", n, err)
+				}
+				c.Close()
+			}
+		})
+	}
+	for range 200 {
+		now, err := p.Set(append([]Port{{Proto: "udp", HostIP: loopback4, ContainerPort: 1}, {Proto: "tcp", HostIP: loopback4, ContainerPort: 2}}, bound...), loopback4, loopback6)
+		if err != nil || len(now) != 3 || now[2] != bound[0] {
+			t.Fatalf("%+v, %v", now, err)
+		}
+		if now, err = p.Set(bound, loopback4, loopback6); err != nil || len(now) != 1 || now[0] != bound[0] {
+			t.Fatalf("%+v, %v", now, err)
+		}
+	}
+	close(stop)
+	all.Wait()
+}
+
 func TestWhatStaysPublishedKeepsItsConnections(t *testing.T) {
 	server := serve(t, echo)
 	keep, lose := Port{Proto: "tcp", ContainerPort: server}, Port{Proto: "tcp", HostIP: loopback4, ContainerPort: server}
