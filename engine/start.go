@@ -325,7 +325,7 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, joi
 		LogPath: c.LogPath, Log: logging,
 		Volatile: c.HostConfig.AutoRemove,
 	}
-	if c.HostConfig.AutoRemove || !c.HostConfig.RestartPolicy.IsNone() {
+	if c.HostConfig.AutoRemove || !c.HostConfig.RestartPolicy.IsNone() || l.hasMountedVolumes(c) {
 		cfg.WakeEngine = l.wake
 	}
 	return cfg, lent.close, nil

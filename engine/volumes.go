@@ -1,6 +1,9 @@
 package engine
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 // mountVolumes makes the volumes of a container that starts usable. Whoever calls it
 // calls unmountVolumes when the container does not run, also if this fails.
@@ -29,6 +32,15 @@ func (l *lifecycle) adoptVolumes(c Container) {
 	for _, name := range all {
 		l.volumes.Adopt(name, c.ID)
 	}
+}
+
+// hasMountedVolumes tells whether there is something to unmount when the container ends.
+func (l *lifecycle) hasMountedVolumes(c Container) bool {
+	all, _ := c.plan.volumes()
+	return slices.ContainsFunc(all, func(name string) bool {
+		v, err := l.volumes.Get(name)
+		return err == nil && v.Mounts()
+	})
 }
 
 func (l *lifecycle) tellMounted(c Container) {

@@ -2,13 +2,15 @@ package test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -500,31 +502,64 @@ func TestVolumesThatAreMounts(t *testing.T) {
 		}
 		e.Must("volume", "rm", "broken")
 	}
-	// An engine that is killed leaves the mount to the containers, and the next one takes it
-	// away after the last of them.
+	// An engine that is killed leaves the mount to the containers. When one ends its shim wakes
+	// the next engine, which takes it away after the last of them.
 	e.Must("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "scratch")
 	e.Must("run", "-d", "--name", "lives", "--network", "none", "-v", "scratch:/x", "busybox", "sleep", "1000")
 	e.Must("run", "-d", "--name", "dies", "--network", "none", "-v", "scratch:/x", "busybox", "sleep", "1000")
-	pid := e.Must("inspect", "-f", "{{.State.Pid}}", "dies")
+	first, last := pidOf(t, e, "dies"), pidOf(t, e, "lives")
 	e.Kill()
-	if err := exec.Command("kill", "-9", pid).Run(); err != nil {
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	e.Start()
+	testkit.Eventually(t, "an engine is woken", func() bool { return e.Berth("inspect", "-f", "{{.State.Status}}", "dies").Stdout == "exited\n" })
 	if !mounted("scratch") {
 		t.Error("the new engine unmounted a volume that is used")
 	}
 	if out := e.Must("exec", "lives", "sh", "-c", "echo still > /x/f; cat /x/f"); out != "still" {
 		t.Errorf("%q", out)
 	}
-	pid = e.Must("inspect", "-f", "{{.State.Pid}}", "lives")
-	e.Kill()
-	if err := exec.Command("kill", "-9", pid).Run(); err != nil {
+	lock, err := os.ReadFile(filepath.Join(e.ExecRoot, "berthd.lock"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, "its shim has ended", func() bool { return len(e.Shims()) == 0 })
-	e.Start()
-	testkit.Eventually(t, "the new engine has unmounted it", func() bool { return !mounted("scratch") })
+	var woken int
+	if _, err := fmt.Sscanf(string(lock), "berthd (pid %d,", &woken); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(syscall.Kill(woken, syscall.SIGKILL), syscall.Kill(last, syscall.SIGKILL)); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, "the next engine has unmounted it", func() bool { return !mounted("scratch") })
+}
+
+func pidOf(t *testing.T, e *testkit.Engine, container string) int {
+	t.Helper()
+	pid, err := strconv.Atoi(e.Must("inspect", "-f", "{{.State.Pid}}", container))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+func TestAnImageThatIsMountedStays(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--storage-driver", "copy"}})
+	image := volumeImage(t, e)
+	e.Must("create", "--name", "user", "--network", "none", "--mount", "type=image,src="+image+",dst=/i,image-subpath=data", "-v", "vol:/data", "busybox", "cat", "/i/f")
+	if r := e.Berth("rmi", image); r.Code != 1 || !strings.Contains(r.Stderr, "container") {
+		t.Errorf("rmi of a mounted image: %+v", r)
+	}
+	e.Must("rmi", "-f", image)
+	if out := e.Must("start", "-a", "user"); out != "hello" {
+		t.Errorf("a container with an image whose name is gone shows %q", out)
+	}
+	e.Must("rm", "user")
+	if r := run(clients[0], e, "--mount", `type=volume,src=made,dst=/o,volume-label=a=b,"volume-opt=o=size=1m,uid=5",volume-opt=type=tmpfs,volume-opt=device=tmpfs`, "busybox", "stat", "-c", "%u", "/o"); r.Stdout != "5\n" {
+		t.Errorf("a volume made by --mount with options: %+v", r)
+	}
+	if out := e.Must("volume", "inspect", "-f", "{{.Labels}} {{.Options}}", "made"); out != "map[a:b] map[device:tmpfs o:size=1m,uid=5 type:tmpfs]" {
+		t.Errorf("inspect of it: %q", out)
+	}
 }
 
 func TestBadVolumesAndMountsGetOneLine(t *testing.T) {

@@ -20,10 +20,12 @@ func (s *Store) Mount(ctx context.Context, name, container string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.makeFiles(name); err != nil { // whoever deleted it by hand
-		return fail.New(fail.Internal, "make the directory of volume %s: %w", name, err)
+	if !exists(v.Mountpoint) { // somebody deleted it by hand
+		if err := s.makeFiles(name); err != nil {
+			return fail.New(fail.Internal, "make the directory of volume %s: %w", name, err)
+		}
 	}
-	if v.Options[optType] == "" {
+	if !v.Mounts() {
 		return nil
 	}
 	s.mounting.Lock()
@@ -48,7 +50,7 @@ func (s *Store) nowRuns(name, container string) {
 
 // Adopt tells of a container that runs already when the engine opens.
 func (s *Store) Adopt(name, container string) {
-	if v, err := s.Get(name); err != nil || v.Options[optType] == "" {
+	if v, err := s.Get(name); err != nil || !v.Mounts() {
 		return
 	}
 	s.mounting.Lock()
@@ -79,7 +81,7 @@ func (s *Store) Settle() error {
 	defer s.mounting.Unlock()
 	var problems []error
 	for _, v := range s.List() {
-		if v.Options[optType] != "" && len(s.running[v.Name]) == 0 && s.mounted(v.Name) {
+		if v.Mounts() && len(s.running[v.Name]) == 0 && s.mounted(v.Name) {
 			problems = append(problems, s.unmount(v.Name))
 		}
 	}

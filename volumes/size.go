@@ -17,7 +17,7 @@ func (s *Store) Size(ctx context.Context, name string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if len(v.Options) > 0 {
+	if v.Mounts() {
 		return -1, nil
 	}
 	type inode struct{ dev, ino uint64 }

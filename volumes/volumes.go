@@ -80,6 +80,9 @@ func (v Volume) Anonymous() bool {
 	return marked
 }
 
+// Mounts tells whether something is mounted on the volume's directory while it is used.
+func (v Volume) Mounts() bool { return v.Options[optType] != "" }
+
 // row is a volume in the database.
 type row struct {
 	Driver  string            `json:"driver"`
