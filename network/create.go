@@ -103,8 +103,10 @@ func (n *Networks) defaultBridge(nw *entry) (*entry, error) {
 		"com.docker.network.bridge.host_binding_ipv4":    "0.0.0.0",
 		"com.docker.network.driver.mtu":                  "1500",
 	}
-	if c.HostBindingIP.IsValid() {
-		rec.Options["com.docker.network.bridge.host_binding_ipv4"] = c.HostBindingIP.String()
+	for _, ip := range []netip.Addr{c.HostBindingIP6, c.HostBindingIP} {
+		if ip.IsValid() {
+			rec.Options["com.docker.network.bridge.host_binding_ipv4"] = ip.String()
+		}
 	}
 	if c.MTU != 0 {
 		rec.Options["com.docker.network.driver.mtu"] = fmt.Sprint(c.MTU)

@@ -56,7 +56,7 @@ var options = map[string]option{
 	"com.docker.network.bridge.name":                    {"bridge", func(s *settings, v string) (err error) { s.bridge, err = v, goodInterface(v); return }},
 	"com.docker.network.bridge.enable_icc":              {"bridge", negated(func(s *settings) *bool { return &s.noICC })},
 	"com.docker.network.bridge.enable_ip_masquerade":    {"bridge", negated(func(s *settings) *bool { return &s.noMasq })},
-	"com.docker.network.bridge.host_binding_ipv4":       {"bridge", address(4, func(s *settings) *netip.Addr { return &s.hostBinding })},
+	"com.docker.network.bridge.host_binding_ipv4":       {"bridge", address(0, func(s *settings) *netip.Addr { return &s.hostBinding })},
 	"com.docker.network.bridge.inhibit_ipv4":            {"bridge", boolean(func(s *settings) *bool { return &s.noAddress })},
 	"com.docker.network.bridge.default_bridge":          {"bridge", boolean(func(s *settings) *bool { return &s.defaultOne })},
 	"com.docker.network.bridge.gateway_mode_ipv4":       {"bridge", mode(0)},
@@ -115,11 +115,15 @@ func enable(family int) func(*settings, string) error {
 	}
 }
 
+// address reads one of a family, 4 or 6, or of any.
 func address(family int, field func(*settings) *netip.Addr) func(*settings, string) error {
 	return func(s *settings, v string) error {
 		a, err := netip.ParseAddr(v)
-		if err != nil || a.Is4() != (family == 4) {
-			return fmt.Errorf("it is an IPv%d address", family)
+		if err == nil && family != 0 && a.Is4() != (family == 4) {
+			err = fmt.Errorf("it is an IPv%d address", family)
+		}
+		if err != nil {
+			return err
 		}
 		*field(s) = a
 		return nil
