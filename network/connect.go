@@ -67,13 +67,17 @@ func (n *Networks) Connect(ctx context.Context, containerID string, netns *os.Fi
 		if err != nil {
 			return err
 		}
-		if err := settle(netns, c, index, s, e, false, false); err != nil {
-			return err
+		err = settle(netns, c, index, s, e, false, false)
+		if err == nil {
+			err = n.carry(c, index, e)
 		}
-		if err := n.carry(c, index, e); err != nil {
-			return err
+		if err == nil {
+			err = reroute(c, was, s)
 		}
-		return reroute(c, was, s)
+		if err != nil {
+			err = errors.Join(err, c.do(deleteLink(e.Interface)))
+		}
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connect the container to network %s: %w", e.NetworkName, err)

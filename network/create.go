@@ -339,6 +339,15 @@ func (n *Networks) design(r CreateRequest) (rec record, warnings []string, err e
 	if err := checkPools(&rec); err != nil {
 		return rec, nil, err
 	}
+	if !rec.EnableIPv6 {
+		rec.IPAM.Pools = slices.DeleteFunc(rec.IPAM.Pools, func(p Pool) bool {
+			six := p.Subnet.IsValid() && p.Subnet.Addr().Is6()
+			if six {
+				warnings = append(warnings, fmt.Sprintf("subnet %s is left out: IPv6 is not enabled on this network", p.Subnet))
+			}
+			return six
+		})
+	}
 	return rec, warnings, nil
 }
 
@@ -404,11 +413,8 @@ func checkPools(rec *record) error {
 			return fail.New(fail.Invalid, "invalid network config: subnet %s is an IPv4 subnet written as IPv6", p.Subnet)
 		case p.Subnet.Masked() != p.Subnet:
 			return fail.New(fail.Invalid, "invalid network config: invalid subnet %s: it should be %s", p.Subnet, p.Subnet.Masked())
-		case family == 0 && !rec.EnableIPv4 || family == 1 && !rec.EnableIPv6:
-			// Docker gives an IPv6 subnet no meaning either without --ipv6, and says nothing.
-			if family == 0 {
-				return fail.New(fail.Invalid, "invalid network config: subnet %s is IPv4, which is disabled on this network", p.Subnet)
-			}
+		case family == 0 && !rec.EnableIPv4:
+			return fail.New(fail.Invalid, "invalid network config: subnet %s is IPv4, which is disabled on this network", p.Subnet)
 		case p.Subnet.Addr().IsMulticast() || p.Subnet.Addr().IsLoopback() || p.Subnet.Bits() == 0:
 			return fail.New(fail.Invalid, "invalid network config: %s is no subnet for hosts", p.Subnet)
 		}
@@ -453,9 +459,6 @@ func checkPools(rec *record) error {
 	}
 	if rec.EnableIPv6 && families[1] == 0 {
 		rec.IPAM.Pools = append(rec.IPAM.Pools, Pool{})
-	}
-	if !rec.EnableIPv6 {
-		rec.IPAM.Pools = slices.DeleteFunc(rec.IPAM.Pools, func(p Pool) bool { return p.Subnet.IsValid() && p.Subnet.Addr().Is6() })
 	}
 	return nil
 }
@@ -579,24 +582,25 @@ func lockSubnets(ctx context.Context, engine string) (unlock func(), err error) 
 	return func() { _ = l.Release() }, nil
 }
 
-// store records a network, and lets it be known. For one that is known already it replaces
-// the record; nobody may have an address then.
+// store records a network, and lets it be known as it is now.
 func (n *Networks) store(rec record) error {
-	set, err := parseOptions(rec.Driver, rec.Options)
+	nw, err := newEntry(rec)
 	if err != nil {
 		return err
 	}
-	if err := n.cfg.DB.Update(func(tx *durable.Tx) error { return tx.Put(bucket, rec.ID, rec) }); err != nil {
-		return fmt.Errorf("record network %s: %w", rec.Name, err)
+	if err := n.commit(rec); err != nil {
+		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	nw := n.nets[rec.ID]
-	if nw == nil {
-		nw = &entry{}
-		n.nets[rec.ID] = nw
+	n.nets[rec.ID] = nw
+	return nil
+}
+
+func (n *Networks) commit(rec record) error {
+	if err := n.cfg.DB.Update(func(tx *durable.Tx) error { return tx.Put(bucket, rec.ID, rec) }); err != nil {
+		return fmt.Errorf("record network %s: %w", rec.Name, err)
 	}
-	nw.change(rec, set)
 	return nil
 }
 

@@ -79,6 +79,17 @@ func TestRequestsThatCannotBeAreRefusedInOneLine(t *testing.T) {
 	if _, err := netlink.LinkByName("oldbr"); err != nil {
 		t.Error(err)
 	}
+	long := strings.Repeat("long", 100) // the kernel has less room for it
+	nw, warnings, err := g.n.Create(t.Context(), CreateRequest{Name: long, IPAM: IPAM{Pools: prefixes(t, "fd12::/64")}})
+	if err != nil || len(nw.IPAM.Pools) != 1 || !nw.IPAM.Pools[0].Subnet.Addr().Is4() || len(warnings) != 1 || !strings.Contains(warnings[0], "fd12::/64") {
+		t.Error(nw, warnings, err)
+	}
+	other := newGround(t)
+	_, _, err = other.n.Create(t.Context(), CreateRequest{Name: "n", Options: option("com.docker.network.bridge.name", "oldbr")})
+	mustFail(t, err, fail.Conflict, "another engine's")
+	if _, err := netlink.LinkByName("oldbr"); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestNetworksThatMustStay(t *testing.T) {

@@ -48,8 +48,12 @@ func (n *Networks) able() []string {
 	return out
 }
 
-// alias marks an interface as one of this engine's.
-func (n *Networks) alias(what string) string { return "berth " + n.cfg.EngineID + " " + what }
+// alias marks an interface as one of this engine's. The kernel takes less than 256 bytes
+// (IFALIASZ).
+func (n *Networks) alias(what string) string {
+	a := "berth " + n.cfg.EngineID + " " + what
+	return a[:min(len(a), 255)]
+}
 
 // bridgeName is the name of a bridge network's interface.
 func bridgeName(nw Network) string {
@@ -93,6 +97,8 @@ func (bridge) up(n *Networks, nw Network, set settings) (int, error) {
 		}
 	case found.kind != "bridge":
 		return 0, fail.New(fail.Conflict, "interface %s exists and is not a bridge", name)
+	case strings.HasPrefix(found.alias, "berth ") && !strings.HasPrefix(found.alias, n.alias("")):
+		return 0, fail.New(fail.Conflict, "bridge %s is another engine's (%s)", name, found.alias)
 	}
 	index, err := n.host.index(name)
 	if err != nil {

@@ -384,7 +384,13 @@ func (n *Networks) rechoose(nw *entry) error {
 	if err := n.fillPools(&rec); err != nil {
 		return err
 	}
-	return n.store(rec)
+	if err := n.commit(rec); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	nw.subnet(rec.IPAM)
+	return nil
 }
 
 // bringUp makes a network's interface, and what belongs to it on the host.

@@ -41,10 +41,10 @@ type Networks struct {
 
 // entry is one network as this engine knows it.
 type entry struct {
-	rec   record   // replaced as a whole, under Networks.making and mu
-	set   settings // of rec
-	space []*ipam.Space
-	ends  int // endpoints, also those being made
+	rec   record        // its IPAM may change, under Networks.making and mu; nothing else does
+	set   settings      // of rec
+	space []*ipam.Space // by pool
+	ends  int           // endpoints, also those being made
 
 	up     sync.Mutex // held while its interface is made or removed
 	isUp   atomic.Bool
@@ -165,18 +165,18 @@ func newEntry(rec record) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	nw := &entry{}
-	nw.change(rec, set)
+	nw := &entry{rec: rec, set: set}
+	nw.subnet(rec.IPAM)
 	return nw, nil
 }
 
-// change replaces the record; nobody may have an address.
-func (nw *entry) change(rec record, set settings) {
-	nw.rec, nw.set, nw.space = rec, set, nil
-	if rec.ConfigOnly {
+// subnet replaces the subnets; nobody may have an address.
+func (nw *entry) subnet(to IPAM) {
+	nw.rec.IPAM, nw.space = to, nil
+	if nw.rec.ConfigOnly {
 		return
 	}
-	for _, p := range rec.IPAM.Pools {
+	for _, p := range to.Pools {
 		s := ipam.NewSpace(p.Subnet, p.Range)
 		_ = s.Take(p.Gateway)
 		for _, a := range p.Aux {

@@ -161,7 +161,9 @@ func (p *pool) fill(id string) bool {
 	}
 	if err != nil {
 		w.drop()
-		p.n.log.Warn("no namespace can be prepared for the next container", "network", nw.rec.Name, "error", err)
+		if p.n.present(nw) { // else it was removed meanwhile
+			p.n.log.Warn("no namespace can be prepared for the next container", "network", nw.rec.Name, "error", err)
+		}
 		return false
 	}
 	p.mu.Lock()
