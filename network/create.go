@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -89,7 +90,11 @@ func (n *Networks) defaultBridge(nw *entry) (*entry, error) {
 	was := rec
 	rec.EnableIPv4, rec.EnableIPv6, rec.Labels = true, c.IPv6, map[string]string{}
 	name := c.Name
-	if name == "" {
+	if name != "" {
+		if _, err := net.InterfaceByName(name); err != nil {
+			return nil, fail.New(fail.Invalid, "--bridge %s: there is no such interface: make it, or leave the option out for a bridge of Berth's own", name)
+		}
+	} else {
 		name = "berth0"
 		if !n.cfg.DefaultEngine {
 			name = "br-" + rec.ID[:12]

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -357,9 +359,14 @@ func TestTheEngineWithoutABridge(t *testing.T) {
 		t.Errorf("info: %q", got)
 	}
 	e.Must("run", "--rm", "busybox", "true")
-	r := e.Run("", filepath.Join(e.Bin, "berthd"), "--data-root", e.DataRoot+"2", "--exec-root", e.ExecRoot+"2", "--bip", "10.0.0.0/24")
-	if r.Code == 0 || !strings.Contains(r.Stderr, "--bip 10.0.0.0/24 is the address of the network") {
-		t.Errorf("a wrong setting: %+v", r)
+	for flags, want := range map[string]string{
+		"--bip 10.0.0.0/24":      "--bip 10.0.0.0/24 is the address of the network",
+		"--bridge nosuchbridge0": "--bridge nosuchbridge0: there is no such interface",
+	} {
+		r := e.Run("", filepath.Join(e.Bin, "berthd"), append([]string{"--data-root", e.DataRoot + "2", "--exec-root", e.ExecRoot + "2", "--config-file", filepath.Join(e.Dir, "daemon.json")}, strings.Fields(flags)...)...)
+		if r.Code == 0 || !strings.Contains(r.Stderr, want) || strings.Count(strings.TrimSpace(r.Stderr), "\n") > 0 {
+			t.Errorf("%s: %+v", flags, r)
+		}
 	}
 }
 
@@ -409,4 +416,43 @@ func TestSettingsOfTheDefaultBridge(t *testing.T) {
 	if got := e.Must("exec", "other", "sh", "-c", "wget -T 1 -qO- http://"+address+"/ 2>/dev/null || echo no"); got != "no" {
 		t.Errorf("icc is off, and the other container reads %q", got)
 	}
+}
+
+// TestABridgeOfTheAdministrators is used as the default network, and left alone at the end.
+func TestABridgeOfTheAdministrators(t *testing.T) {
+	name := "bt" + strconv.Itoa(os.Getpid()) + "own"
+	ip := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command(testkit.NeedTool(t, "ip"), args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %v: %s", args, out)
+		}
+	}
+	testkit.Integration(t)
+	ip("link", "add", name, "type", "bridge")
+	t.Cleanup(func() { ip("link", "del", name) }) // fails if the engine has taken it away
+	e := testkit.StartEngine(t, testkit.EngineOptions{Lazy: true})
+	subnet := someSubnet(e, "own")
+	ip("addr", "add", subnet+".1/24", "dev", name)
+	ip("link", "set", name, "up")
+	e.Flags("--bridge", name, "--default-gateway", subnet+".9", "--fixed-cidr", subnet+".64/26")
+	e.Start()
+	e.Busybox()
+	e.Must("run", "-d", "--name", "web", "busybox", "sleep", "1000")
+	address := e.Must("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "web")
+	if !regexp.MustCompile(`^` + regexp.QuoteMeta(subnet) + `\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])$`).MatchString(address) {
+		t.Errorf("address %s", address)
+	}
+	if got := e.Must("exec", "web", "ip", "route"); !strings.Contains(got, "default via "+subnet+".9 ") {
+		t.Errorf("routes: %q", got)
+	}
+	if got := e.Must("exec", "web", "ping", "-c1", "-W2", subnet+".1"); !strings.Contains(got, " 0% packet loss") {
+		t.Errorf("the host's side: %q", got)
+	}
+	e.Must("network", "create", "-o", "com.docker.network.bridge.host_binding_ipv4=127.0.0.1", "private")
+	e.Must("run", "-d", "--name", "local", "--network", "private", "-p", "80", "busybox", "sleep", "1000")
+	if got := e.Must("port", "local"); !regexp.MustCompile(`^80/tcp -> 127\.0\.0\.1:\d+$`).MatchString(got) {
+		t.Errorf("ports of a network that is bound to loopback: %q", got)
+	}
+	e.Must("rm", "-f", "web", "local")
+	e.Must("network", "rm", "private")
 }
