@@ -143,8 +143,8 @@ func settle(t *testing.T, e *testkit.Engine, name string, x told) {
 }
 
 func TestEngineKilledAtEveryFailpoint(t *testing.T) {
-	points := failpoints(t, "engine.")
-	if len(points) < 8 {
+	points := append(failpoints(t, "engine."), failpoints(t, "network.")...)
+	if len(points) < 30 {
 		t.Fatalf("only %d failpoints in the engine: %v", len(points), points)
 	}
 	e := testkit.StartEngine(t, testkit.EngineOptions{})
