@@ -129,8 +129,26 @@ func (e *Engine) Command() []string {
 }
 
 // Start starts berthd and waits until it answers. Further environment may be given,
-// e.g. BERTH_FAILPOINT=….
+// e.g. BERTH_FAILPOINT=…. An engine that a shim has started in the place of one that was
+// killed makes room.
 func (e *Engine) Start(env ...string) {
+	e.t.Helper()
+	for range 5 {
+		said := e.launch(env)
+		switch {
+		case said == "":
+			return
+		case !strings.Contains(said, "another engine is running"):
+			e.t.Fatalf("berthd: %s", said)
+		}
+		e.Await()
+		e.endWoken()
+	}
+	e.t.Fatal("other engines come again and again")
+}
+
+// launch starts berthd and returns what it says before it is ready: nothing if all is well.
+func (e *Engine) launch(env []string) string {
 	e.t.Helper()
 	ready, tell, err := os.Pipe()
 	if err != nil {
@@ -158,26 +176,20 @@ func (e *Engine) Start(env ...string) {
 	tell.Close()
 	_ = ready.SetReadDeadline(time.Now().Add(30 * time.Second))
 	buf := make([]byte, 256)
-	if n, err := ready.Read(buf); err != nil {
+	n, err := ready.Read(buf)
+	if err != nil {
 		e.t.Fatalf("berthd did not become ready: %v\n%s", err, e.Log())
-	} else if n > 1 && strings.Contains(string(buf[:n]), "another engine is running") && e.endWoken() {
-		e.Await()
-		e.Start(env...)
-	} else if n > 1 {
-		e.t.Fatalf("berthd: %s", buf[:n])
 	}
+	return strings.TrimSpace(string(buf[:n]))
 }
 
-// endWoken kills engines that a shim has started in place of one that was killed, and
-// reports whether there were any.
-func (e *Engine) endWoken() (any bool) {
+// endWoken kills the engines that others than the test have started.
+func (e *Engine) endWoken() {
 	for _, p := range e.processes("berthd") {
 		if p != e.Pid() && syscall.Kill(p, syscall.SIGKILL) == nil {
-			any = true
 			Eventually(e.t, "the woken engine has ended", func() bool { return !slices.Contains(e.processes("berthd"), p) })
 		}
 	}
-	return any
 }
 
 // Pid is berthd's.
