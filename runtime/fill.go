@@ -49,7 +49,7 @@ func Fill(ctx context.Context, root *os.File, dest string, data, home *os.File, 
 }
 
 func fill(ctx context.Context, from, data, home *os.File, staged bool) error {
-	beside := staged && onSameMount(data, home)
+	beside := staged && onSameMount(data, home) && !kernel.HandsOnProject(data)
 	if beside {
 		if err := settleFill(data, home); err != nil {
 			return err

@@ -49,10 +49,8 @@ func checkOptions(o map[string]string) error {
 			}
 		}
 	}
-	if _, given := o[optSize]; given {
-		return fail.New(fail.Invalid, "quota size requested but no quota support: limit a tmpfs instead (-o type=tmpfs -o device=tmpfs -o o=size=…)")
-	}
-	return nil
+	_, err := sizeOf(o)
+	return err
 }
 
 // mountCall is what mount(2) is called with.

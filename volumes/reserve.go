@@ -1,6 +1,7 @@
 package volumes
 
 import (
+	"fmt"
 	"maps"
 	"time"
 
@@ -79,10 +80,18 @@ func (r *Reservation) reserve(n Need) error {
 	if err := checkOptions(n.Options); err != nil {
 		return fail.New(fail.Invalid, "create %s: %w", n.Name, err)
 	}
-	v = Volume{n.Name, Local, s.mountpoint(n.Name), time.Now().UTC().Truncate(time.Second), n.Labels, n.Options, n.Owner}
+	v = Volume{Name: n.Name, Driver: Local, Mountpoint: s.mountpoint(n.Name), Created: time.Now().UTC().Truncate(time.Second),
+		Labels: n.Labels, Options: n.Options, Owner: n.Owner}
 	r.fresh = append(r.fresh, v) // from here on Cancel clears up
 	if err := s.makeFiles(n.Name); err != nil {
 		return fail.New(fail.Internal, "create %s: %w", n.Name, err)
+	}
+	if size, _ := sizeOf(n.Options); size > 0 {
+		project, err := limit(v.Mountpoint, size)
+		if err != nil {
+			return fmt.Errorf("create %s: %w", n.Name, err)
+		}
+		r.fresh[len(r.fresh)-1].project = project
 	}
 	durable.Failpoint("volumes.create.made")
 	return nil
@@ -136,6 +145,7 @@ func (r *Reservation) Cancel() {
 	r.s.mu.Unlock()
 	for _, v := range r.fresh {
 		r.s.removeFiles(v.Name)
+		r.s.unlimit(v)
 	}
 	r.unlock()
 }
@@ -284,6 +294,7 @@ func (d *Departure) Done() (bury func()) {
 	return func() {
 		for _, v := range d.doomed {
 			s.bury(v.hidden)
+			s.unlimit(v.Volume)
 		}
 	}
 }

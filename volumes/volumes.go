@@ -72,6 +72,8 @@ type Volume struct {
 	Options      map[string]string
 	// Owner is the ID of the --rm container that takes the volume along when it goes.
 	Owner string
+
+	project uint32 // of its quota; 0: none
 }
 
 // Anonymous tells whether the volume was made without a name.
@@ -90,9 +92,10 @@ type row struct {
 	Labels  map[string]string `json:"labels,omitempty"`
 	Options map[string]string `json:"options,omitempty"`
 	Owner   string            `json:"owner,omitempty"`
+	Project uint32            `json:"project,omitempty"`
 }
 
-func (v Volume) row() row { return row{v.Driver, v.Created, v.Labels, v.Options, v.Owner} }
+func (v Volume) row() row { return row{v.Driver, v.Created, v.Labels, v.Options, v.Owner, v.project} }
 
 // Config says where a Store lives and what it uses.
 type Config struct {
@@ -142,7 +145,7 @@ func Open(c Config) (*Store, error) {
 				s.log.Error("the record of a volume is unreadable; its files are left alone", "volume", name, "error", err)
 				return nil
 			}
-			s.volumes[name] = Volume{name, r.Driver, s.mountpoint(name), r.Created, r.Labels, r.Options, r.Owner}
+			s.volumes[name] = Volume{name, r.Driver, s.mountpoint(name), r.Created, r.Labels, r.Options, r.Owner, r.Project}
 			return nil
 		})
 	})
@@ -365,6 +368,7 @@ func (s *Store) remove(ctx context.Context, name string, want func(Volume) bool)
 	durable.Failpoint("volumes.remove.recorded")
 	s.forget(v)
 	s.bury(hidden)
+	s.unlimit(v)
 	return nil
 }
 

@@ -356,6 +356,39 @@ func TestMountCalls(t *testing.T) {
 	}
 }
 
+func TestSizesOfVolumes(t *testing.T) {
+	for text, want := range map[string]int64{"1g": 1 << 30, "10M": 10 << 20, "4096": 4096, "0": -1, "-1": -1, "many": -1, "": -1} {
+		n, err := sizeOf(map[string]string{optSize: text})
+		if err != nil && want >= 0 || err == nil && n != want {
+			t.Errorf("%q: %d %v, want %d", text, n, err, want)
+		}
+	}
+	if _, err := sizeOf(map[string]string{optSize: "1g", optType: "tmpfs"}); !fail.Is(err, fail.Invalid) {
+		t.Errorf("of a tmpfs: %v", err)
+	}
+}
+
+// Where the file system has project quotas the limit holds; elsewhere it is refused.
+func TestAVolumeWithASizeIsLimitedOrRefused(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	h := newHouse(t)
+	v, err := h.Create(CreateRequest{Name: "small", Options: map[string]string{optSize: "1m"}})
+	if err != nil {
+		if !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), "create small: quota size requested but no quota support") || len(h.files()) != 0 {
+			t.Errorf("%v, files %v", err, h.files())
+		}
+		t.Skip("no project quotas here")
+	}
+	if err := os.WriteFile(filepath.Join(v.Mountpoint, "f"), make([]byte, 2<<20), 0o600); err == nil {
+		t.Error("more was written than the limit allows")
+	}
+	if err := h.Remove(t.Context(), "small"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSecretsAreNotTold(t *testing.T) {
 	if got := withoutSecrets("username=u,password=geheim,pass=x,uid=3"); got != "username=u,password=***,pass=***,uid=3" {
 		t.Error(got)
