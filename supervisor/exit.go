@@ -32,7 +32,7 @@ func (s *shim) wait(stopWatching func()) {
 	// With the container's own pid namespace nobody is left who could write, and the
 	// kernel's part can be cleared away meanwhile; otherwise the rest is killed first.
 	var cleared sync.WaitGroup
-	s.net.close()
+	cleared.Go(s.net.close)
 	cleared.Go(func() { s.destroyContainer(s.container) })
 	if !s.ownPids {
 		cleared.Wait()

@@ -122,6 +122,9 @@ func (n *network) resolve(cfg dns.Config, d *DNS, pid int) error {
 	return nil
 }
 
+// close ends all of it. The descriptor of the container's namespace stays until the shim
+// ends: with the last one the kernel takes the namespace down, which need not be while a
+// client waits for the container's end.
 func (n *network) close() {
 	n.ports.Close()
 	n.mu.Lock()
@@ -130,9 +133,5 @@ func (n *network) close() {
 	if n.resolver != nil {
 		n.resolver.Close()
 		n.resolver = nil
-	}
-	if n.spaces != nil {
-		n.spaces.close()
-		n.spaces = nil
 	}
 }

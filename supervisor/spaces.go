@@ -4,7 +4,6 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -12,12 +11,8 @@ import (
 )
 
 // spaces are the network namespaces that a shim has to do with. Sockets belong to the one
-// that their maker is in.
-type spaces struct {
-	mu        sync.RWMutex // guards host and container
-	host      int
-	container int
-}
+// that their maker is in. They are held until the shim ends.
+type spaces struct{ host, container int }
 
 func openSpaces(pid int) (*spaces, error) {
 	open := func(path string) (int, unix.Stat_t, error) {
@@ -43,7 +38,7 @@ func openSpaces(pid int) (*spaces, error) {
 		unix.Close(host)
 		return nil, err
 	}
-	return &spaces{host: host, container: container}, nil
+	return &spaces{host, container}, nil
 }
 
 // inside calls f on a thread that is in the container's namespace meanwhile. One that does
@@ -51,8 +46,6 @@ func openSpaces(pid int) (*spaces, error) {
 func (s *spaces) inside(f func() error) error {
 	result := make(chan error, 1)
 	go func() { // ends with f
-		s.mu.RLock()
-		defer s.mu.RUnlock()
 		runtime.LockOSThread()
 		if err := unix.Setns(s.container, unix.CLONE_NEWNET); err != nil {
 			runtime.UnlockOSThread()
@@ -79,12 +72,4 @@ func (s *spaces) socket(family, kind int) (fd int, err error) {
 func hostSocket(family, kind int) (int, error) {
 	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	return fd, os.NewSyscallError("socket", err)
-}
-
-func (s *spaces) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	unix.Close(s.host)
-	unix.Close(s.container)
-	s.host, s.container = -1, -1
 }
