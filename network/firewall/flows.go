@@ -1,8 +1,10 @@
 package firewall
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -32,30 +34,51 @@ func (t *Table) touched(c change) {
 	}
 }
 
-// forget deletes flows that lead elsewhere than the table would now lead them.
+// flowsPause lets answers arrive that were under way when their flow was deleted. Such a one makes
+// a flow of its own, the other way round, and the client's datagrams are taken for answers to it.
+const flowsPause = 200 * time.Millisecond
+
+// forget deletes flows that lead elsewhere than the table would now lead them, until there are none.
 func (t *Table) forget(w *watch) {
 	for w.wait(w.flows) {
 		t.mu.Lock()
 		ports := t.udp
 		t.udp = map[uint16]bool{}
 		t.mu.Unlock()
-		own := map[netip.Addr]bool{}
-		addrs, err := net.InterfaceAddrs()
-		for _, a := range addrs {
-			if p, err := netip.ParsePrefix(a.String()); err == nil {
-				own[p.Addr().Unmap()] = true
+		for {
+			deleted, err := t.forgetOnce(ports)
+			if err != nil {
+				t.log.Warn("UDP clients of a port that changed may have to pause for a while until they reach its container", "error", err)
 			}
-		}
-		stale := staleFlows{t, ports, own}
-		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-			if err == nil {
-				_, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, stale)
+			if deleted == 0 || err != nil {
+				break
 			}
-		}
-		if err != nil {
-			t.log.Warn("UDP clients of a port that changed may have to pause for a while until they reach its container", "error", err)
+			if !w.sleep(flowsPause) {
+				return
+			}
 		}
 	}
+}
+
+func (t *Table) forgetOnce(ports map[uint16]bool) (deleted uint, err error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return 0, err
+	}
+	own := map[netip.Addr]bool{}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			own[p.Addr().Unmap()] = true
+		}
+	}
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		n, e := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, staleFlows{t, ports, own})
+		deleted += n
+		if !errors.Is(e, netlink.ErrDumpInterrupted) { // flows come and go while they are listed
+			err = errors.Join(err, e)
+		}
+	}
+	return deleted, err
 }
 
 type staleFlows struct {
@@ -66,24 +89,37 @@ type staleFlows struct {
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (s staleFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
-	if f.Forward.Protocol != unix.IPPROTO_UDP || !s.ports[f.Forward.DstPort] {
+	if f.Forward.Protocol != unix.IPPROTO_UDP {
 		return false
 	}
-	to, ok1 := netip.AddrFromSlice(f.Forward.DstIP)
-	from, ok2 := netip.AddrFromSlice(f.Reverse.SrcIP)
-	to, from = to.Unmap(), from.Unmap()
-	if !ok1 || !ok2 || !s.own[to] {
-		return false
+	if host := asAddr(f.Forward.DstIP); s.ports[f.Forward.DstPort] && s.own[host] {
+		from := asAddr(f.Reverse.SrcIP)
+		target, known := s.target(host, f.Forward.DstPort)
+		if !known {
+			return from != host // it was translated
+		}
+		return target != addrField(from)+portField(f.Reverse.SrcPort)
 	}
-	service := field(unix.IPPROTO_UDP) + portField(f.Forward.DstPort)
+	if host := asAddr(f.Forward.SrcIP); s.ports[f.Forward.SrcPort] && s.own[host] {
+		_, known := s.target(host, f.Forward.SrcPort)
+		return known
+	}
+	return false
+}
+
+func asAddr(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
+}
+
+// target tells where a port of the host leads to, as the maps have it.
+func (s staleFlows) target(host netip.Addr, port uint16) (string, bool) {
+	service := field(unix.IPPROTO_UDP) + portField(port)
 	s.table.mu.Lock()
-	e, known := s.table.state.elements[elementKey{either(to.Is4(), one4, one6), addrField(to) + service}]
+	defer s.table.mu.Unlock()
+	e, known := s.table.state.elements[elementKey{either(host.Is4(), one4, one6), addrField(host) + service}]
 	if !known {
-		e, known = s.table.state.elements[elementKey{either(to.Is4(), any4, any6), service}]
+		e, known = s.table.state.elements[elementKey{either(host.Is4(), any4, any6), service}]
 	}
-	s.table.mu.Unlock()
-	if !known {
-		return from != to // it was translated
-	}
-	return e.value.data != addrField(from)+portField(f.Reverse.SrcPort)
+	return e.value.data, known
 }

@@ -24,8 +24,8 @@ type legacyTables struct {
 }
 
 var (
-	legacyIPv4 = legacyTables{"iptables-legacy", "/proc/net/ip_tables_names", unix.AF_INET, unix.IPPROTO_IP, 16, 88}
-	legacyIPv6 = legacyTables{"ip6tables-legacy", "/proc/net/ip6_tables_names", unix.AF_INET6, unix.IPPROTO_IPV6, 64, 140}
+	legacyIPv4 = legacyTables{"iptables-legacy", "/proc/thread-self/net/ip_tables_names", unix.AF_INET, unix.IPPROTO_IP, 16, 88}
+	legacyIPv6 = legacyTables{"ip6tables-legacy", "/proc/thread-self/net/ip6_tables_names", unix.AF_INET6, unix.IPPROTO_IPV6, 64, 140}
 )
 
 const (

@@ -24,6 +24,7 @@ import (
 func TestMain(m *testing.M) {
 	const inside = "BERTH_TEST_FIREWALL_NETNS"
 	if os.Getuid() != 0 || os.Getenv(inside) != "" {
+		runtime.LockOSThread() // so that no node gets the first thread, whose namespace /proc/self shows
 		os.Exit(m.Run())
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
@@ -315,7 +316,7 @@ func ask(proto, addr string, wait time.Duration) string {
 }
 
 func answer(c net.Conn, wait time.Duration) string {
-	c.SetDeadline(time.Now().Add(wait))
+	c.SetReadDeadline(time.Now().Add(wait))
 	b := make([]byte, 256)
 	m, err := c.Read(b)
 	if err != nil {
