@@ -70,7 +70,13 @@ func answersForGoldens() map[string]http.HandlerFunc {
 			`{"status":"Pull complete","progressDetail":{},"id":"abc123"}` + "\n" + `{"status":"Digest: ` + a + `"}` + "\n" + `{"status":"Status: Downloaded newer image for nginx:1.25"}` + "\n"),
 		"POST /containers/prune": answer(`{"ContainersDeleted":["` + containerID + `"],"SpaceReclaimed":1000}`),
 		"POST /images/prune":     answer(`{"ImagesDeleted":[{"Untagged":"nginx:1.25"},{"Deleted":"` + a + `"}],"SpaceReclaimed":12345678}`),
-		"POST /networks/prune":   refuse(404, "page not found"),
+		"GET /volumes": answer(map[string]any{"Volumes": []any{
+			map[string]any{"Name": "vol10", "Driver": "local", "Mountpoint": "/v/vol10/_data", "Scope": "local", "Labels": map[string]any{"tier": "db"}, "CreatedAt": "2026-01-02T03:04:05Z"},
+			map[string]any{"Name": "vol9", "Driver": "local", "Mountpoint": "/v/vol9/_data", "Scope": "local", "Labels": nil, "CreatedAt": "2026-01-02T03:04:05Z"}}}),
+		"GET /volumes/vol9": answer(`{"CreatedAt":"2026-01-02T03:04:05Z","Driver":"local","Labels":null,"Mountpoint":"/v/vol9/_data","Name":"vol9","Options":{"type":"tmpfs"},"Scope":"local"}`), "GET /volumes/nope": refuse(404, "get nope: no such volume"),
+		"POST /volumes/create": answer(map[string]any{"Name": "new"}), "DELETE /volumes/vol9": status(204), "DELETE /volumes/nope": refuse(404, "get nope: no such volume"),
+		"DELETE /volumes/vol10": refuse(409, "remove vol10: volume is in use - [1]"), "POST /volumes/prune": answer(map[string]any{"VolumesDeleted": []string{"vol9"}, "SpaceReclaimed": 1234}),
+		"POST /networks/prune": refuse(404, "page not found"),
 		"GET /networks": answer([]any{
 			map[string]any{"Name": "net10", "Id": a[7:], "Created": "2026-01-02T03:04:05.000006Z", "Driver": "bridge", "Scope": "local", "EnableIPv4": true, "EnableIPv6": true, "Internal": true, "Labels": map[string]string{"x": "y", "a": "b"}},
 			map[string]any{"Name": "net9", "Id": b[7:], "Created": "2026-01-02T03:04:05Z", "Driver": "macvlan", "Scope": "local", "EnableIPv4": true},
@@ -93,8 +99,10 @@ var goldenLines = map[string][]string{
 	"containers": {"top web", "logs web", "logs nope", "stop web", "stop web nope", "start web", "start nope", "rm web", "rm nope", "rm -f nope", "rm -f web nope", "kill -s HUP web", "wait web", "wait nope web", "attach nope"},
 	"transfer":   {"pull nginx:1.25", "pull nginx", "pull -q nginx:1.25", "pull UPPER", "pull -a nginx:1.25", "load", "load -i /nonexistent/file", "save", "save -o /nonexistent/dir/x nginx", "tag a", "import /nonexistent/file"},
 	"networks":   {"network ls", "network ls -q", "network ls --no-trunc", "network ls --format json", "network ls --format {{.Name}}|{{.IPv4}}|{{.IPv6}}|{{.Internal}}|{{.Labels}}|{{.CreatedAt}}", "network ls --format table\x00{{.Name}}\\t{{.Label\x00\"x\"}}", "network ls --format raw", "network ls -q --format raw", "network list -q --no-trunc", "network inspect net9", "network inspect -f {{.Driver}}|{{(index\x00.IPAM.Config\x000).Gateway}} net9", "network inspect net9 nope", "network create new", "network rm net9 net10 nope", "network rm -f nope", "network connect net9 web", "network disconnect net9 web", "network connect nope web", "network prune", "network prune -f", "inspect --type network net9", "inspect -f {{.Name}} net9", "network"},
-	"prune":      {"container prune -f", "image prune -f", "system prune -f", "container prune", "image prune -a", "system prune -a --volumes --filter label=x"},
-	"mistakes":   {"nope", "container nope", "rm", "rename a", "ps x", "run", "ps --nope", "-l nope ps", "build .", "compose up", "stop --time x web", "login -u a"},
+	"volumes": {"volume ls", "volume ls -q", "volume list --format json", "volume ls --format {{.Name}}|{{.Labels}}|{{.Mountpoint}}|{{.Links}}|{{.Size}}|{{.Availability}}", "volume ls --format table\x00{{.Name}}\\t{{.Label\x00\"tier\"}}", "volume ls --format raw", "volume inspect vol9", "volume inspect -f {{.Options.type}} vol9 nope", "volume create", "volume create -o type=tmpfs --label a=b new",
+		"volume rm vol9 vol10 nope", "volume remove -f nope vol9", "volume prune", "volume prune -f", "volume prune -a", "volume prune -af --filter all=1", "inspect --type volume vol9", "volume", "volume create a b"},
+	"prune":    {"container prune -f", "image prune -f", "system prune -f", "container prune", "image prune -a", "system prune -a --volumes --filter label=x"},
+	"mistakes": {"nope", "container nope", "rm", "rename a", "ps x", "run", "ps --nope", "-l nope ps", "build .", "compose up", "stop --time x web", "login -u a"},
 }
 
 // scrub takes the absolute times out, which go with the clock.
