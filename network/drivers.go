@@ -15,7 +15,6 @@ import (
 
 	"berth/fail"
 	"berth/network/firewall"
-	"berth/network/ipam"
 )
 
 // driver makes networks of one kind. Calls for one network never overlap, but for plug.
@@ -298,5 +297,3 @@ func (n *Networks) forward(nw Network) error {
 	}
 	return nil
 }
-
-func lastAddress(p netip.Prefix) netip.Addr { return ipam.Last(p) }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"berth/network/ipam"
 )
 
 // conn is a route netlink socket. It belongs to the network namespace of the thread that
@@ -221,7 +223,7 @@ func addressMessage(index int, p netip.Prefix, ignored ...syscall.Errno) message
 	req.AddData(nl.NewRtAttr(unix.IFA_LOCAL, addr))
 	req.AddData(nl.NewRtAttr(unix.IFA_ADDRESS, addr))
 	if p.Addr().Is4() && p.Bits() < 31 {
-		req.AddData(nl.NewRtAttr(unix.IFA_BROADCAST, lastAddress(p).AsSlice()))
+		req.AddData(nl.NewRtAttr(unix.IFA_BROADCAST, ipam.Last(p).AsSlice()))
 	}
 	if flags != 0 {
 		req.AddData(nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(flags)))
