@@ -244,6 +244,8 @@ func TestBadNetworkInput(t *testing.T) {
 	e.Must("network", "create", "auto")
 	e.Must("network", "create", "--config-only", "--subnet", someSubnet(e, "pattern")+".0/24", "pattern")
 	e.Must("run", "-d", "--name", "here", "--network", "taken", "--ip", subnet+".7", "busybox", "sleep", "1000")
+	port := freePort(t)
+	e.Must("run", "-d", "--name", "holder", "-p", port+":80", "busybox", "sleep", "1000")
 	e.Must("run", "-d", "--name", "on-host", "--network", "host", "busybox", "sleep", "1000")
 	for _, row := range []struct {
 		line string
@@ -260,6 +262,8 @@ func TestBadNetworkInput(t *testing.T) {
 		{"network create --ipam-driver nonsense x", 1, "nonsense"},
 		{"network create -d host x", 1, "only one instance"},
 		{"network create -o com.docker.network.driver.mtu=big x", 1, "mtu"},
+		{"network create -o nonsense=1 x", 1, `unknown option "nonsense"`},
+		{"network connect --driver-opt nonsense=1 auto here", 1, `unknown option "nonsense"`},
 		{"network create -d macvlan -o parent=nonsense0 x", 1, "nonsense0"},
 		{"network create --config-from nowhere x", 1, "nowhere"},
 		{"network create --config-from pattern --subnet 10.97.0.0/24 x", 1, "configuration network"},
@@ -291,6 +295,7 @@ func TestBadNetworkInput(t *testing.T) {
 		{"run --rm -p 80:80/quic busybox true", 125, "quic"},
 		{"run --rm -p 1-3:1-2 busybox true", 125, "1-2"},
 		{"run --rm -p 203.0.113.1:0:80 busybox true", 125, "203.0.113.1"},
+		{"run --rm --network taken -p " + port + ":80 busybox true", 125, port + ".* holder"},
 		{"run --rm --link nobody:x busybox true", 125, "nobody"},
 		{"run --rm --mac-address x busybox true", 125, "mac"},
 		{"run --rm --add-host x busybox true", 125, "x"},
@@ -310,7 +315,7 @@ func TestBadNetworkInput(t *testing.T) {
 	if got := e.Must("network", "inspect", "-f", "{{len .Containers}}", "taken"); got != "1" {
 		t.Errorf("endpoints on taken: %s", got)
 	}
-	if got := e.Must("ps", "-aq"); strings.Count(got, "\n") != 1 {
+	if got := e.Must("ps", "-aq"); strings.Count(got, "\n") != 2 {
 		t.Errorf("containers: %q", got)
 	}
 }

@@ -43,7 +43,7 @@ func (s *Server) endpoints(c engine.Container, v version) map[string]*mobynet.En
 		switch live := endpointOn(c.Network, name); {
 		case live != nil:
 			fillEndpoint(e, live)
-		case c.State.Running() && c.Network == nil: // on host or none
+		case c.State.Running() && (name == mobynet.NetworkHost || name == mobynet.NetworkNone):
 			e.EndpointID = plainEndpointID(c.ID, e.NetworkID)
 		}
 		if custom && v < 45 && !c.State.StartedAt.IsZero() {
