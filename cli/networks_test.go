@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -153,6 +155,33 @@ func TestCompletionOfNetworks(t *testing.T) {
 		got := strings.Fields(strings.Split(r.out, ":4")[0])
 		if strings.Join(got, " ") != want {
 			t.Errorf("%q offers %q, want %q (%s)", line, got, want, r.err)
+		}
+	}
+}
+
+func TestNetworkCommandsPrintWhatDockerPrints(t *testing.T) {
+	docker := dockerOfToday(t)
+	t.Setenv("TZ", "UTC")
+	time.Local = time.UTC
+	e := newFakeEngine(t, answersForGoldens())
+	for _, line := range [][]string{
+		{"ls"}, {"ls", "-q"}, {"ls", "--no-trunc"}, {"list", "-q", "--no-trunc"}, {"ls", "--format", "json"}, {"ls", "--format", "raw"}, {"ls", "--format", "table {{.Name}}\t{{.IPv6}}\t{{.Internal}}"},
+		{"ls", "--format", `{{.Name}}|{{.Driver}}|{{.CreatedAt}}|{{.Labels | len}}|{{.Label "x"}}`}, {"ls", "--format", "{{json .ID}}"},
+		{"inspect", "net9"}, {"inspect", "-f", "{{.Name}}: {{range .Containers}}{{.IPv4Address}}{{end}}", "net9"}, {"inspect", "-f", "{{json .IPAM}}", "net9"}, {"inspect", "nope"},
+		{"create", "new"}, {"rm", "net9", "net10", "nope"}, {"rm", "-f", "nope", "net9"}, {"connect", "net9", "web"}, {"disconnect", "net9", "web"}, {"connect", "nope", "web"}, {"prune", "-f"},
+	} {
+		cmd := exec.Command(docker, append([]string{"-H", e.host(), "network"}, line...)...)
+		var theirs bytes.Buffer
+		cmd.Stdout = &theirs
+		err := cmd.Run()
+		code := 0
+		if exit, ok := err.(*exec.ExitError); ok {
+			code = exit.ExitCode()
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if ours := e.berth(t, "", append([]string{"network"}, line...)...); ours.out != theirs.String() || ours.code != code {
+			t.Errorf("%q: exit %d\n%s\nDocker: exit %d\n%s", line, ours.code, ours.out, code, theirs.String())
 		}
 	}
 }
