@@ -33,9 +33,9 @@ func checkLinks(links []string, idx *index) error {
 	return nil
 }
 
-// parseLink is splitLink for what a user wrote.
+// parseLink is SplitLink for what a user wrote.
 func parseLink(l string) (target, alias string, err error) {
-	target, alias = splitLink(l)
+	target, alias = SplitLink(l)
 	if target == "" || alias == "" || strings.Count(l, ":") > 1 || strings.ContainsAny(l, " \t\n") {
 		return "", "", fail.New(fail.Invalid, "bad format for links: %s", l)
 	}
@@ -45,7 +45,7 @@ func parseLink(l string) (target, alias string, err error) {
 // linkLines adds the linked containers to the hosts file of one on the default bridge.
 func (w *wiring) linkLines(out *hostLines, c Container) error {
 	for _, l := range c.HostConfig.Links {
-		target, alias := splitLink(l)
+		target, alias := SplitLink(l)
 		i, err := w.idx.find(target)
 		if err != nil {
 			return fail.New(fail.Conflict, "cannot link to %s: it was removed", target)
@@ -104,7 +104,7 @@ func (w *wiring) relink(c Container) {
 			continue
 		}
 		for _, l := range o.HostConfig.Links {
-			target, alias := splitLink(l)
+			target, alias := SplitLink(l)
 			if t, err := w.idx.find(target); err != nil || t.id != c.ID {
 				continue
 			}

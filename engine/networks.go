@@ -313,7 +313,7 @@ func (w *wiring) resolver(c Container, sb *network.Sandbox) *supervisor.DNS {
 			continue
 		}
 		for _, link := range e.Links {
-			target, alias := splitLink(link)
+			target, alias := SplitLink(link)
 			if i, err := w.idx.find(target); err == nil {
 				target = i.now().Name
 			}
@@ -323,8 +323,8 @@ func (w *wiring) resolver(c Container, sb *network.Sandbox) *supervisor.DNS {
 	return d
 }
 
-// splitLink takes NAME:ALIAS or NAME apart.
-func splitLink(link string) (target, alias string) {
+// SplitLink takes a link apart: NAME:ALIAS, or NAME alone, with or without slashes before them.
+func SplitLink(link string) (target, alias string) {
 	target, alias, ok := strings.Cut(link, ":")
 	target = strings.TrimPrefix(target, "/")
 	if !ok || alias == "" {

@@ -578,3 +578,25 @@ func TestLinks(t *testing.T) {
 		t.Errorf("%v", own)
 	}
 }
+
+func TestRecordsFromBeforeNetworksAreSettled(t *testing.T) {
+	for _, c := range []struct {
+		mode string
+		was  *mobynet.NetworkingConfig
+		want string
+	}{
+		{"default", on("default"), "bridge: bridge"},
+		{"", nil, "bridge: bridge"},
+		{"none", nil, "none: none"},
+		{"none", &mobynet.NetworkingConfig{}, "none: none"},
+		{"host", on("host"), "host: host"},
+		{"container:abc", on("container:abc"), "container:abc: "},
+		{"mine", on("mine", "other"), "mine: mine other"},
+		{"mine", on(), "mine: "}, // disconnected from all
+	} {
+		h, n := settled(&container.HostConfig{NetworkMode: container.NetworkMode(c.mode)}, c.was)
+		if got := string(h.NetworkMode) + ": " + strings.Join(sortedKeys(n.EndpointsConfig), " "); got != c.want {
+			t.Errorf("%q became %q, want %q", c.mode, got, c.want)
+		}
+	}
+}

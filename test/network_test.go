@@ -231,6 +231,10 @@ func TestContainersFindEachOther(t *testing.T) {
 		ask(t, "I am web", append([]string{"--network", "shop", "--link", "web:partner"}, get("http://partner")...)...)
 		serve(t, e, "old")
 		ask(t, "I am old", append([]string{"--link", "old:partner"}, get("http://partner")...)...)
+		e.Must("create", "--name", "young", "--link", "old:parent", "busybox")
+		if got := e.Must("inspect", "-f", "{{.HostConfig.Links}}", "young"); got != "[/old:/young/parent]" {
+			t.Errorf("inspect tells links as %s", got)
+		}
 		e.Must("stop", "-t", "0", "old")
 		if r := e.Berth("run", "--rm", "--link", "old", "busybox", "true"); r.Code == 0 || !strings.Contains(r.Stderr, "Cannot link to a non running container: /old AS ") {
 			t.Errorf("%+v", r)

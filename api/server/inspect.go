@@ -74,7 +74,7 @@ func (s *Server) inspectAnswer(c engine.Container, v version) inspectResponse {
 	if len(out.ExecIDs) == 0 {
 		out.ExecIDs = nil
 	}
-	out.HostConfig = hostConfig{HostConfig: c.HostConfig}
+	out.HostConfig = hostConfig{HostConfig: s.withLinks(c)}
 	if v < 42 {
 		var none int64
 		out.HostConfig.KernelMemory, out.HostConfig.KernelMemoryTCP = &none, &none
@@ -97,6 +97,24 @@ func askedMAC(c engine.Container) string {
 		return ""
 	}
 	return c.Networking.EndpointsConfig[name].MacAddress.String()
+}
+
+// withLinks is the container's configuration with its links on the default bridge as Docker
+// tells them: /TARGET:/NAME/ALIAS.
+func (s *Server) withLinks(c engine.Container) *container.HostConfig {
+	if !c.HostConfig.NetworkMode.IsBridge() || len(c.HostConfig.Links) == 0 {
+		return c.HostConfig
+	}
+	h := *c.HostConfig
+	h.Links = make([]string, len(h.Links))
+	for n, l := range c.HostConfig.Links {
+		target, alias := engine.SplitLink(l)
+		if t, err := s.Containers.Get(target); err == nil {
+			target = t.Name
+		}
+		h.Links[n] = "/" + target + ":/" + c.Name + "/" + alias
+	}
+	return &h
 }
 
 func stateAnswer(s engine.State) *container.State {
