@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"berth/durable"
 	"berth/fail"
 	"berth/network/firewall"
 )
@@ -94,6 +95,7 @@ func (bridge) up(n *Networks, nw Network, set settings) (int, error) {
 		if err := n.host.do(newBridge(name)); err != nil {
 			return 0, err
 		}
+		durable.Failpoint("network.bridge.made")
 	case found.kind != "bridge":
 		return 0, fail.New(fail.Conflict, "interface %s exists and is not a bridge", name)
 	case strings.HasPrefix(found.alias, "berth ") && !strings.HasPrefix(found.alias, n.alias("")):
@@ -113,7 +115,7 @@ func (bridge) up(n *Networks, nw Network, set settings) (int, error) {
 		}
 	}
 	var batch []message
-	if found == nil || strings.HasPrefix(found.alias, n.alias("")) {
+	if found == nil || n.madeBridge(found, nw) {
 		set := linkMessage(index, "", 0, unix.IFF_UP, unix.IFF_UP)
 		set.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(n.alias(nw.Name))))
 		batch = append(batch, message{set, "bring bridge " + name + " up", nil})
@@ -185,10 +187,19 @@ func (bridge) down(n *Networks, nw Network, set settings) error {
 	name := bridgeName(nw)
 	err := n.fire.RemoveBridge(name)
 	found, findErr := n.findLink(name)
-	if findErr != nil || found == nil || !strings.HasPrefix(found.alias, n.alias("")) {
+	if findErr != nil || found == nil || !n.madeBridge(found, nw) {
 		return errors.Join(err, findErr) // gone, or not ours
 	}
 	return errors.Join(err, n.host.do(deleteLink(name)))
+}
+
+// madeBridge tells a bridge of ours from one that was there. An engine that was killed while it
+// made it may have left it without its alias; then a name that nobody else would give tells.
+func (n *Networks) madeBridge(found *foundLink, nw Network) bool {
+	if found.alias == "" {
+		return nw.Options["com.docker.network.bridge.name"] == "" || nw.Predefined && n.cfg.Bridge.Name == ""
+	}
+	return strings.HasPrefix(found.alias, n.alias(""))
 }
 
 func (bridge) plug(n *Networks, nw *entry, ns *os.File, e endpoint) []message {

@@ -149,7 +149,8 @@ func (x xvlan) down(n *Networks, nw Network, set settings) error {
 		name = ownParent(nw)
 	}
 	found, err := n.findLink(name)
-	if err != nil || found == nil || !strings.HasPrefix(found.alias, n.alias("")) {
+	ours := found != nil && (strings.HasPrefix(found.alias, n.alias("")) || found.alias == "" && set.parent == "") // as madeBridge
+	if err != nil || !ours {
 		return err // gone, or not ours
 	}
 	return n.host.do(deleteLink(name))

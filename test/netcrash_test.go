@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,13 @@ import (
 
 // crashRounds is how often the engine is killed; BERTH_CRASH_ROUNDS says otherwise.
 const crashRounds = 5
+
+// passing are what goes on, over and over, while the engine is killed.
+var passing = [][]string{
+	{"run -d --name passing-1 --network small -p 7101:80 busybox sleep 100000", "restart -t 0 passing-1", "rm -f passing-1"},
+	{"run -d --rm --name passing-2 --network small -p 7102:80/udp -v /anonymous busybox sleep 100000", "rm -f -v passing-2"},
+	{"network create --ipv6 passing", "network connect passing asks", "network disconnect passing asks", "network rm passing"},
+}
 
 // TestKilledEnginesCutNoConnectionAndLeakNothing kills the engine while containers start and
 // stop, connections flow through published ports and names are asked for.
@@ -85,20 +93,30 @@ func TestKilledEnginesCutNoConnectionAndLeakNothing(t *testing.T) {
 	repeat("a query", func() error { return lookUp(asker, "udp", "echo.", address) })
 	repeat("a query by TCP", func() error { return lookUp(asker, "tcp", "echo.", address) })
 
+	var done, cut atomic.Int64
 	for round := range rounds {
 		var verbs sync.WaitGroup
-		for n := range 2 {
-			verbs.Go(func() { // it may end anyhow: its engine is killed under it
-				p.Berth("run", "-d", "--name", fmt.Sprintf("passing-%d", n), "--network", "small", "-p", fmt.Sprint(7100+n)+":80", "busybox", "sleep", "100000")
-				p.Berth("rm", "-f", fmt.Sprintf("passing-%d", n))
+		for _, commands := range passing { // they may end anyhow: their engine is killed under them
+			verbs.Go(func() {
+				for _, c := range commands {
+					if p.Berth(strings.Fields(c)...).Code == 0 {
+						done.Add(1)
+					} else {
+						cut.Add(1)
+					}
+				}
 			})
 		}
-		time.Sleep(time.Duration(rand.IntN(250)) * time.Millisecond) // chaos, not a wait
+		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond) // chaos, not a wait
 		p.Kill()
 		verbs.Wait()
 		p.Start()
 		for _, id := range strings.Fields(p.Must("ps", "-aq", "--filter", "name=passing")) {
-			p.Must("rm", "-f", id)
+			p.Berth("rm", "-f", "-v", id) // one with --rm may be going by itself
+		}
+		if p.Berth("network", "inspect", "passing").Code == 0 {
+			p.Berth("network", "disconnect", "passing", "asks") // if it is on it
+			p.Must("network", "rm", "passing")
 		}
 		if t.Failed() {
 			t.Fatalf("in round %d", round+1)
@@ -116,6 +134,14 @@ func TestKilledEnginesCutNoConnectionAndLeakNothing(t *testing.T) {
 			t.Errorf("%s: only %d times", what, *n)
 		}
 	}
+	t.Logf("%d commands were done, %d cut off", done.Load(), cut.Load())
+	if done.Load() == 0 || cut.Load() == 0 {
+		t.Error("the engine is killed too early or too late")
+	}
+	testkit.Eventually(t, "what removes itself is gone", func() bool { return len(strings.Fields(p.Must("ps", "-aq"))) == 2 })
+	if volumes := p.Must("volume", "ls", "-q"); volumes != "" {
+		t.Errorf("volumes are left: %q", volumes)
+	}
 	if after := p.inventory(2); !maps.Equal(before, after) {
 		t.Errorf("before %v\nafter  %v", before, after)
 	}
@@ -128,6 +154,49 @@ func TestKilledEnginesCutNoConnectionAndLeakNothing(t *testing.T) {
 	}
 	if now := p.Must("inspect", "-f", "{{.NetworkSettings.Networks.small.IPAddress}}", "echo"); now != address {
 		t.Errorf("the address is %s, was %s", now, address)
+	}
+}
+
+// TestEngineKilledAtEveryFailpointOfNetworks kills it at each instant between two steps that a
+// crash may come between.
+func TestEngineKilledAtEveryFailpointOfNetworks(t *testing.T) {
+	points := failpoints(t, "network.")
+	p := newPair(t, nil)
+	p.Must("network", "create", "--subnet", "10.211.55.0/28", "small")
+	before := p.inventory(0) // nothing of Berth's, as nobody runs
+	var never []string
+	for _, point := range points {
+		p.Stop()
+		p.Start("BERTH_FAILPOINT=" + point)
+		for _, c := range []string{"network create --ipv6 passing", "run -d --name passing-1 --network small -p 7101:80 busybox sleep 100000",
+			"network connect passing passing-1", "network disconnect passing passing-1", "rm -f passing-1", "network rm passing"} {
+			if p.Berth(strings.Fields(c)...).Code != 0 {
+				break
+			}
+		}
+		if p.Berth("version").Code == 0 {
+			never = append(never, point)
+			p.Stop()
+		} else {
+			p.Await()
+		}
+		p.Start()
+		if p.Berth("inspect", "passing-1").Code == 0 {
+			p.Must("rm", "-f", "passing-1")
+		}
+		if p.Berth("network", "inspect", "passing").Code == 0 {
+			p.Must("network", "rm", "passing")
+		}
+	}
+	if len(never) > len(points)/2 {
+		t.Errorf("most failpoints were never reached: %v", never)
+	}
+	t.Logf("%d failpoints, not on this path: %v", len(points), never)
+	if after := p.inventory(0); !maps.Equal(before, after) {
+		t.Errorf("before %v\nafter  %v", before, after)
+	}
+	for n := range 13 { // no address is lost
+		p.Must("run", "-d", "--name", fmt.Sprintf("all-%d", n), "--network", "small", "busybox", "sleep", "1000")
 	}
 }
 
@@ -144,14 +213,20 @@ func (p *pair) inventory(running int) map[string]int {
 		files, _ := filepath.Glob(pattern)
 		return len(files)
 	}
-	n := map[string]int{}
+	n, names := map[string]int{}, []string{}
+	defer func() {
+		if p.t.Failed() {
+			p.t.Logf("interfaces: %v", names)
+		}
+	}()
 	testkit.Eventually(p.t, fmt.Sprintf("the interfaces and shims of %d containers, and no more, are left", running), func() bool {
 		var links []struct{ Ifname string }
 		if err := json.Unmarshal([]byte(p.host.Must("ip", "-j", "link")), &links); err != nil {
 			p.t.Fatal(err)
 		}
-		n["interfaces"], n["ends of containers"] = len(links), 0
+		n["interfaces"], n["ends of containers"], names = len(links), 0, nil
 		for _, l := range links {
+			names = append(names, l.Ifname)
 			if strings.HasPrefix(l.Ifname, "veth") {
 				n["ends of containers"]++
 			}
