@@ -138,9 +138,6 @@ func TestBesideADockerDaemonThatDropsWhatItDoesNotKnow(t *testing.T) {
 
 // TestBesideARealDockerDaemon starts one in the test's network namespace.
 func TestBesideARealDockerDaemon(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	needIptables(t)
 	if _, err := exec.LookPath("dockerd"); err != nil {
 		t.Skip("no dockerd (Debian: docker.io)")

@@ -53,8 +53,8 @@ type node struct {
 // newHost gives the process's own namespace, empty.
 func newHost(t testing.TB) *node {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("network namespaces need root")
+	if os.Getuid() != 0 || testing.Short() {
+		t.Skip("machines made of network namespaces: need root, and seconds")
 	}
 	h := enter(t, "host", false)
 	t.Cleanup(func() {
