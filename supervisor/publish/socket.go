@@ -8,13 +8,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// These calls are made for every connection or datagram, and so without the garbage that
-// those of package unix leave.
+// These calls are made for every connection or datagram. They leave no garbage, and do not
+// tell the Go scheduler of themselves: they never wait, but a longer one would lose the
+// shim's only processor to another thread, and have to wait for that.
 
 func accept(fd int) (int, error) {
-	n, _, errno := unix.Syscall6(unix.SYS_ACCEPT4, uintptr(fd), 0, 0, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0, 0)
+	n, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), 0, 0, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0, 0)
+	return result(n, errno)
+}
+
+func read(fd int, buf []byte) (int, error) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
+	return result(n, errno)
+}
+
+func write(fd int, buf []byte) (int, error) {
+	n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
+	return result(n, errno)
+}
+
+func splice(from, to, size int) (int, error) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(size), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+	return result(n, errno)
+}
+
+func result(n uintptr, errno unix.Errno) (int, error) {
 	if errno != 0 {
-		return -1, errno
+		return 0, errno
 	}
 	return int(n), nil
 }
@@ -35,7 +55,7 @@ func (e *endpoint) receive(fd int, buf []byte) (int, error) {
 	msg := unix.Msghdr{Name: (*byte)(unsafe.Pointer(&e.name)), Namelen: unix.SizeofSockaddrInet6, Iov: &iov, Control: &e.control[0]}
 	msg.SetIovlen(1)
 	msg.SetControllen(len(e.control))
-	n, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), 0)
+	n, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), 0)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -64,7 +84,7 @@ func (e *endpoint) send(fd int, data []byte) {
 		msg.Control = &e.control[0]
 		msg.SetControllen(e.controlLen)
 	}
-	_, _, _ = unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	_, _, _ = unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 }
 
 // info is the payload of the control message, an in_pktinfo or in6_pktinfo; nil: none.

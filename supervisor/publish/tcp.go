@@ -53,6 +53,7 @@ type flow struct {
 	rest     []byte // read and not yet written
 	pipe     [2]int // for large amounts: data goes through it without being copied; 0: none
 	held     int    // bytes in the pipe
+	full     bool   // it may be
 	eof      bool
 	done     bool // the end was passed on, or nobody wants more
 }
@@ -167,34 +168,34 @@ const chunk = 16 << 10
 // pump moves what can be moved; false asks for another call.
 func (l *loop) pump(f *flow) bool {
 	for range share {
+		waiting := f.held > 0 || len(f.rest) > 0
 		switch {
 		case f.done, f.from.r.over:
 			return true
-		case f.held > 0:
-			if !f.to.writable {
-				return true
-			}
-			n, err := unix.Splice(f.pipe[0], nil, f.to.fd, nil, f.held, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
-			f.held -= int(max(n, 0))
-			l.wrote(f, err)
-		case len(f.rest) > 0:
-			if !f.to.writable {
-				return true
-			}
-			n, err := unix.Write(f.to.fd, f.rest)
-			if f.rest = f.rest[max(n, 0):]; len(f.rest) == 0 {
+		case len(f.rest) > 0 && f.to.writable: // read before what is in the pipe
+			n, err := write(f.to.fd, f.rest)
+			if f.rest = f.rest[n:]; len(f.rest) == 0 {
 				f.rest = nil
 			}
 			l.wrote(f, err)
-		case f.eof:
+		case f.held > 0 && f.to.writable:
+			n, err := splice(f.pipe[0], f.to.fd, f.held)
+			f.held -= n
+			f.full = false
+			l.wrote(f, err)
+		case f.eof && !waiting:
 			_ = unix.Shutdown(f.to.fd, unix.SHUT_WR)
 			f.done = true
-		case !f.from.readable:
+		case f.eof, !f.from.readable:
 			return true
-		case f.pipe != [2]int{}:
-			n, err := unix.Splice(f.from.fd, nil, f.pipe[1], nil, pipeSize, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
-			f.held = int(max(n, 0))
-			l.read(f, f.held, err)
+		case f.pipe != [2]int{} && !f.full:
+			n, err := splice(f.from.fd, f.pipe[1], pipeSize)
+			f.held += n
+			if f.full = err == unix.EAGAIN && waiting; !f.full { // or there is nothing to read: that will show
+				l.read(f, n, err)
+			}
+		case waiting:
+			return true
 		default:
 			l.copy(f)
 		}
@@ -208,12 +209,12 @@ func (l *loop) copy(f *flow) {
 	if f.from.r.stream() {
 		buf = buf[:chunk]
 	}
-	n, err := unix.Read(f.from.fd, buf)
+	n, err := read(f.from.fd, buf)
 	if !l.read(f, n, err) {
 		return
 	}
-	wrote, err := unix.Write(f.to.fd, buf[:n])
-	if wrote = max(wrote, 0); wrote < n {
+	wrote, err := write(f.to.fd, buf[:n])
+	if wrote < n {
 		f.rest = append([]byte(nil), buf[wrote:n]...)
 	}
 	l.wrote(f, err)
@@ -284,8 +285,8 @@ func (l *loop) reset(r *relay) {
 	l.finish(r)
 }
 
-// pipeSize is what a pipe holds.
-const pipeSize = 256 << 10
+// pipeSize is what a pipe holds: on a busy machine, what can be moved at each turn.
+const pipeSize = 1 << 20
 
 // sparePipes are kept for the next flows.
 const sparePipes = 4

@@ -105,8 +105,8 @@ func (d *datagrams) act(l *loop, _ uint32) bool {
 		}
 		if s := l.session((*socket)(d), &from); s != nil {
 			l.udp.touch(s, now)
-			if _, err := unix.Write(s.fd, l.buf[:n]); err == unix.ECONNREFUSED {
-				_, _ = unix.Write(s.fd, l.buf[:n]) // that was about the last one
+			if _, err := write(s.fd, l.buf[:n]); err == unix.ECONNREFUSED {
+				_, _ = write(s.fd, l.buf[:n]) // that was about the last one
 			}
 		}
 	}
@@ -167,7 +167,7 @@ func dialUDP(to unix.Sockaddr) (int, error) {
 func (s *session) act(l *loop, _ uint32) bool {
 	l.udp.touch(s, time.Now())
 	for range datagramShare {
-		n, err := unix.Read(s.fd, l.buffer())
+		n, err := read(s.fd, l.buffer())
 		if err == unix.EAGAIN {
 			return true
 		}
