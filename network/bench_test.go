@@ -2,6 +2,7 @@ package network
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
@@ -21,17 +22,15 @@ func BenchmarkSandbox(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
-				var join, publish, leave time.Duration
-				step := func(sum *time.Duration, do func() error) {
+				var join, publish, leave []time.Duration
+				step := func(samples *[]time.Duration, do func() error) {
 					begin := time.Now()
 					if err := do(); err != nil {
 						b.Fatal(err)
 					}
-					*sum += time.Since(begin)
+					*samples = append(*samples, time.Since(begin))
 				}
-				rounds := 0
 				for b.Loop() {
-					rounds++
 					time.Sleep(rest)
 					var s *Sandbox
 					step(&join, func() error { s = joinForBench(b, n, "one"); return nil })
@@ -41,10 +40,13 @@ func BenchmarkSandbox(b *testing.B) {
 					s.Netns.Close()
 					step(&leave, func() error { return n.Leave(b.Context(), "one") })
 				}
-				each := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 / float64(rounds) }
-				b.ReportMetric(each(join), "join-ms")
-				b.ReportMetric(each(publish), "publish-ms")
-				b.ReportMetric(each(leave), "leave-ms")
+				median := func(samples []time.Duration) float64 {
+					slices.Sort(samples)
+					return float64(samples[len(samples)/2].Microseconds()) / 1000
+				}
+				b.ReportMetric(median(join), "join-ms")
+				b.ReportMetric(median(publish), "publish-ms")
+				b.ReportMetric(median(leave), "leave-ms")
 			})
 		}
 	}
