@@ -1,8 +1,10 @@
 package durable
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,5 +109,49 @@ func TestDBFromTheFutureIsRefused(t *testing.T) {
 	b.Close()
 	if _, err := OpenDB(path); !fail.Is(err, fail.Invalid) {
 		t.Fatalf("got %v", err)
+	}
+}
+
+// testdata/schema-N.db.gz was written by the Berth that had schema N: a container and its
+// name.
+func TestOldDatabasesAreMigrated(t *testing.T) {
+	old, err := filepath.Glob("testdata/schema-*.db.gz")
+	if err != nil || len(old) != schemaVersion-1 {
+		t.Fatalf("there are databases of %d old schemas, and should be of %d (%v)", len(old), schemaVersion-1, err)
+	}
+	for _, path := range old {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		z, err := gzip.NewReader(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(z)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := filepath.Join(t.TempDir(), "berth.db")
+		if err := os.WriteFile(now, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // the second time nothing is to be done
+			db, err := OpenDB(now)
+			if err != nil {
+				t.Fatalf("%s: %v", path, err)
+			}
+			err = db.Update(func(tx *Tx) error {
+				var c struct{ Name string }
+				if ok, err := tx.Get("containers", "0123", &c); err != nil || !ok || c.Name != "web" || string(tx.GetRaw("names", "web")) != "0123" {
+					t.Errorf("%s: the container is %v %+v (%v)", path, ok, c, err)
+				}
+				return errors.Join(tx.PutRaw("networks", "x", []byte("{}")), tx.PutRaw("volumes", "x", []byte("{}")))
+			})
+			if err := errors.Join(err, db.Close()); err != nil {
+				t.Fatalf("%s: %v", path, err)
+			}
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+
+	"berth/durable"
 )
 
 const crashDir = "BERTH_TEST_CRASH_DIR"
@@ -146,4 +149,38 @@ func failpoints(t *testing.T) (out []string) {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// What nobody can read must not take the engine, or other networks, with it.
+func TestUnreadableStateIsToldAndLeftBehind(t *testing.T) {
+	g := newGround(t)
+	g.create(CreateRequest{Name: "n"})
+	g.join("good", EndpointRequest{Network: "n"})
+	bad := g.join("bad", EndpointRequest{Network: "n"})
+	link := g.n.boxes["bad"].rec.Endpoints[0].Link
+	if err := os.WriteFile(g.n.file("bad"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := g.db.Update(func(tx *durable.Tx) error { return tx.PutRaw(bucket, "damaged", []byte("{")) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told strings.Builder
+	g.cfg.Log = slog.New(slog.NewTextHandler(&told, nil))
+	g.n.pool.close() // as it would be with the process
+	g.n.reap.close()
+	g.open()
+	if got := g.n.Sandboxes(); fmt.Sprint(got) != "[good]" {
+		t.Error(got)
+	}
+	if _, err := netlink.LinkByName(link); err == nil {
+		t.Error("an interface stays that no file names")
+	}
+	if _, err := g.n.Get("n"); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(told.String(), "the record of a network is unreadable") || !strings.Contains(told.String(), "the file of a container's network is unreadable") {
+		t.Error(told.String())
+	}
+	bad.Netns.Close()
 }

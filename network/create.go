@@ -171,6 +171,13 @@ func (n *Networks) defaultBridge(nw *entry) (*entry, error) {
 			}
 		}
 	}
+	set, err := parseOptions(rec.Driver, rec.Options)
+	if err == nil {
+		err = checkSettings(rec.Network, set)
+	}
+	if err != nil {
+		return nil, err
+	}
 	if nw != nil && sameRecord(was, rec) {
 		return nw, nil
 	}
@@ -473,6 +480,9 @@ const minMTU6 = 1280
 
 // checkSettings refuses options that contradict the network.
 func checkSettings(nw Network, set settings) error {
+	if nw.EnableIPv6 && !haveIPv6() {
+		return fail.New(fail.Invalid, "network %s cannot have IPv6: it is disabled in this host's kernel", nw.Name)
+	}
 	if nw.EnableIPv6 && set.mtu != 0 && set.mtu < minMTU6 {
 		return fail.New(fail.Invalid, "an MTU of %d is too small for IPv6, which needs %d", set.mtu, minMTU6)
 	}

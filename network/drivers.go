@@ -221,7 +221,7 @@ func (bridge) plug(n *Networks, nw *entry, ns *os.File, e endpoint) []message {
 	pair.AddData(info)
 	set := linkMessage(0, e.Link, 0, unix.IFF_UP, unix.IFF_UP)
 	set.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(n.alias(nw.rec.Name))))
-	set.AddData(noLinkLocal())
+	quiet(set)
 	if nw.set.noICC {
 		set.AddData(bridgePort(map[int]uint8{nl.IFLA_BRPORT_ISOLATED: 1}))
 	}

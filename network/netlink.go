@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -183,14 +184,23 @@ func deleteLink(name string) message {
 
 const in6AddrGenModeNone = 1 // linux/if_link.h
 
-// noLinkLocal keeps the kernel from giving an interface an IPv6 address of its own, which
-// a bridge's port does not need.
-func noLinkLocal() *nl.RtAttr {
+// quiet keeps the kernel from giving an interface an IPv6 address of its own, which a
+// bridge's port does not need.
+func quiet(req *nl.NetlinkRequest) {
+	if !haveIPv6() {
+		return // the kernel would not know the attribute
+	}
 	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
 	inet6 := spec.AddRtAttr(unix.AF_INET6, nil)
 	inet6.AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, nl.Uint8Attr(in6AddrGenModeNone))
-	return spec
+	req.AddData(spec)
 }
+
+// haveIPv6 tells whether the kernel does IPv6 at all (not with ipv6.disable=1).
+var haveIPv6 = sync.OnceValue(func() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
+})
 
 // bridgePort are a port's attributes (IFLA_BRPORT_), each of one byte.
 func bridgePort(attrs map[int]uint8) *nl.RtAttr {

@@ -115,7 +115,7 @@ func (x xvlan) makeParent(n *Networks, nw Network, set settings, name string) er
 	}
 	req := linkMessage(0, name, 0, unix.IFF_UP, unix.IFF_UP)
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(n.alias(nw.Name))))
-	req.AddData(noLinkLocal()) // the host itself is not on it
+	quiet(req) // the host itself is not on it
 	return n.host.do(message{req, "bring " + name + " up", nil})
 }
 
@@ -131,7 +131,7 @@ func (n *Networks) loneCable(name string) error {
 	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(other))
 	pair.AddData(info)
 	end := linkMessage(0, other, 0, unix.IFF_UP, unix.IFF_UP)
-	end.AddData(noLinkLocal())
+	quiet(end)
 	return n.host.do(message{pair, "make " + name, nil}, message{end, "bring " + other + " up", nil})
 }
 
