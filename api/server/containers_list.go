@@ -38,7 +38,7 @@ func listContainers(w *writer, r *request) error {
 	sel.all = r.boolean("all") || limit > 0 || len(f["status"]) > 0
 	now := time.Now()
 	out := []listRow{}
-	names := imageNames{s: r.s}
+	names := r.s.listNames()
 	for _, c := range r.s.Containers.List() {
 		if !sel.matches(c) {
 			continue
@@ -73,10 +73,10 @@ type listRow struct {
 }
 
 // summary is one row of the list.
-func (s *Server) summary(c engine.Container, now time.Time, names *imageNames, v version) container.Summary {
+func (s *Server) summary(c engine.Container, now time.Time, names *listNames, v version) container.Summary {
 	row := container.Summary{
 		ID:      c.ID,
-		Names:   []string{"/" + c.Name},
+		Names:   append([]string{"/" + c.Name}, names.links[c.ID]...),
 		Image:   names.shown(c.Config.Image, c.Image),
 		ImageID: c.Image.String(),
 		Command: commandText(c),
@@ -99,14 +99,18 @@ func (s *Server) summary(c engine.Container, now time.Time, names *imageNames, v
 	return row
 }
 
-// imageNames tells by which name a container's image is shown: the one the user gave
-// while it still means that image, else its ID.
-type imageNames struct {
+// listNames knows the names that lists show besides a container's own: of its image the one
+// that the user gave while it still means that image, else its ID; of containers that are
+// linked to it, what they call it.
+type listNames struct {
 	s     *Server
 	known map[string]oci.Digest
+	links map[string][]string // by container
 }
 
-func (n *imageNames) shown(asked string, id oci.Digest) string {
+func (s *Server) listNames() listNames { return listNames{s: s, links: s.linkNames()} }
+
+func (n *listNames) shown(asked string, id oci.Digest) string {
 	if asked == "" {
 		return id.String()
 	}

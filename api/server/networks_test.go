@@ -421,3 +421,31 @@ func TestPruningTheBuildCacheFindsNone(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
+
+func TestLinksAreToldAsDockerTellsThem(t *testing.T) {
+	b := newBench(t)
+	user := served()
+	user.Name, user.ID = "user", strings.Repeat("7", 64)
+	user.HostConfig = &container.HostConfig{NetworkMode: "bridge", Links: []string{"served:db", "/served", "gone:x"}}
+	b.eng.list = []engine.Container{served(), user}
+	var rows []struct {
+		ID    string `json:"Id"`
+		Names []string
+	}
+	if w := b.ask("GET", "/containers/json", ""); json.Unmarshal(w.Body.Bytes(), &rows) != nil {
+		t.Fatal(w.Body)
+	}
+	if got := rows[0].Names; !slices.Equal(got, []string{"/served", "/user/db", "/user/served"}) {
+		t.Errorf("names of the linked one: %q", got)
+	}
+	var got struct{ HostConfig struct{ Links []string } }
+	if w := b.ask("GET", "/containers/user/json", ""); json.Unmarshal(w.Body.Bytes(), &got) != nil {
+		t.Fatal(w.Body)
+	}
+	if want := []string{"/served:/user/db", "/served:/user/served", "/gone:/user/x"}; !slices.Equal(got.HostConfig.Links, want) {
+		t.Errorf("links: %q", got.HostConfig.Links)
+	}
+	if b.eng.list[1].HostConfig.Links[0] != "served:db" {
+		t.Error("the container's own record was changed")
+	}
+}

@@ -112,7 +112,7 @@ func (s *Server) imageUsage(out *usageResponse, v version) error {
 
 func (s *Server) containerUsage(out *usageResponse, r *request) error {
 	use := &container.DiskUsage{}
-	names := imageNames{s: s}
+	names := s.listNames()
 	now := time.Now()
 	for _, c := range s.Containers.List() {
 		row := s.summary(c, now, &names, r.version)
