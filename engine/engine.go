@@ -14,6 +14,8 @@
 //	Execs       further processes of running containers
 //	index       ids and names
 //	recorder    the database records
+//	networker   which networks a container is to be on, settled at its creation
+//	wiring      networks of running containers: join, publish, leave; hosts and resolv.conf
 //	specMaker   HostConfig → OCI runtime specification
 //	runtimes    the external OCI runtimes by name
 //	instance    one container: the only owner of its state
@@ -24,7 +26,9 @@
 // start is not: whether a container runs is known by its shim, and how it ended by the
 // exit record that the shim leaves, so the engine's own record of both is written
 // behind the answer. Being stopped by hand is durable before the answer if a restart
-// policy depends on it.
+// policy depends on it. A connection to a network is recorded when it is made and before the
+// answer, a disconnection before it is begun: an endpoint that the record does not know is
+// taken back by the next engine.
 package engine
 
 import (

@@ -600,3 +600,17 @@ func TestRecordsFromBeforeNetworksAreSettled(t *testing.T) {
 		}
 	}
 }
+
+func FuzzWhatIsWrittenOfPortsAndLinks(f *testing.F) {
+	for _, s := range []string{"", "80", "80-90", "90-80", "0-1", "65536", "db", "/db:/web/alias", "a:b:c", ":", "a:/"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if first, last, err := hostPorts(s); err == nil && first > last {
+			t.Errorf("%q is the range %d-%d", s, first, last)
+		}
+		if target, alias, err := parseLink(s); err == nil && (target == "" || alias == "" || strings.ContainsAny(alias, "/: \n")) {
+			t.Errorf("%q links %q as %q", s, target, alias)
+		}
+	})
+}
