@@ -159,6 +159,25 @@ func (n *node) addresses(link string, addrs ...string) {
 	})
 }
 
+// linkLocal tells an interface's address of fe80::/10.
+func (n *node) linkLocal(link string) (ip string) {
+	n.t.Helper()
+	n.must(func() error {
+		l, err := netlink.LinkByName(link)
+		if err != nil {
+			return err
+		}
+		addrs, err := netlink.AddrList(l, netlink.FAMILY_V6)
+		for _, a := range addrs {
+			if a.IP.IsLinkLocalUnicast() {
+				ip = a.IP.String()
+			}
+		}
+		return err
+	})
+	return ip
+}
+
 func (n *node) route(to, via string) {
 	n.t.Helper()
 	n.must(func() error {
@@ -291,7 +310,7 @@ func (n *node) ping(ip string) (answered bool) {
 }
 
 func hostOf(a net.Addr) string {
-	return netip.MustParseAddrPort(a.String()).Addr().Unmap().String()
+	return netip.MustParseAddrPort(a.String()).Addr().Unmap().WithZone("").String()
 }
 
 const patience = 120 * time.Millisecond // for answers that must not come; those that must have longer

@@ -144,6 +144,8 @@ func TestPublishedPortsAreReachedFromEverywhereWithTheClientsAddress(t *testing.
 			// so does loopback
 			w.host.expect("127.0.0.1:8000", "host 127.0.0.1")
 			w.host.expect("[::1]:8000", "host ::1")
+			// and who comes by a link-local address, which cannot be routed
+			w.other.expect("["+w.host.linkLocal("up0")+"%eth0]:8000", "host "+w.other.linkLocal("eth0"))
 		})
 	}
 }
@@ -201,6 +203,13 @@ func TestWhatLeavesIsMasqueraded(t *testing.T) {
 	}
 	w.a1.expect("192.0.2.2:80", "other 192.0.2.9")
 	w.a1.expect("[2001:db8::2]:80", "other 2001:db8::9")
+	// but not on the way to another network of ours
+	b1 := Publication{Container: "b1", Bridges: []string{"br-b"}, Ports: ports("172.21.0.2", "fd00:b::2", "0.0.0.0:8001", "[::]:8001")}
+	if err := table.Publish(b1); err != nil {
+		t.Fatal(err)
+	}
+	w.a1.expect("192.0.2.1:8001", "b1 172.20.0.2")
+	w.a1.expect("[2001:db8::1]:8001", "b1 fd00:a::2")
 }
 
 func TestAPortOfOneAddressIsReachedByThatAddressOnly(t *testing.T) {
