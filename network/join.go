@@ -659,11 +659,21 @@ func macOf(a netip.Addr) gonet.HardwareAddr {
 }
 
 // chooseGateways decides which networks provide the default routes: those of the highest
-// priority, then the first by name.
+// priority, then those that have one for both families, or for IPv6, then the first by name
+// (as Docker does it).
 func (n *Networks) chooseGateways(s *sandbox) {
 	order := slices.Clone(s.Endpoints)
+	families := func(e endpoint) (weight int) {
+		if e.Gateway4.IsValid() || e.OnDevice && e.IPv4.IsValid() {
+			weight++
+		}
+		if e.Gateway6.IsValid() || e.OnDevice && e.IPv6.IsValid() {
+			weight += 2
+		}
+		return weight
+	}
 	slices.SortStableFunc(order, func(a, b endpoint) int {
-		return cmp.Or(cmp.Compare(b.GwPriority, a.GwPriority), strings.Compare(a.NetworkName, b.NetworkName))
+		return cmp.Or(cmp.Compare(b.GwPriority, a.GwPriority), cmp.Compare(families(b), families(a)), strings.Compare(a.NetworkName, b.NetworkName))
 	})
 	s.Gateway4, s.Gateway6 = "", ""
 	for _, e := range order {

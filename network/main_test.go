@@ -75,12 +75,16 @@ func (g *ground) at(dir string, change ...func(*Config)) {
 		g.t.Fatal(err)
 	}
 	g.t.Cleanup(func() { g.db.Close() })
-	sum := sha256.Sum256([]byte(dir))
-	g.cfg = Config{DB: g.db, RunDir: filepath.Join(dir, "run"), EngineID: hex.EncodeToString(sum[:4]) + "-0000"}
+	g.identify(dir)
 	for _, f := range change {
 		f(&g.cfg)
 	}
 	g.open()
+}
+
+func (g *ground) identify(dir string) {
+	sum := sha256.Sum256([]byte(dir))
+	g.cfg = Config{DB: g.db, RunDir: filepath.Join(dir, "run"), EngineID: hex.EncodeToString(sum[:4]) + "-0000"}
 }
 
 // firstOf is the first address of a network that a container can have.

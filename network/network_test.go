@@ -178,6 +178,20 @@ func TestSeveralNetworksTheHighestPriorityThenTheFirstNameLeadsOut(t *testing.T)
 	mustFail(t, err, fail.Forbidden, "not connected")
 }
 
+func TestAmongEqualsTheNetworkOfBothFamiliesLeadsOut(t *testing.T) {
+	g := newGround(t)
+	g.create(CreateRequest{Name: "alpha", IPAM: IPAM{Pools: prefixes(t, "10.1.0.0/24")}})
+	g.create(CreateRequest{Name: "zeta", EnableIPv6: is(true), IPAM: IPAM{Pools: prefixes(t, "10.2.0.0/24", "fd12::/64")}})
+	s := g.join("c", EndpointRequest{Network: "alpha"}, EndpointRequest{Network: "zeta"})
+	if got := shape(t, s.Netns); got != "eth0 up 10.1.0.2/24; eth1 up 10.2.0.2/24 fd12::2/64; default 10.2.0.1 eth1; default fd12::1 eth1" {
+		t.Error(got)
+	}
+	s = g.join("d", EndpointRequest{Network: "alpha", GwPriority: 1}, EndpointRequest{Network: "zeta"})
+	if got := shape(t, s.Netns); got != "eth0 up 10.1.0.3/24; eth1 up 10.2.0.3/24 fd12::3/64; default 10.1.0.1 eth0; default fd12::1 eth1" {
+		t.Error(got)
+	}
+}
+
 func TestAnIPv6NetworkIsConnectedToAContainerThatHadNone(t *testing.T) {
 	g := newGround(t)
 	g.create(CreateRequest{Name: "both", EnableIPv6: is(true), IPAM: IPAM{Pools: prefixes(t, "10.1.0.0/24", "fd12::/64")}})
