@@ -277,7 +277,8 @@ func TestBesideADockerDaemonThatDrops(t *testing.T) {
 		t.Run(first+" first", func(t *testing.T) {
 			var d *testkit.Peer
 			p := newPair(t, func(p *pair) {
-				if first == "dockerd" {
+				if first == "dockerd" { // which drops where it was the one to allow forwarding
+					p.host.Sysctl("net/ipv4/ip_forward", "0")
 					d = testkit.DockerdOn(t, p.host)
 				}
 			})
@@ -285,16 +286,24 @@ func TestBesideADockerDaemonThatDrops(t *testing.T) {
 			p.awaitWeb("127.0.0.1", "8080")
 			if d == nil {
 				d = testkit.DockerdOn(t, p.host)
+				p.host.Must("iptables", "-P", "FORWARD", "DROP") // as after a restart of both
 			}
 			if chain := p.host.Must("iptables", "-S", "FORWARD"); !strings.Contains(chain, "-P FORWARD DROP") {
-				t.Skipf("dockerd did not drop: %s", chain)
+				t.Fatalf("dockerd did not drop: %s", chain)
 			}
 			testkit.Eventually(t, "Berth's port beside dockerd", func() bool { return who(p.other, host4, "8080") == other4 })
 			d.Must("import", testkit.BusyboxTar(t), "busybox")
 			d.Must("run", "-d", "--name", "theirs", "-p", "8090:80", "busybox", "sh", "-c", web)
 			testkit.Eventually(t, "dockerd's port beside Berth", func() bool { return who(p.other, host4, "8090") == other4 })
-			p.expect("from our container to theirs", p.whoFrom("web", d.Must("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "theirs"), "80"), "")
-			d.Must("rm", "-f", "theirs")
+			d.Must("run", "-d", "--name", "closed", "busybox", "sh", "-c", web)
+			closed := d.Must("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "closed")
+			testkit.Eventually(t, "dockerd's container by its own host", func() bool { return who(p.host, closed, "80") != "" })
+			p.expect("from our container to theirs", p.whoFrom("web", closed, "80"), "")
+			r := d.Do("exec", "closed", "timeout", "1", "wget", "-qO-", "http://"+p.address("web", "bridge", "IPAddress")+"/cgi-bin/who")
+			p.expect("from theirs to ours", r.Stdout, "")
+			r = d.Do("exec", "closed", "timeout", "1", "wget", "-qO-", "http://"+host4+":8080/cgi-bin/who")
+			p.expect("from theirs to what ours publishes", fmt.Sprint(r.Stdout != ""), "true")
+			d.Must("rm", "-f", "theirs", "closed")
 		})
 	}
 }
