@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -145,7 +146,10 @@ func TestPublishedPortsAreReachedFromEverywhereWithTheClientsAddress(t *testing.
 			w.host.expect("127.0.0.1:8000", "host 127.0.0.1")
 			w.host.expect("[::1]:8000", "host ::1")
 			// and who comes by a link-local address, which cannot be routed
-			w.other.expect("["+w.host.linkLocal("up0")+"%eth0]:8000", "host "+w.other.linkLocal("eth0"))
+			address := "[" + w.host.linkLocal("up0") + "%eth0]:8000"
+			for _, proto := range []string{"tcp", "udp"} {
+				eventually(t, "the shim answers "+proto+" "+address, func() bool { return strings.HasPrefix(w.other.ask(proto, address), "host ") })
+			}
 		})
 	}
 }
