@@ -131,6 +131,42 @@ func TestAConnectionIsLedToTheContainerByBothFamilies(t *testing.T) {
 	}
 }
 
+func TestIPv6PortsLeadToTheIPv6AddressIfThereIsOne(t *testing.T) {
+	l, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		t.Skip("this host has no IPv6:", err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprint(c, "six")
+			c.Close()
+		}
+	}()
+	defer func() {
+		l.Close()
+		<-done
+	}()
+	port := uint16(l.Addr().(*net.TCPAddr).Port)
+	p, bound := open(t, Port{Proto: "tcp", ContainerPort: port})
+	for _, targets := range [][2]netip.Addr{{netip.MustParseAddr("127.0.0.77"), loopback6}, {{}, loopback6}} {
+		if _, err := p.Set(bound, targets[0], targets[1]); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(dial(t, "::1", bound[0].HostPort)); string(got) != "six" || err != nil {
+			t.Errorf("%v: %q, %v", targets, got, err)
+		}
+	}
+	if got, err := io.ReadAll(dial(t, "127.0.0.1", bound[0].HostPort)); string(got) != "six" || err != nil {
+		t.Errorf("IPv4 to a container with IPv6 alone: %q, %v", got, err)
+	}
+}
+
 func TestMuchDataArrivesWholeInBothDirectionsAtOnce(t *testing.T) {
 	const size = 8 << 20
 	_, bound := open(t, Port{Proto: "tcp", HostIP: loopback4, ContainerPort: serve(t, echo)})
