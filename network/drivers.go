@@ -92,7 +92,7 @@ func (bridge) up(n *Networks, nw Network, set settings) (int, error) {
 	case found == nil && nw.Predefined && n.cfg.Bridge.Name != "":
 		return 0, fail.New(fail.NotFound, "bridge %s of the default network does not exist: make it, or name another one", name)
 	case found == nil:
-		if err := n.host.do(newBridge(name)); err != nil {
+		if err := n.host.do(newBridge(name), n.mark(name, nw)); err != nil {
 			return 0, err
 		}
 		durable.Failpoint("network.bridge.made")
@@ -115,13 +115,10 @@ func (bridge) up(n *Networks, nw Network, set settings) (int, error) {
 		}
 	}
 	var batch []message
-	if found == nil || n.madeBridge(found, nw) {
-		set := linkMessage(index, "", 0, unix.IFF_UP, unix.IFF_UP)
-		set.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(n.alias(nw.Name))))
-		batch = append(batch, message{set, "bring bridge " + name + " up", nil})
-	} else {
-		batch = append(batch, setUp(index, name))
+	if found != nil && n.madeBridge(found, nw) {
+		batch = append(batch, n.mark(name, nw))
 	}
+	batch = append(batch, setUp(index, name))
 	if set.mtu != 0 {
 		req := linkMessage(index, "", 0, 0, 0)
 		req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(set.mtu))))
@@ -191,6 +188,13 @@ func (bridge) down(n *Networks, nw Network, set settings) error {
 		return errors.Join(err, findErr) // gone, or not ours
 	}
 	return errors.Join(err, n.host.do(deleteLink(name)))
+}
+
+// mark gives one of the host's interfaces the alias of ours.
+func (n *Networks) mark(name string, nw Network) message {
+	req := linkMessage(0, name, 0, 0, 0)
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(n.alias(nw.Name))))
+	return message{req, "mark " + name + " as ours", nil}
 }
 
 // madeBridge tells a bridge of ours from one that was there. An engine that was killed while it

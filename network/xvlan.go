@@ -114,9 +114,8 @@ func (x xvlan) makeParent(n *Networks, nw Network, set settings, name string) er
 		return fail.New(fail.Internal, "make the parent interface %s: %w", name, err)
 	}
 	req := linkMessage(0, name, 0, unix.IFF_UP, unix.IFF_UP)
-	req.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(n.alias(nw.Name))))
 	quiet(req) // the host itself is not on it
-	return n.host.do(message{req, "bring " + name + " up", nil})
+	return n.host.do(n.mark(name, nw), message{req, "bring " + name + " up", nil})
 }
 
 // loneCable makes a veth pair of which nobody has the other end, for kernels without dummy
