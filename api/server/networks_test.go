@@ -449,3 +449,16 @@ func TestLinksAreToldAsDockerTellsThem(t *testing.T) {
 		t.Error("the container's own record was changed")
 	}
 }
+
+func TestALinkCannotBeRemovedByItself(t *testing.T) {
+	b := newBench(t)
+	if w := b.ask("DELETE", "/containers/web/db?link=1", ""); w.Code != 501 || !strings.Contains(message(t, w), "removing a link") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if w := b.ask("DELETE", "/containers/web?force=1", ""); w.Code != 204 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if w := b.ask("DELETE", "/containers/web/checkpoints/one", ""); w.Code != 501 || !strings.Contains(message(t, w), "checkpoint") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}

@@ -36,7 +36,6 @@ var routes = []endpoint{
 	{method: "GET", pattern: "/containers/{id}/attach/ws", handle: attachWebSocket},
 	{method: "GET", pattern: "/containers/{id}/logs", handle: containerLogs},
 	{method: "GET", pattern: "/containers/{id}/top", handle: topContainer},
-	{method: "DELETE", pattern: "/containers/{id}", handle: removeContainer},
 	{method: "POST", pattern: "/containers/{id}/exec", handle: createExec},
 	{method: "POST", pattern: "/exec/{id}/start", handle: startExec},
 	{method: "POST", pattern: "/exec/{id}/resize", handle: resizeExec},
@@ -52,6 +51,7 @@ var routes = []endpoint{
 	{method: "GET", pattern: "/containers/{id}/checkpoints", handle: notYet("checkpointing")},
 	{method: "POST", pattern: "/containers/{id}/checkpoints", handle: notYet("checkpointing")},
 	{method: "DELETE", pattern: "/containers/{id}/checkpoints/{checkpoint}", handle: notYet("checkpointing")},
+	{method: "DELETE", pattern: "/containers/{id...}", handle: removeContainer}, // a link has a slash in its name
 
 	// images
 	{method: "GET", pattern: "/images/json", handle: listImages},
