@@ -74,7 +74,7 @@ type told struct {
 }
 
 func oneLife(e *testkit.Engine, name string) (t told) {
-	r := e.Berth("create", "--name", name, "--network", "crash", "-p", "127.0.0.1::80", "busybox", "sh", "-c", `trap "exit 7" TERM; while :; do sleep 0.05; done`)
+	r := e.Berth("create", "--name", name, "--network", "crash", "-p", "127.0.0.1::80", "-v", "/anonymous", "-v", "kept:/kept", "busybox", "sh", "-c", `trap "exit 7" TERM; while :; do sleep 0.05; done`)
 	if r.Code != 0 {
 		return t
 	}
@@ -91,7 +91,7 @@ func oneLife(e *testkit.Engine, name string) (t told) {
 	if e.Berth("stop", t.id).Code != 0 {
 		return t
 	}
-	if e.Berth("rm", t.id).Code != 0 {
+	if e.Berth("rm", "-v", t.id).Code != 0 {
 		return t
 	}
 	t.removed = true
@@ -138,8 +138,16 @@ func settle(t *testing.T, e *testkit.Engine, name string, x told) {
 		default:
 			t.Errorf("%s is %q", name, state)
 		}
-		e.Must("rm", "-f", id)
+		e.Must("rm", "-f", "-v", id)
 	}
+	testkit.Eventually(t, name+"'s anonymous volume is gone", func() bool {
+		for _, volume := range volumeNames(e) {
+			if volume != "kept" {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 func TestEngineKilledAtEveryFailpoint(t *testing.T) {
