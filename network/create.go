@@ -498,19 +498,19 @@ func checkSettings(nw Network, set settings) error {
 // the host routes, and the gateways.
 func (n *Networks) fillPools(rec *record) error {
 	n.mu.Lock()
-	taken := []netip.Prefix{}
+	taken, owners := []netip.Prefix{}, []string{}
 	for _, nw := range n.nets {
 		if nw.rec.ID == rec.ID || nw.rec.ConfigOnly {
 			continue
 		}
 		for _, p := range nw.rec.IPAM.Pools {
-			taken = append(taken, p.Subnet)
+			taken, owners = append(taken, p.Subnet), append(owners, nw.rec.Name)
 		}
 	}
 	n.mu.Unlock()
 	for _, p := range rec.IPAM.Pools {
-		if p.Subnet.IsValid() && slices.ContainsFunc(taken, p.Subnet.Overlaps) {
-			return fail.New(fail.Forbidden, "invalid pool request: Pool overlaps with other one on this address space")
+		if i := slices.IndexFunc(taken, p.Subnet.Overlaps); p.Subnet.IsValid() && i >= 0 {
+			return fail.New(fail.Forbidden, "invalid pool request: Pool overlaps with other one on this address space: network %s has %s", owners[i], taken[i])
 		}
 	}
 	var ranges [2][]ipam.Range

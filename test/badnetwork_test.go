@@ -44,7 +44,7 @@ func TestBadInputOfNetworksAndVolumes(t *testing.T) {
 		want string
 	}{
 		// Networks
-		{"network create --subnet 10.211.1.128/25 new", 1, `Pool overlaps with other one on this address space`},
+		{"network create --subnet 10.211.1.128/25 new", 1, `Pool overlaps with other one on this address space: network taken has 10\.211\.1\.0/24$`},
 		{"network create --subnet 10.211.9.0/24 --subnet 10.211.9.0/25 new", 1, `(?i)overlap`},
 		{"network create --subnet 10.211.3.0/33 new", 1, `(?i)invalid|10\.211\.3\.0/33`},
 		{"network create --subnet nonsense new", 1, `(?i)nonsense`},
@@ -92,7 +92,7 @@ func TestBadInputOfNetworksAndVolumes(t *testing.T) {
 		{"run --network taken --network host busybox true", 125, `(?i)conflicting options`},
 		{"run --link nobody busybox true", 125, `(?i)nobody`},
 		// Ports
-		{"run -p 7500:80 busybox true", 125, `(?i)7500.*(holder|already allocated)`},
+		{"run -p 7500:80 busybox true", 125, `7500 failed: port is already allocated \(by container holder`},
 		{"run -p 7600:80 busybox true", 125, `7600 failed: port is already allocated \(by process \d+, busybox\)`},
 		{"run -p 7700:80 -p 7700:81 busybox true", 125, `(?i)7700`},
 		{"run -p 7700-7702:80-81 busybox true", 125, `(?i)range`},
