@@ -107,6 +107,10 @@ func explain(proto string, err error) error {
 		return fail.New(fail.Forbidden, "Bind for %s failed: permission denied", e.addr)
 	case proto == "sctp" && (errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ESOCKTNOSUPPORT)):
 		return fail.New(fail.NotImplemented, "port %d/sctp cannot be published: this host's kernel has no SCTP", e.addr.Port())
+	case errors.Is(err, unix.EMFILE):
+		var limit unix.Rlimit
+		_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
+		return fail.New(fail.Unavailable, "Bind for %s failed: too many open files: a shim may have %d (the engine's hard limit; LimitNOFILE in systemd)", e.addr, limit.Cur)
 	case errors.Is(err, unix.EAFNOSUPPORT):
 		return fail.New(fail.Invalid, "Bind for %s failed: this host has no IPv6", e.addr)
 	}

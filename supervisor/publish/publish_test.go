@@ -287,12 +287,14 @@ func TestManyConnectionsLeaveNothing(t *testing.T) {
 	})
 }
 
-func TestDatagramsComeBackFromTheAddressTheyWereSentTo(t *testing.T) {
+// upper is the container's side: a UDP server that answers in capitals.
+func upper(t *testing.T) uint16 {
+	t.Helper()
 	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Close()
+	t.Cleanup(func() { server.Close() })
 	go func() { // ends with the socket
 		buf := make([]byte, 65536)
 		for {
@@ -303,7 +305,44 @@ func TestDatagramsComeBackFromTheAddressTheyWereSentTo(t *testing.T) {
 			server.WriteToUDP(bytes.ToUpper(buf[:n]), from)
 		}
 	}()
-	p, bound := open(t, Port{Proto: "udp", ContainerPort: uint16(server.LocalAddr().(*net.UDPAddr).Port)})
+	return uint16(server.LocalAddr().(*net.UDPAddr).Port)
+}
+
+func TestTheSessionThatWasIdleLongestMakesRoom(t *testing.T) {
+	p, bound := open(t, Port{Proto: "udp", HostIP: loopback4, ContainerPort: upper(t)})
+	p.loop.mu.Lock()
+	p.loop.udp.limit = 2
+	p.loop.mu.Unlock()
+	var clients []net.Conn
+	for range 3 {
+		c, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", bound[0].HostPort))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		clients = append(clients, c)
+	}
+	for _, i := range []int{0, 1, 0, 2, 1, 2} {
+		buf := make([]byte, 8)
+		fmt.Fprint(clients[i], "a")
+		if n, err := clients[i].Read(buf); string(buf[:n]) != "A" || err != nil {
+			t.Fatalf("client %d: %q, %v", i, buf[:n], err)
+		}
+		if i != 2 {
+			continue
+		}
+		p.loop.mu.Lock()
+		if n := len(p.loop.udp.all); n != 2 {
+			t.Errorf("%d sessions", n)
+		}
+		p.loop.mu.Unlock()
+	}
+}
+
+func TestDatagramsComeBackFromTheAddressTheyWereSentTo(t *testing.T) {
+	server := upper(t)
+	p, bound := open(t, Port{Proto: "udp", ContainerPort: server})
 	ips := []string{"127.0.0.1", "127.0.0.9"}
 	if len(bound) == 2 {
 		ips = append(ips, "::1")

@@ -39,11 +39,12 @@ type session struct {
 
 // sessions are all sessions, the list of them in order of their last use.
 type sessions struct {
-	all  map[client]*session
-	list session // a ring; next is the oldest
+	all   map[client]*session
+	list  session // a ring; next is the oldest
+	limit int
 }
 
-func (t *sessions) init() { t.list.next, t.list.prev = &t.list, &t.list }
+func (t *sessions) init() { t.limit, t.list.next, t.list.prev = maxSessions, &t.list, &t.list }
 
 func (t *sessions) first() *session {
 	if t.list.next == &t.list {
@@ -124,7 +125,7 @@ func (l *loop) session(of *socket, from *endpoint) *session {
 	if of.target == nil {
 		return nil
 	}
-	if len(l.udp.all) >= maxSessions {
+	if len(l.udp.all) >= l.udp.limit {
 		l.udp.remove(l, l.udp.first())
 	}
 	fd, err := dialUDP(of.target)
