@@ -233,7 +233,8 @@ func TestBadNetworkRequestsAreRefused(t *testing.T) {
 		text       string
 	}{
 		{"/networks/create", `{`, 400, "invalid JSON"},
-		{"/networks/create", `{"Name":"x","IPAM":{"Config":[{"Subnet":"10.0.0.0"}]}}`, 400, "10.0.0.0"},
+		{"/networks/create", `{"Name":"x","IPAM":{"Config":[{"Subnet":"10.0.0.0"}]}}`, 400, `invalid value in the request body: netip.ParsePrefix("10.0.0.0")`},
+		{"/networks/create", `{"Name":5}`, 400, "invalid JSON"},
 		{"/networks/create", `{"Name":"x","IPAM":{"Config":[{"Gateway":"ten"}]}}`, 400, "ten"},
 		{"/networks/create", `{"Name":"x","Scope":"swarm"}`, 403, "no swarm mode"},
 		{"/networks/create", `{"Name":"x","Driver":"overlay"}`, 503, "not a swarm manager"},

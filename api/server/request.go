@@ -138,6 +138,8 @@ func bodyJSON(w http.ResponseWriter, r *request, v any, required bool) error {
 		return fail.New(fail.Invalid, "invalid JSON: got EOF while reading request body")
 	case errors.As(err, &tooBig):
 		return fail.New(fail.Invalid, "request body is larger than %d bytes", maxBody)
+	case err != nil && !isJSONError(err):
+		return fail.New(fail.Invalid, "invalid value in the request body: %w", err) // an address, a port …
 	case err != nil:
 		return fail.New(fail.Invalid, "invalid JSON: %w", err)
 	}
@@ -145,6 +147,13 @@ func bodyJSON(w http.ResponseWriter, r *request, v any, required bool) error {
 		return fail.New(fail.Invalid, "unexpected content after JSON")
 	}
 	return nil
+}
+
+// isJSONError tells JSON that cannot be read from values in it that a type of the API does not take.
+func isJSONError(err error) bool {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	return errors.As(err, &syntax) || errors.As(err, &kind) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 func jsonContent(r *request) error {
