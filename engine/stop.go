@@ -139,12 +139,14 @@ func (l *lifecycle) awaitExit(ctx context.Context, i *instance, r *run, patience
 		}
 		return fail.New(fail.Internal, "container %s did not end after SIGKILL: a process of it may be stuck in the kernel", i.id)
 	}
-	select {
-	case <-r.exited:
-		return nil
-	case <-l.ctx.Done():
-		return errClosed
+	for _, over := range []chan struct{}{r.exited, r.left} {
+		select {
+		case <-over:
+		case <-l.ctx.Done():
+			return errClosed
+		}
 	}
+	return nil
 }
 
 func (l *lifecycle) exitWithin(r *run, d time.Duration) (bool, error) {
