@@ -57,6 +57,9 @@ func (r *Reservation) reserve(n Need) error {
 	if n.Driver != "" && n.Driver != Local {
 		return fail.New(fail.NotFound, "create %s: error looking up volume plugin %s: plugin %q not found", n.Name, n.Driver, n.Driver)
 	}
+	if s.broken[n.Name] {
+		return fail.New(fail.Internal, "create %s: the record of this volume is unreadable: its files are in %s", n.Name, s.mountpoint(n.Name))
+	}
 	s.mu.Lock()
 	v, known := s.volumes[n.Name]
 	if known && len(n.Options) > 0 && !maps.Equal(n.Options, v.Options) {

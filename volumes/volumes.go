@@ -112,6 +112,7 @@ type Store struct {
 	events *events.Bus
 	log    *slog.Logger
 	lookup func(ctx context.Context, host string) (string, error)
+	broken map[string]bool // volumes whose records are unreadable: told of at Open, and left alone
 
 	// Locks are taken in the order of these fields.
 	write    sync.Mutex // serialises making and removing volumes
@@ -126,7 +127,7 @@ type Store struct {
 // Open loads the volumes and clears up what a crash has left. The containers that use
 // volumes are told afterwards, with Restore.
 func Open(c Config) (*Store, error) {
-	s := &Store{dir: filepath.Join(c.Root, "volumes"), db: c.DB, events: c.Events, log: c.Log, lookup: lookup,
+	s := &Store{dir: filepath.Join(c.Root, "volumes"), db: c.DB, events: c.Events, log: c.Log, lookup: lookup, broken: map[string]bool{},
 		volumes: map[string]Volume{}, users: map[string]map[string]bool{}, running: map[string]map[string]bool{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -143,6 +144,7 @@ func Open(c Config) (*Store, error) {
 			var r row
 			if err := json.Unmarshal(data, &r); err != nil || checkName(name) != nil {
 				s.log.Error("the record of a volume is unreadable; its files are left alone", "volume", name, "error", err)
+				s.broken[name] = true
 				return nil
 			}
 			s.volumes[name] = Volume{name, r.Driver, s.mountpoint(name), r.Created, r.Labels, r.Options, r.Owner, r.Project}
@@ -176,7 +178,7 @@ func (s *Store) tidy() error {
 			s.undoOrFinish(e.Name())
 			continue
 		}
-		if _, known := s.volumes[e.Name()]; known || !e.IsDir() || checkName(e.Name()) != nil {
+		if _, known := s.volumes[e.Name()]; known || s.broken[e.Name()] || !e.IsDir() || checkName(e.Name()) != nil {
 			continue
 		}
 		if err := s.adoptStray(e.Name()); err != nil {
@@ -196,7 +198,7 @@ func (s *Store) undoOrFinish(hidden string) {
 	_, name, _ := strings.Cut(strings.TrimPrefix(hidden, gone), "-")
 	from, to := filepath.Join(s.dir, hidden), filepath.Join(s.dir, name)
 	var err error
-	if _, known := s.volumes[name]; known && !exists(to) {
+	if _, known := s.volumes[name]; (known || s.broken[name]) && !exists(to) {
 		err = os.Rename(from, to)
 	} else {
 		err = os.RemoveAll(from)

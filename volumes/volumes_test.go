@@ -204,6 +204,28 @@ func TestWhatACrashLeavesIsSettled(t *testing.T) {
 	}
 }
 
+func TestAVolumeWhoseRecordIsUnreadableIsLeftAlone(t *testing.T) {
+	h := newHouse(t)
+	for _, name := range []string{"broken", "hidden", "empty"} {
+		h.create(name)
+		if err := h.db.Update(func(tx *durable.Tx) error { return tx.PutRaw(bucket, name, []byte("{")) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.put("broken", "f")
+	dir := filepath.Join(h.root, "volumes")
+	if err := os.Rename(filepath.Join(dir, "hidden"), filepath.Join(dir, ".gone-0-hidden")); err != nil {
+		t.Fatal(err)
+	}
+	h.open()
+	if want := []string{"broken", "empty", "hidden"}; !slices.Equal(h.files(), want) || len(h.names()) != 0 {
+		t.Errorf("files %v, volumes %v", h.files(), h.names())
+	}
+	if _, err := h.Create(CreateRequest{Name: "broken"}); err == nil || !strings.Contains(err.Error(), "is unreadable: its files are in") {
+		t.Errorf("made anew: %v", err)
+	}
+}
+
 func TestOrphansOfContainersThatRemoveThemselvesGo(t *testing.T) {
 	h := newHouse(t)
 	for _, owner := range []string{"dead", "lives", ""} {
