@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -48,7 +49,7 @@ func TestRequestsThatCannotBeAreRefusedInOneLine(t *testing.T) {
 		{CreateRequest{Name: "n", Options: option("com.docker.network.bridge.gateway_mode_ipv4", "magic")}, fail.Invalid, "nat, nat-unprotected, routed or isolated"},
 		{CreateRequest{Name: "n", EnableIPv6: is(true), Options: option("com.docker.network.driver.mtu", "1200")}, fail.Invalid, "too small for IPv6"},
 		{CreateRequest{Name: "n", IPAM: IPAM{Driver: "infoblox"}}, fail.NotFound, `unknown IPAM driver "infoblox"`},
-		{CreateRequest{Name: "n", IPAM: IPAM{Pools: prefixes(t, "10.9.4.0/24")}}, fail.Forbidden, "invalid pool request: Pool overlaps with other one on this address space"},
+		{CreateRequest{Name: "n", IPAM: IPAM{Pools: prefixes(t, "10.9.4.0/24")}}, fail.Forbidden, "invalid pool request: Pool overlaps with other one on this address space: network old has 10.9.0.0/16"},
 		{CreateRequest{Name: "n", IPAM: IPAM{Pools: prefixes(t, "10.0.0.0/8")}}, fail.Forbidden, "Pool overlaps"},
 		{CreateRequest{Name: "n", IPAM: IPAM{Pools: prefixes(t, "10.1.0.0/24", "10.1.0.128/25")}}, fail.Invalid, "overlaps with another one of the same network"},
 		{CreateRequest{Name: "n", IPAM: IPAM{Pools: prefixes(t, "10.1.0.1/24")}}, fail.Invalid, "invalid subnet 10.1.0.1/24: it should be 10.1.0.0/24"},
@@ -275,7 +276,7 @@ func TestThereMayBeNoDefaultNetwork(t *testing.T) {
 
 func TestSubnetsAreChosenBesideWhatTheHostUses(t *testing.T) {
 	g := newGround(t, func(c *Config) {
-		c.Pools = []AddressPool{{netip.MustParsePrefix("10.40.0.0/22"), 24}, {netip.MustParsePrefix("fd44::/62"), 64}}
+		c.Pools = []AddressPool{{netip.MustParsePrefix("10.40.0.0/22"), 24}, {netip.MustParsePrefix("10.41.0.0/24"), 24}, {netip.MustParsePrefix("fd44::/62"), 64}}
 		c.Options = map[string]map[string]string{"bridge": {"com.docker.network.driver.mtu": "1334"}}
 	})
 	other := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "elsewhere"}}
@@ -298,6 +299,10 @@ func TestSubnetsAreChosenBesideWhatTheHostUses(t *testing.T) {
 	}
 	route("10.40.1.9/25")
 	route("fd44::9/64")
+	vpn := &netlink.Route{LinkIndex: index(t, "elsewhere"), Table: 52, Dst: &net.IPNet{IP: net.IPv4(10, 41, 0, 0).To4(), Mask: net.CIDRMask(16, 32)}}
+	if err := netlink.RouteAdd(vpn); err != nil {
+		t.Fatal(err)
+	}
 	nw := g.create(CreateRequest{Name: "n", EnableIPv6: is(true)})
 	if got := nw.IPAM.Pools[0].Subnet.String() + " " + nw.IPAM.Pools[1].Subnet.String(); got != "10.40.2.0/24 fd44:0:0:1::/64" {
 		t.Error(got)
@@ -318,7 +323,7 @@ func TestSubnetsAreChosenBesideWhatTheHostUses(t *testing.T) {
 		t.Error(nw, err)
 	}
 	_, _, err = g.n.Create(t.Context(), CreateRequest{Name: "m"})
-	mustFail(t, err, fail.Invalid, "all predefined address pools have been fully subnetted")
+	mustFail(t, err, fail.Invalid, "all predefined address pools have been fully subnetted") // 10.41.0.0/24 is in the VPN
 }
 
 func TestTwoEnginesOfOneHostDoNotClash(t *testing.T) {
