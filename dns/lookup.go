@@ -2,6 +2,8 @@ package dns
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"net/netip"
 	"os"
 	"strings"
@@ -43,33 +45,40 @@ func stat(fd int, path []byte) (version, error) {
 	return version{st.Dev_major, st.Dev_minor, st.Ino, st.Size, st.Mtime, st.Ctime}, nil
 }
 
-// refresh reads the file if it has changed. One that cannot be read has no names; what an
-// open file holds is complete, for it was renamed into its place.
+// refresh reads the file if it has changed. What an open file holds is complete, for it was
+// renamed into its place. One that is not there has no names; while one cannot be read, for
+// want of descriptors perhaps, what was read before is better than nothing.
 func (z *zoneFile) refresh() {
 	now, err := stat(unix.AT_FDCWD, z.cPath)
 	if err == nil && now == z.seen {
 		return
 	}
-	z.seen, z.domain, z.hosts = version{}, nil, nil
-	if err != nil {
-		return
+	if err == nil {
+		err = z.read()
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		z.seen, z.domain, z.hosts = version{}, nil, nil
+	}
+}
+
+func (z *zoneFile) read() error {
 	f, err := os.Open(z.path)
 	if err != nil {
-		return
+		return err
 	}
 	defer f.Close()
-	now, err = stat(int(f.Fd()), []byte{0})
+	now, err := stat(int(f.Fd()), []byte{0})
 	if err != nil || now.size > maxZone {
-		return
+		return err
 	}
 	data := make([]byte, now.size)
-	if n, err := f.ReadAt(data, 0); err != nil || n != len(data) {
-		return
+	if _, err := f.ReadAt(data, 0); err != nil {
+		return err
 	}
 	if z.load(data) {
 		z.seen = now
 	}
+	return nil
 }
 
 // maxZone bounds what is read: some 500,000 hosts.

@@ -143,6 +143,15 @@ func TestAChangedZoneIsSeenAndNeverHalf(t *testing.T) {
 	if n := find(); n != 301 || !seen[1] {
 		t.Errorf("at the end %d addresses; seen: %v", n, seen)
 	}
+	if err := os.WriteFile(path+"x", []byte("zone 1 \n10.0"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+"x", path); err != nil {
+		t.Fatal(err)
+	}
+	if n := find(); n != 301 {
+		t.Errorf("%d addresses after the file was damaged", n)
+	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
