@@ -772,7 +772,9 @@ func (n *Networks) publication(s sandbox) firewall.Publication {
 	return out
 }
 
-// Leave gives back all that a container's network has. One that has none is no error.
+// Leave gives back all that a container's network has. One that has none is no error. A
+// macvlan or ipvlan interface lives as long as its namespace, where nobody but those in it
+// can reach it: who has joined the container's network keeps it.
 func (n *Networks) Leave(ctx context.Context, containerID string) error {
 	b, err := n.hold(containerID)
 	if fail.Is(err, fail.NotFound) {
