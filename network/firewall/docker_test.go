@@ -37,6 +37,8 @@ func dockersRules(t testing.TB) {
 		"-P FORWARD DROP", "-N DOCKER", "-N DOCKER-USER", "-A DOCKER-USER -j RETURN", "-A FORWARD -j DOCKER-USER",
 		"-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
 		"-A FORWARD -o docker0 -j DOCKER", "-A FORWARD -i docker0 ! -o docker0 -j ACCEPT", "-A FORWARD -i docker0 -o docker0 -j ACCEPT",
+		// an internal network
+		"-A FORWARD -o docker1 -j DOCKER", "-A FORWARD -i docker1 ! -o docker1 -j DROP",
 		"-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 81 -j ACCEPT",
 	} {
 		run(t, "iptables -w "+line)
@@ -61,6 +63,10 @@ func TestBesideADockerDaemonThatDropsWhatItDoesNotKnow(t *testing.T) {
 	w.bridgeNetfilter("1")
 	table := openTable(t, Config{Bridges: []Bridge{bridgeA, bridgeB}, Published: []Publication{publishA1("0.0.0.0:8000")}})
 	d := w.besideDocker()
+	inner := newNode(t, "inner")
+	w.host.bridge("docker1", "172.18.0.1/16")
+	w.host.plug("", "docker1", inner, "eth0", "172.18.0.2/16")
+	inner.route("0.0.0.0/0", "172.18.0.1")
 	old, oldErr := w.other.connect("192.0.2.1:8000") // older than Docker
 	if oldErr != nil {
 		t.Fatal(oldErr)
@@ -86,6 +92,7 @@ func TestBesideADockerDaemonThatDropsWhatItDoesNotKnow(t *testing.T) {
 		w.a1.expect("172.17.0.2:80", "")
 		d.expect("172.20.0.2:80", "")
 		d.expect("192.0.2.1:8000", "a1 172.17.0.2")
+		inner.expect("192.0.2.1:8000", "")
 		if got := w.a1.ask("tcp", "172.17.0.2:81"); got != "docker 172.20.0.1" && got != "docker 172.17.0.1" {
 			t.Errorf("what Docker publishes is reached from our network: %q", got)
 		}
