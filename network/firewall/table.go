@@ -70,8 +70,13 @@ func Open(cfg Config) (*Table, error) {
 	}
 	w, err := t.startWatch() // before the table is made: what happens to it from then on is seen
 	if err != nil {
-		t.conn.CloseLasting()
-		return nil, fmt.Errorf("following the kernel's news of nftables: %w", err)
+		err = fmt.Errorf("following the kernel's news of nftables: %w", err)
+		if t.needed() {
+			t.conn.CloseLasting()
+			return nil, err
+		}
+		t.log.Warn("there will be no bridge networks here", "error", err) // containers can do without
+		w = newWatch(nil)
 	}
 	t.watch = w
 	if err := t.begin(); err != nil {
@@ -87,7 +92,7 @@ func (t *Table) begin() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	err := t.replace()
-	if err != nil && !t.needed() { // containers without networks can do with a kernel without nftables
+	if err != nil && !t.needed() { // as above, on a kernel without nftables
 		t.log.Warn("there will be no bridge networks here", "error", err)
 		return nil
 	}

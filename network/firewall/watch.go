@@ -21,9 +21,15 @@ type watch struct {
 	wg     sync.WaitGroup
 }
 
+func newWatch(conn *netlink.Conn) *watch {
+	return &watch{conn: conn, done: make(chan struct{}), lost: make(chan struct{}, 1), docker: make(chan struct{}, 1), flows: make(chan struct{}, 1)}
+}
+
 func (w *watch) stop() {
 	close(w.done)
-	w.conn.Close()
+	if w.conn != nil {
+		w.conn.Close()
+	}
 	w.wg.Wait()
 }
 
@@ -51,7 +57,7 @@ func (t *Table) startWatch() (*watch, error) {
 		conn.Close()
 		return nil, err
 	}
-	w := &watch{conn: conn, done: make(chan struct{}), lost: make(chan struct{}, 1), docker: make(chan struct{}, 1), flows: make(chan struct{}, 1)}
+	w := newWatch(conn)
 	w.wg.Go(func() { t.listen(w) })
 	w.wg.Go(func() { t.mend(w) })
 	w.wg.Go(func() { t.followDocker(w) })
