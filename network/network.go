@@ -271,12 +271,13 @@ func (n *Networks) HostGateway() (v4, v6 netip.Addr) {
 // Facts returns what the engine tells of its networks.
 func (n *Networks) Facts() Facts {
 	return Facts{
-		Drivers:        n.able(),
-		Firewall:       n.cfg.Firewall,
-		IPv4Forwarding: readSysctl("ipv4/ip_forward") == "1",
-		IPv6Forwarding: readSysctl("ipv6/conf/all/forwarding") == "1",
-		Hints:          n.fire.Hints(),
-		Pools:          slices.Clone(n.cfg.Pools),
+		Drivers:         n.able(),
+		Firewall:        n.cfg.Firewall,
+		FirewallVersion: n.firewallVersion(),
+		IPv4Forwarding:  readSysctl("ipv4/ip_forward") == "1",
+		IPv6Forwarding:  readSysctl("ipv6/conf/all/forwarding") == "1",
+		Hints:           n.fire.Hints(),
+		Pools:           slices.Clone(n.cfg.Pools),
 	}
 }
 
