@@ -62,7 +62,7 @@ func (n *Networks) predefine() error {
 			}
 			continue
 		case p.name == "bridge":
-			if nw, err = n.defaultBridge(nw); err != nil {
+			if _, err := n.defaultBridge(nw); err != nil {
 				return err
 			}
 			continue
