@@ -35,6 +35,9 @@ func TestHintsSayWhatToAllowAndFollowingThemHelps(t *testing.T) {
 			if _, err := exec.LookPath(c.program); err != nil {
 				t.Skip("no " + c.program)
 			}
+			if c.program == "iptables" || c.program == "ip6tables" {
+				needIptables(t)
+			}
 			table := openTable(t, Config{Bridges: []Bridge{bridgeA, bridgeB}, Published: []Publication{publishA1("0.0.0.0:8000", "[::]:8000")}})
 			if hints := table.Hints(); len(hints) > 0 {
 				t.Fatalf("hints without an obstacle: %q", hints)
