@@ -23,7 +23,17 @@ mkdir -p /var/lib/berth
 mount --bind /mnt /var/lib/berth
 unset DOCKER_HOST
 engine() { sed 's/.*pid \([0-9]*\).*/\1/' /run/berth/berthd.lock; }
-engines() { ls -l /proc/[0-9]*/exe 2>/dev/null | grep -c "` + e.Bin + `/berthd"; }
+# An engine's child is one by its program too until it executes its own: it does not count.
+is_engine() { [ "$(readlink /proc/$1/exe)" = "` + e.Bin + `/berthd" ]; }
+engines() {
+	n=0
+	for p in /proc/[0-9]*; do
+		is_engine "${p#/proc/}" || continue
+		parent=$(sed -n 's/^PPid:\s*//p' "$p/status" 2>/dev/null) || continue
+		is_engine "${parent:-0}" || n=$((n+1))
+	done
+	echo $n; [ $n -gt 0 ]
+}
 ` + script
 	if err := os.WriteFile(file, []byte(text), 0o700); err != nil {
 		t.Fatal(err)
