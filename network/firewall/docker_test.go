@@ -72,6 +72,11 @@ func TestBesideADockerDaemonThatDropsWhatItDoesNotKnow(t *testing.T) {
 		t.Fatal(oldErr)
 	}
 	defer old.Close()
+	oldOut, oldErr := w.a1.connect("192.0.2.2:80")
+	if oldErr != nil {
+		t.Fatal(oldErr)
+	}
+	defer oldOut.Close()
 	dockersRules(t)
 	run(t, "iptables -w -I DOCKER-USER -s 203.0.113.0/24 -j DROP") // the administrator's
 	user := func() string { return run(t, "iptables -w -S DOCKER-USER") }
@@ -98,8 +103,10 @@ func TestBesideADockerDaemonThatDropsWhatItDoesNotKnow(t *testing.T) {
 		}
 	}
 	look()
-	if got := echo(old, "hello"); got != "hello" {
-		t.Errorf("a connection from before Docker's start says %q, want hello", got)
+	for _, c := range []net.Conn{old, oldOut} {
+		if got := echo(c, "hello"); got != "hello" {
+			t.Errorf("a connection of %v from before Docker's start says %q, want hello", c.LocalAddr(), got)
+		}
 	}
 
 	// Docker restarts, as after a reload of firewalld: all is gone, and comes again
