@@ -167,6 +167,14 @@ func (w *wiring) hostsFile(c Container, sb *network.Sandbox) (string, error) {
 	return out.text, nil
 }
 
+// givenAway reports whether --add-host says what a name means.
+func givenAway(c Container, name string) bool {
+	return slices.ContainsFunc(c.HostConfig.ExtraHosts, func(e string) bool {
+		own, _ := splitExtraHost(e)
+		return own == name
+	})
+}
+
 // hostLines is a hosts file in the making.
 type hostLines struct {
 	text  string

@@ -307,6 +307,15 @@ func (w *wiring) resolver(c Container, sb *network.Sandbox) *supervisor.DNS {
 		Internal: sb.Gateway4 == "" && sb.Gateway6 == "",
 		Ndots:    manyDots(up.options),
 	}
+	// Most programs find the machine's names in the hosts file; some ask name servers alone.
+	for _, name := range hostNames {
+		if givenAway(c, name) {
+			continue
+		}
+		for _, a := range w.hostAddresses(c, sb) {
+			d.Own = append(d.Own, supervisor.OwnName{Alias: name, Target: a.String()})
+		}
+	}
 	for _, name := range networkOrder(c) {
 		e := c.Networking.EndpointsConfig[name]
 		if e == nil {

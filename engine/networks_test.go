@@ -574,7 +574,9 @@ func TestLinks(t *testing.T) {
 		onNetwork("mine", &mobynet.EndpointSettings{Links: []string{db[:12] + ":store"}})(r)
 	})
 	f.start("app")
-	if own := f.seen().Network.DNS.Own; !slices.Equal(own, []supervisor.OwnName{{Alias: "store", Target: "db"}}) {
+	if own := f.seen().Network.DNS.Own; !slices.Equal(own, []supervisor.OwnName{
+		{Alias: "host.docker.internal", Target: "10.3.0.1"}, {Alias: "host.berth.internal", Target: "10.3.0.1"}, {Alias: "store", Target: "db"},
+	}) {
 		t.Errorf("%v", own)
 	}
 }
