@@ -2,7 +2,7 @@
 // work on each in turn, so that a change of the machine's mood hits all alike. What counts
 // is the ratio.
 //
-//	make bench                              everything, into docs/benchmarks.md (25 minutes)
+//	make bench                              everything, into docs/benchmarks.md (33 minutes)
 //	make bench BENCH=-quick                 a look at every row (4 minutes)
 //	bin/bench -only 'exec|memory'           some rows
 package main
@@ -282,9 +282,9 @@ func (r row) progress(ctx context.Context, p pace) result {
 func method(o options) []string {
 	return []string{
 		"Times are whole commands, from the start of the client's process to its end.",
-		fmt.Sprintf("Every row is measured %d times on every peer, in turns. Back to back: five runs on one peer before another's turn, after one that does not count. %g s apart: a rest before every start, and a peer's turn is one run; on cgroup v1 that makes it slow to move a process to a group.", o.n, o.rest.Seconds()),
+		fmt.Sprintf("Every row is measured %d times on every peer, in turns. Back to back: five runs on one peer before another's turn, after one that does not count. %g s apart: a rest before every start, and a peer's turn is one run; on cgroup v1 that makes it slow to move a process to a group. On networks half as many are so far apart.", o.n, o.rest.Seconds()),
 		"Every peer has state, cgroups and a network namespace of its own; run directories are on a tmpfs, as /run is. Without networks dockerd has no bridge and no iptables rules; podman uses runc and cgroupfs, as dockerd does.",
-		"Networks: engines of their own, each with its default bridge network and the firewall rules that it makes by itself, on a host of its own: a namespace with loopback and one uplink, a pair of interfaces to a second host. So all ways have the same number of interfaces for all. Traffic is made by iperf3, 1 s at a time, one stream; what counts is what the receiver got. Connections are made by a client of ours, 4 at a time, 2,000 in all, each until the server's first byte; client, server, proxies and kernel share the machine's processors.",
+		"Networks: engines of their own, each with its default bridge network and the firewall rules that it makes by itself, on a host of its own: a namespace with loopback and one uplink, a pair of interfaces to a second host. So all ways have the same number of interfaces for all. Traffic is made by iperf3, 1 s at a time, one stream, a third as many times; what counts is what the receiver got. Connections are made by a client of ours, 4 at a time, 2,000 in all, each until the server's first byte; client, server, proxies and kernel share the machine's processors.",
 		fmt.Sprintf("Published ports: containers with %d ports each. The first port and one more are both measured with the same number of containers running, so the ratio tells what ports cost, not what containers do. The removal counts only if the engine's rules have no published port left. Docker has %d containers at most: it starts two processes per port.", portsEach, dockerPorts),
 		fmt.Sprintf("Rows with a crowd: %d containers run on every engine at the same time, started in turns of a tenth of them; the rate is the median of the turns.", o.crowd),
 		"Memory: the `Anonymous` of smaps_rollup of all processes that stay with containers (berth-shim and its guardian, with those that wait for a container; containerd-shim and docker-proxy; conmon), plus the growth of the daemons since they were started for this, divided by the number of containers. Log drivers are on (json-file; podman: k8s-file). Megabytes of a million bytes.",

@@ -18,7 +18,7 @@ const portsEach = 5
 
 // dockerPorts is for how many containers docker shows the same: with its two processes per
 // port, a thousand ports would take it minutes.
-const dockerPorts = 20
+const dockerPorts = 10
 
 // measurePorts compares a start with a published port where that is the first one with a
 // start where many are published, the same number of containers running.
@@ -43,7 +43,7 @@ func (b *bench) measurePorts(ctx context.Context, o options, engines []*peer) (r
 				for i := range cells {
 					cells[i].why = "not tried: " + err.Error()
 				}
-			} else if cells, err = p.comparePorts(ctx, o.n*2, crowd); err != nil {
+			} else if cells, err = p.comparePorts(ctx, o.n, crowd); err != nil {
 				for i := range cells {
 					cells[i].fail(err)
 				}

@@ -75,11 +75,11 @@ func (b *bench) measureTraffic(ctx context.Context, o options, engines []*peer) 
 	for i := range rows {
 		rows[i].unit = "Gbit/s"
 	}
-	results := measureRows(ctx, rows, pace{n: o.n, burst: 2})
+	results := measureRows(ctx, rows, pace{n: o.n, burst: 4})
 
 	rows = nil
 	for _, way := range []struct{ name, address string }{{"by the host's address", hostAddress}, {"by loopback", "127.0.0.1"}, {"from another host", ""}} {
-		rows = append(rows, row{name: "connections to a published port, " + way.name, moreIsBetter: true, goals: []goal{{against: "docker", factor: 1}}, open: open,
+		rows = append(rows, row{name: "connections to a published port, " + way.name, few: true, moreIsBetter: true, goals: []goal{{against: "docker", factor: 1}}, open: open,
 			work: func(ctx context.Context, p *peer) (float64, error) {
 				from, address := p.space, way.address
 				if address == "" {
@@ -96,7 +96,7 @@ func (b *bench) measureTraffic(ctx context.Context, o options, engines []*peer) 
 	for i := range rows {
 		rows[i].unit = "/s"
 	}
-	results = append(results, measureRows(ctx, rows, pace{n: o.n, burst: 5})...)
+	results = append(results, measureRows(ctx, rows, pace{n: 2 * o.n, burst: 4})...)
 	for _, p := range peers {
 		if broken[p] == nil {
 			if _, err := p.do(ctx, "rm", "-f", "client", "iperf", "web"); err != nil {
