@@ -19,7 +19,7 @@ const (
 // A client makes so many connections, so many at a time. Few enough that the ports of one
 // pair of addresses last, with a proxy between too.
 const (
-	connections        = 2000
+	connections        = 1000
 	connectionsAtATime = 4
 )
 

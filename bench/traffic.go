@@ -16,7 +16,8 @@ import (
 const sectionTraffic = "Traffic"
 
 // trafficNames is what -only is matched against.
-const trafficNames = "throughput, connections"
+const trafficNames = "container → container, host → published port by loopback, by the host's address, another host → published port, " +
+	"container → host, connections to a published port, from another host"
 
 // The ports of the servers: in a container and on the host.
 const (
@@ -75,7 +76,7 @@ func (b *bench) measureTraffic(ctx context.Context, o options, engines []*peer) 
 	for i := range rows {
 		rows[i].unit = "Gbit/s"
 	}
-	results := measureRows(ctx, rows, pace{n: o.n, burst: 4})
+	results := measureRows(ctx, o.wanted(rows), pace{n: o.n, burst: 4})
 
 	rows = nil
 	for _, way := range []struct{ name, address string }{{"by the host's address", hostAddress}, {"by loopback", "127.0.0.1"}, {"from another host", ""}} {
@@ -96,7 +97,7 @@ func (b *bench) measureTraffic(ctx context.Context, o options, engines []*peer) 
 	for i := range rows {
 		rows[i].unit = "/s"
 	}
-	results = append(results, measureRows(ctx, rows, pace{n: 2 * o.n, burst: 4})...)
+	results = append(results, measureRows(ctx, o.wanted(rows), pace{n: 2 * o.n, burst: 4})...)
 	for _, p := range peers {
 		if broken[p] == nil {
 			if _, err := p.do(ctx, "rm", "-f", "client", "iperf", "web"); err != nil {
