@@ -10,7 +10,7 @@ import (
 
 // Reasons for a refusal, to be wrapped by whoever knows whose address it is.
 var (
-	ErrTaken   = errors.New("Address already in use")
+	ErrTaken   = errors.New("address already in use")
 	ErrOutside = errors.New("no address of the subnet that a container can have")
 	ErrFull    = errors.New("no available addresses left")
 	ErrNoMore  = errors.New("all predefined address pools have been fully subnetted")
