@@ -49,7 +49,11 @@ func (a *app) makeRaw() (*rawTerminal, error) {
 	}
 	fatal := make(chan os.Signal, 1)
 	done := make(chan struct{})
-	signal.Notify(fatal, syscall.SIGHUP, syscall.SIGQUIT)
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGQUIT} {
+		if !signal.Ignored(s) { // as nohup has it: then it is not fatal
+			signal.Notify(fatal, s)
+		}
+	}
 	t.stopSignals = sync.OnceFunc(func() { signal.Stop(fatal); close(done) })
 	go func() {
 		select {
