@@ -336,15 +336,27 @@ func TestPortsAndNamesOutliveTheEngine(t *testing.T) {
 			}
 			s.exit(shim)
 			for _, p := range ports {
-				l, err := net.Listen("tcp", netip.AddrPortFrom(p.HostIP, p.HostPort).String())
-				if err != nil {
+				if err := canListen(p.Proto, netip.AddrPortFrom(p.HostIP, p.HostPort).String()); err != nil {
 					t.Errorf("after the end: %v", err)
-					continue
 				}
-				l.Close()
 			}
 		})
 	}
+}
+
+// canListen tells whether a port is free. It says nothing of the other protocol's port of that number.
+func canListen(proto, addr string) error {
+	var l io.Closer
+	var err error
+	if proto == "udp" {
+		l, err = net.ListenPacket("udp", addr)
+	} else {
+		l, err = net.Listen("tcp", addr)
+	}
+	if err != nil {
+		return err
+	}
+	return l.Close()
 }
 
 func joinNetns(cfg *Config, n *netns) {
