@@ -660,6 +660,9 @@ func TestVolumesInListsEventsAndDiskUsage(t *testing.T) {
 		for _, l := range strings.Split(got, "\n") {
 			lines = append(lines, strings.Join(strings.Fields(l), " "))
 		}
+		if len(lines) > 4 {
+			slices.Sort(lines[2:4]) // the official client sends several -v in any order
+		}
 		want := []string{"create data", "create spare", "mount data /x false", "mount data /y true", "unmount data", "destroy data", "prune", "destroy spare", "prune"}
 		if strings.Join(lines, "|") != strings.Join(want, "|") {
 			t.Errorf("events %q, want %q", lines, want)
