@@ -112,7 +112,7 @@ func (g *ground) nothingLeft() {
 	var left []string
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		left = nil
-		links, err := netlink.LinkList()
+		links, err := whole(netlink.LinkList)
 		if err != nil {
 			g.t.Fatal(err)
 		}
@@ -223,7 +223,7 @@ func shape(t testing.TB, ns *os.File) string {
 	t.Helper()
 	var out []string
 	inside(t, ns, func() error {
-		links, err := netlink.LinkList()
+		links, err := whole(netlink.LinkList)
 		if err != nil {
 			return err
 		}
@@ -233,7 +233,7 @@ func shape(t testing.TB, ns *os.File) string {
 			}
 			var addrs []string
 			for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-				list, err := netlink.AddrList(l, family)
+				list, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(l, family) })
 				if err != nil {
 					return err
 				}
@@ -254,7 +254,7 @@ func shape(t testing.TB, ns *os.File) string {
 			out = append(out, fmt.Sprintf("%s %s %s", l.Attrs().Name, state, strings.Join(addrs, " ")))
 		}
 		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-			routes, err := netlink.RouteList(nil, family)
+			routes, err := whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
 			if err != nil {
 				return err
 			}

@@ -18,7 +18,7 @@ func bridgeAddresses(t *testing.T, nw Network) (out []string) {
 		t.Fatal(err)
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		list, err := netlink.AddrList(l, family)
+		list, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(l, family) })
 		if err != nil {
 			t.Fatal(err)
 		}

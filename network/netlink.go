@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -323,4 +324,15 @@ func setAddress(index int, mac net.HardwareAddr) message {
 
 func setUp(index int, name string) message {
 	return message{linkMessage(index, name, 0, unix.IFF_UP, unix.IFF_UP), "bring " + name + " up", nil}
+}
+
+// whole lists until nothing changed while the kernel was listing; on a host where something always
+// changes, the last list is as good as any.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 20 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return all, nil
 }

@@ -49,7 +49,7 @@ func (g *ground) waitForPool(network string, depth int) {
 // links are the kinds of this engine's interfaces on the host.
 func (g *ground) links() (kinds []string) {
 	g.t.Helper()
-	all, err := netlink.LinkList()
+	all, err := whole(netlink.LinkList)
 	if err != nil {
 		g.t.Fatal(err)
 	}

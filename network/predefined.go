@@ -200,7 +200,7 @@ func bridgePool(name string, is4 bool) (p Pool) {
 	if err != nil {
 		return p
 	}
-	addrs, _ := netlink.AddrList(link, netlink.FAMILY_ALL)
+	addrs, _ := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 	for _, a := range addrs {
 		ip, _ := netip.AddrFromSlice(a.IP)
 		ip = ip.Unmap()

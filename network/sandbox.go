@@ -164,8 +164,8 @@ func (n *Networks) table() string {
 
 // deleteStrays deletes the host's interfaces that carry this engine's alias and are not known.
 func (n *Networks) deleteStrays(known map[string]bool) error {
-	links, err := netlink.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	links, err := whole(netlink.LinkList)
+	if err != nil {
 		return fmt.Errorf("list the host's interfaces: %w", err)
 	}
 	for _, l := range links {

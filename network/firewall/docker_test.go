@@ -175,6 +175,7 @@ func TestBesideARealDockerDaemon(t *testing.T) {
 		w.other.expect("192.0.2.1:8000", "a1 192.0.2.2")
 		w.a1.expect("192.0.2.2:80", "other 192.0.2.1")
 		w.b1.expect("192.0.2.1:8000", "a1 172.21.0.2")
+		eventually(t, "Docker's bridge is left to Docker", func() bool { return w.a1.ask("tcp", "172.17.0.2:80") == "" })
 		w.a1.expect("172.17.0.2:80", "")
 		d.expect("172.20.0.2:80", "")
 		d.expect("192.0.2.1:8000", "a1 172.20.0.1") // Docker masquerades
