@@ -14,6 +14,7 @@ import (
 // under is a client that runs while the test does something to the engine.
 type under struct {
 	cmd       *exec.Cmd
+	line      *testkit.Line
 	out, errs bytes.Buffer
 }
 
@@ -22,6 +23,7 @@ func begin(t *testing.T, e *testkit.Engine, args ...string) *under {
 	u := &under{cmd: exec.Command(filepath.Join(e.Bin, "berth"), args...)}
 	u.cmd.Env, u.cmd.Dir = e.Env(), e.Dir
 	u.cmd.Stdout, u.cmd.Stderr = &u.out, &u.errs
+	u.line = testkit.NoteLine(t, u.cmd.Path, args)
 	if err := u.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +34,8 @@ func begin(t *testing.T, e *testkit.Engine, args ...string) *under {
 func (u *under) end(t *testing.T, code int, out string) {
 	t.Helper()
 	_ = u.cmd.Wait() // the exit code is read below
-	if got := u.cmd.ProcessState.ExitCode(); got != code || u.out.String() != out {
+	u.line.Code = u.cmd.ProcessState.ExitCode()
+	if got := u.line.Code; got != code || u.out.String() != out {
 		t.Errorf("%v: exit %d (want %d), output %q (want %q), stderr %q", u.cmd.Args[1:], got, code, u.out.String(), out, u.errs.String())
 	}
 }

@@ -283,6 +283,7 @@ func (e *Engine) Run(stdin, program string, args ...string) Result {
 	// Not the test's context: the last clean-up runs clients too.
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
+	line := NoteLine(e.t, program, args)
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = e.Env()
 	cmd.Dir = e.Dir
@@ -297,7 +298,8 @@ func (e *Engine) Run(stdin, program string, args ...string) Result {
 	if ctx.Err() != nil {
 		e.t.Fatalf("%s %s: does not end\nstdout: %s\nstderr: %s", filepath.Base(program), strings.Join(args, " "), out.String(), errs.String())
 	}
-	return Result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+	line.Code = cmd.ProcessState.ExitCode()
+	return Result{out.String(), errs.String(), line.Code}
 }
 
 // Terminal runs our command line on a terminal.

@@ -19,6 +19,7 @@ type Terminal struct {
 	t      testing.TB
 	master *os.File
 	cmd    *exec.Cmd
+	line   *Line
 	done   chan struct{}
 
 	mu   sync.Mutex
@@ -54,6 +55,7 @@ func OnTerminal(t testing.TB, env []string, name string, args ...string) *Termin
 		t.Fatal(err)
 	}
 	slave.Close()
+	term.line = NoteLine(t, name, args)
 	go term.read()
 	t.Cleanup(func() {
 		_ = term.cmd.Process.Kill()
@@ -141,7 +143,8 @@ func (p *Terminal) Exit() int {
 	go func() { ended <- p.cmd.Wait() }()
 	select {
 	case <-ended:
-		return p.cmd.ProcessState.ExitCode()
+		p.line.Code = p.cmd.ProcessState.ExitCode()
+		return p.line.Code
 	case <-time.After(30 * time.Second):
 		p.mu.Lock()
 		defer p.mu.Unlock()
