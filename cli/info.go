@@ -145,6 +145,11 @@ func printServerInfo(w io.Writer, i *system.Info) {
 	printValue(w, "  Authorization", strings.Join(i.Plugins.Authorization, " "))
 	printValue(w, "  Log", strings.Join(i.Plugins.Log, " "))
 	printList(w, "CDI spec directories", i.CDISpecDirs)
+	var devices []string
+	for _, d := range i.DiscoveredDevices {
+		devices = append(devices, d.Source+": "+d.ID)
+	}
+	printList(w, "Discovered Devices", devices)
 	printValue(w, " Swarm", string(i.Swarm.LocalNodeState))
 	if len(i.Runtimes) > 0 {
 		fmt.Fprintf(w, " Runtimes: %s\n Default Runtime: %s\n", strings.Join(slices.Sorted(maps.Keys(i.Runtimes)), " "), i.DefaultRuntime)

@@ -187,7 +187,7 @@ func (d *daemon) run(ctx context.Context) error {
 		DataRoot: set.DataRoot, ExecRoot: set.ExecRoot, DB: db, Images: store, Volumes: vols, Shims: launcher, Events: bus, Log: d.log,
 		WakeEngine: wake, CgroupParent: set.CgroupParent, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits,
 		Runtimes: set.runtimes(), Networks: nets, DNS: set.dns, DefaultBindIP: set.publishIP(),
-		HostGateways: set.hostGateways,
+		HostGateways: set.hostGateways, CDISpecDirs: set.CDISpecDirs,
 	})
 	if err != nil {
 		return fmt.Errorf("open the engine: %w", err)
@@ -206,6 +206,7 @@ func (d *daemon) run(ctx context.Context) error {
 			InsecureRegistries: func() []string { return d.live.Load().InsecureRegistries },
 			Mirrors:            func() []string { return d.live.Load().RegistryMirrors },
 			Runtimes:           eng.Runtimes,
+			CDIDevices:         eng.CDIDevices,
 		},
 	})
 	listeners, err := listenAll(set)

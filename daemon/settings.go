@@ -48,7 +48,8 @@ type Settings struct {
 	LogDriver      string // default of containers
 	LogOpts        map[string]string
 	DefaultUlimits map[string]*units.Ulimit
-	DefaultShmSize int64 // bytes; 0: the engine's default
+	DefaultShmSize int64    // bytes; 0: the engine's default
+	CDISpecDirs    []string // an empty one among them: no CDI devices
 	Labels         []string
 	Runtimes       map[string]engine.Runtime // external ones, by name
 	DefaultRuntime string
@@ -91,6 +92,7 @@ var keys = map[string]string{
 	"log-opts":            "log-opt",
 	"default-ulimits":     "default-ulimit",
 	"runtimes":            "add-runtime",
+	"cdi-spec-dirs":       "cdi-spec-dir",
 
 	"default-address-pools": "default-address-pool",
 	"default-network-opts":  "default-network-opt",
@@ -106,7 +108,7 @@ var flagOnly = []string{"config-file", "ready-fd", "on-demand", "knock", "versio
 // name, so that nobody thinks they took effect.
 var dockerKeys = []string{
 	"allow-direct-routing", "api-cors-header", "authorization-plugins", "bridge-accept-fwmark",
-	"builder", "cdi-spec-dirs", "containerd", "containerd-namespace", "containerd-plugins-namespace", "cpu-rt-period", "cpu-rt-runtime", "data-path-port",
+	"builder", "containerd", "containerd-namespace", "containerd-plugins-namespace", "cpu-rt-period", "cpu-rt-runtime", "data-path-port",
 	"default-cgroupns-mode", "default-ipc-mode", "exec-opts",
 	"experimental", "features", "init", "init-path",
 	"ip-forward-no-drop", "live-restore",
@@ -175,6 +177,7 @@ func newSettings() *Settings {
 	f.Var(mapValue{s.LogOpts}, "log-opt", "Default log option of containers, key=value")
 	f.Var(ulimitValue{s.DefaultUlimits}, "default-ulimit", "Default ulimit of containers, name=soft[:hard]")
 	f.Var((*sizeValue)(&s.DefaultShmSize), "default-shm-size", "Default size of /dev/shm in containers")
+	f.StringArrayVar(&s.CDISpecDirs, "cdi-spec-dir", engine.DefaultCDISpecDirs, "Directory with CDI specifications of devices; \"\" for none")
 	f.StringArrayVar(&s.Labels, "label", nil, "Label of the engine, key=value")
 	f.Var(runtimeValue{s.Runtimes}, "add-runtime", "Register an OCI runtime with runc's command line, name=path")
 	f.StringVar(&s.DefaultRuntime, "default-runtime", engine.OwnRuntime, "OCI runtime of containers that name none: berth, crun, runc or runsc if installed, or a registered one")
@@ -308,6 +311,8 @@ func (s *Settings) set(key string, raw json.RawMessage) error {
 	switch key {
 	case "hosts":
 		return json.Unmarshal(raw, &s.Hosts)
+	case "cdi-spec-dirs":
+		return json.Unmarshal(raw, &s.CDISpecDirs)
 	case "labels":
 		return json.Unmarshal(raw, &s.Labels)
 	case "insecure-registries":
@@ -384,6 +389,14 @@ func (s *Settings) complete() error {
 	}
 	if s.hostGateways, err = parseAddrs("host-gateway-ip", s.HostGateways); err != nil {
 		return err
+	}
+	if slices.Contains(s.CDISpecDirs, "") {
+		s.CDISpecDirs = nil
+	}
+	for _, dir := range s.CDISpecDirs {
+		if !strings.HasPrefix(dir, "/") {
+			return fail.New(fail.Invalid, "--cdi-spec-dir %q is not an absolute path", dir)
+		}
 	}
 	for _, l := range s.Labels {
 		if k, _, ok := strings.Cut(l, "="); !ok || k == "" {

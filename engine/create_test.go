@@ -31,7 +31,12 @@ func TestCreateRefusesWhatItCannotHonour(t *testing.T) {
 		{"volumes from in no mode", func(r *CreateRequest) { r.HostConfig.VolumesFrom = []string{"donor:rx"} }, fail.Invalid, "invalid mode: rx"},
 		{"joining nobody", func(r *CreateRequest) { r.HostConfig.NetworkMode = "container:nobody" }, fail.NotFound, "No such container: nobody"},
 		{"joining private IPC", func(r *CreateRequest) { r.HostConfig.IpcMode = "container:donor" }, fail.Conflict, "non-shareable IPC"},
-		{"gpus", func(r *CreateRequest) { r.HostConfig.DeviceRequests = []container.DeviceRequest{{}} }, fail.NotImplemented, "--gpus"},
+		{"gpus", func(r *CreateRequest) {
+			r.HostConfig.DeviceRequests = []container.DeviceRequest{{Count: 1, DeviceIDs: []string{"a"}}}
+		}, fail.Invalid, "cannot set both Count and DeviceIDs"},
+		{"a CDI device without a class", func(r *CreateRequest) {
+			r.HostConfig.DeviceRequests = []container.DeviceRequest{{Driver: "cdi", DeviceIDs: []string{"a=b"}}}
+		}, fail.Invalid, "a=b"},
 		{"init", func(r *CreateRequest) { r.HostConfig.Init = &yes }, fail.NotImplemented, "--init"},
 		{"health check", func(r *CreateRequest) {
 			r.Config.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "x"}}

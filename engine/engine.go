@@ -69,6 +69,9 @@ type Options struct {
 	DefaultUlimits map[string]*container.Ulimit
 	// Runtimes are the external ones that containers may name.
 	Runtimes Runtimes
+	// CDISpecDirs hold the specifications of devices that containers may name, the last one
+	// first in precedence; none: there are no such devices.
+	CDISpecDirs []string
 	// Networks is a *network.Networks.
 	Networks networks
 	// DNS is for containers that say nothing themselves.
@@ -129,13 +132,17 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 		return nil, fmt.Errorf("look at this machine: %w", err)
 	}
 
+	named, err := newNamedDevices(o.CDISpecDirs)
+	if err != nil {
+		return nil, err
+	}
 	living, cancel := context.WithCancelCause(context.Background())
 	work := new(sync.WaitGroup)
 	rec := newRecorder(o.DB, dirs.records(), o.Log)
 	work.Go(rec.run)
 	idx := newIndex()
 	ann := announcer{o.Events}
-	spec := &specMaker{host: host, cgroupParent: o.CgroupParent, ulimits: o.DefaultUlimits}
+	spec := &specMaker{host: host, cgroupParent: o.CgroupParent, ulimits: o.DefaultUlimits, named: named}
 	boxes := &sandboxes{idx: idx, cgroupParent: o.CgroupParent}
 	execs := newExecs(idx, ann, spec)
 	runtimes := newRuntimes(o.Runtimes)

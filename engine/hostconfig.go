@@ -28,7 +28,6 @@ func refuseUnbuilt(cfg *container.Config, h *container.HostConfig) error {
 		asked bool
 		what  string
 	}{
-		{len(h.DeviceRequests) > 0, "device requests (--gpus) are not built yet"},
 		{h.Init != nil && *h.Init, "--init is not built yet"},
 		{len(h.StorageOpt) > 0, "--storage-opt is not built yet"},
 		{asksForHealth(cfg.Healthcheck), "health checks are not built yet"},

@@ -64,6 +64,9 @@ func normaliseResources(h *container.HostConfig, m *machine) (warnings []string,
 	if _, err := deviceRules(r.DeviceCgroupRules); err != nil {
 		return nil, err
 	}
+	if err := checkDeviceRequests(r.DeviceRequests); err != nil {
+		return nil, err
+	}
 	return warnings, checkDeviceMappings(r.Devices)
 }
 

@@ -22,6 +22,7 @@ type specMaker struct {
 	cgroupParent string
 	ulimits      map[string]*container.Ulimit
 	profiles     defaultProfiles
+	named        *namedDevices
 }
 
 // surroundings is what a start finds out and the request does not say.
@@ -81,7 +82,8 @@ func (m *specMaker) spec(c Container, s surroundings) (*oci.Spec, error) {
 	if !h.UTSMode.IsHost() {
 		spec.Hostname, spec.Domainname = c.Config.Hostname, c.Config.Domainname
 	}
-	return spec, nil
+	// Last, for what a device's specification says replaces what is there already.
+	return spec, m.named.apply(spec, h.DeviceRequests)
 }
 
 func (m *specMaker) cgroup(c Container) string {

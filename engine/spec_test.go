@@ -140,3 +140,29 @@ func BenchmarkSpec(b *testing.B) {
 		}
 	}
 }
+
+func TestSpecificationsOfDevicesEditAllThatTheyMay(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "rdt.json"), []byte(`{"cdiVersion":"1.0.0","kind":"v.test/c","containerEdits":{"env":["PATH=/of/the/device"]},"devices":[{"name":"d","containerEdits":{
+		"intelRdt":{"closID":"group","l3CacheSchema":"L3:0=ff"},"additionalGids":[7],"hooks":[{"hookName":"poststop","path":"/bin/true"}],
+		"mounts":[{"hostPath":"/usr","containerPath":"/sys/a/b"},{"hostPath":"/usr","containerPath":"/dev/shm"}]}}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := testMaker()
+	var err error
+	if m.named, err = newNamedDevices([]string{dir}); err != nil {
+		t.Fatal(err)
+	}
+	s := specOf(t, m, container.Config{Cmd: []string{"sh"}}, container.HostConfig{NetworkMode: "none",
+		Resources: container.Resources{DeviceRequests: []container.DeviceRequest{{Driver: "cdi", DeviceIDs: []string{"v.test/c=d"}}}}})
+	var at []string
+	for _, m := range s.Mounts {
+		if m.Source == "/usr" || m.Destination == "/sys" || m.Destination == "/dev/shm" {
+			at = append(at, m.Destination+" "+m.Source)
+		}
+	}
+	if s.Linux.IntelRdt == nil || s.Linux.IntelRdt.ClosID != "group" || len(s.Hooks.Poststop) != 1 || !slices.Equal(groupsOf(s), []string{"7"}) ||
+		!slices.Contains(s.Process.Env, "PATH=/of/the/device") || !slices.Equal(at, []string{"/sys sysfs", "/dev/shm /usr", "/sys/a/b /usr"}) {
+		t.Errorf("%+v %+v %v %v", s.Linux.IntelRdt, s.Hooks, s.Process.Env, at)
+	}
+}

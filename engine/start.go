@@ -320,7 +320,7 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, joi
 	cfg = supervisor.Config{
 		Network: cfg.Network,
 		ID:      c.ID, Dir: i.dir, RunDir: i.runDir, Spec: spec, Root: root, Sources: sources, Runtime: runtime,
-		User: c.Config.User, Groups: c.HostConfig.GroupAdd,
+		User: c.Config.User, Groups: slices.Concat(c.HostConfig.GroupAdd, groupsOf(spec)),
 		OpenStdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce,
 		LogPath: c.LogPath, Log: logging,
 		Volatile: c.HostConfig.AutoRemove,
@@ -329,6 +329,14 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, joi
 		cfg.WakeEngine = l.wake
 	}
 	return cfg, lent.close, nil
+}
+
+// groupsOf are the further groups that devices bring.
+func groupsOf(spec *oci.Spec) (out []string) {
+	for _, gid := range spec.Process.User.AdditionalGids {
+		out = append(out, decimal(gid))
+	}
+	return out
 }
 
 // shimFarewell bounds how long a shim may take to clear up after its container.
@@ -411,4 +419,4 @@ func asInternal(err error) error {
 	return fail.Mark(fail.Internal, err)
 }
 
-func decimal[N ~int | ~uint16 | ~int64](n N) string { return strconv.FormatInt(int64(n), 10) }
+func decimal[N ~int | ~uint16 | ~uint32 | ~int64](n N) string { return strconv.FormatInt(int64(n), 10) }

@@ -63,6 +63,7 @@ func getInfo(w *writer, r *request) error {
 		out.FirewallBackend = nil
 	}
 	if r.version < 50 {
+		out.DiscoveredDevices = nil
 		out.BridgeNfIptables, out.BridgeNfIP6tables = &no, &no
 		for _, c := range []*commit{&out.ContainerdCommit, &out.RuncCommit, &out.InitCommit} {
 			c.Expected = &empty
@@ -126,8 +127,8 @@ func (s *Server) info() (system.Info, error) {
 		Swarm:              swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
 		LiveRestoreEnabled: true, // containers never depend on the engine
 		SecurityOptions:    securityOptions(lim.version),
-		CDISpecDirs:        []string{},
 	}
+	info.CDISpecDirs, info.DiscoveredDevices = cdiDevices(f)
 	known := f.Runtimes()
 	info.DefaultRuntime = known.Default
 	for name, rt := range known.Registered {
@@ -159,6 +160,19 @@ func (s *Server) info() (system.Info, error) {
 		info.Warnings = append(info.Warnings, "WARNING: "+hint)
 	}
 	return info, nil
+}
+
+// cdiDevices are where specifications of devices are looked for, and what they hold.
+func cdiDevices(f Facts) (dirs []string, found []system.DeviceInfo) {
+	dirs, names := []string{}, []string(nil)
+	if f.CDIDevices != nil {
+		more, all := f.CDIDevices()
+		dirs, names = append(dirs, more...), all
+	}
+	for _, name := range names {
+		found = append(found, system.DeviceInfo{Source: "cdi", ID: name})
+	}
+	return dirs, found
 }
 
 // proxy tells a proxy setting of our environment without the password in it.

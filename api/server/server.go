@@ -107,7 +107,9 @@ type Facts struct {
 	Mirrors            func() []string
 	ShimPath           string
 	Runtimes           func() engine.Runtimes
-	DefaultShmSize     int64 // bytes, for containers that ask for none; 0: the engine's own default
+	// CDIDevices tells of directories with specifications of devices, and of the devices.
+	CDIDevices     func() (dirs, names []string)
+	DefaultShmSize int64 // bytes, for containers that ask for none; 0: the engine's own default
 }
 
 // Config is what a Server is made of.
