@@ -186,6 +186,9 @@ func (b *bench) measureAll(ctx context.Context, o options, r *report) error {
 	if err := b.measureNetworks(ctx, o, r, dense, spaced); err != nil {
 		return err
 	}
+	if err := b.measureLoad(ctx, o, r, dense); err != nil {
+		return err
+	}
 	if err := b.measureCrowd(ctx, o, r, dense, spaced); err != nil {
 		return err
 	}
@@ -289,6 +292,7 @@ func method(o options) []string {
 		fmt.Sprintf("Rows with a crowd: %d containers run on every engine at the same time, started in turns of a tenth of them; the rate is the median of the turns.", o.crowd),
 		"Memory: the `Anonymous` of smaps_rollup of all processes that stay with containers (berth-shim and its guardian, with those that wait for a container; containerd-shim and docker-proxy; conmon), plus the growth of the daemons since they were started for this, divided by the number of containers. Log drivers are on (json-file; podman: k8s-file). Megabytes of a million bytes.",
 		"Images: pull, push, save and load start after sync and drop_caches, with an emptied store or registry, and end when `syncfs` has returned: what one engine syncs by itself the others have to pay for too. (By themselves, counted by strace in a pull of four layers: Berth 4 syncfs, so that every layer is on the disk before it is known, 36 fsync, 11 fdatasync; dockerd 39 fsync and 39 fdatasync and podman 1 and 86, for their records, and the files of layers not at all.) The registry is Debian's docker-registry on the loopback of the engine's namespace. After a pull the image's ID is compared. Removal ends when the store is empty, also for who answers before. What was pulled is pushed to a registry that has nothing; who has kept the compressed layers need not compress again. A loaded image is compressed by all.",
+		fmt.Sprintf("Load: engines with a daemon, by API 1.41; clients begin a next container at once, in %d turns of a quarter of the time; a container that writes has json-file's default, which for Berth means rotation, and is timed from the start of run -d to the end of wait; followers are this program's, and every one must have got something.", loadTurns),
 		fmt.Sprintf("What moves images is measured up to %d times, within %s; warm-up would defeat the cold caches.", o.rounds, roundsTime),
 	}
 }
