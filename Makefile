@@ -2,6 +2,7 @@
 # make check    formatting, vet, linter, unit tests: no root, under two minutes
 # make test     everything, as root
 # make demo     builds, makes a Debian image and runs a container of it, as root
+# make compatibility  everything of ./test, and docs/compatibility.md from what it has shown
 # make bench    side by side with the peers, as root, into docs/benchmarks.md
 #               (BENCH=-quick: a look at every row in four minutes)
 
@@ -12,7 +13,7 @@ PROGRAMS := berth berthd berth-shim berth-runtime
 BENCH    ?= -o docs/benchmarks.md
 export CGO_ENABLED := 0
 
-.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test demo bench apt clean
+.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test compatibility demo bench apt clean
 
 all: $(PROGRAMS)
 
@@ -51,6 +52,9 @@ unit:
 
 test: apt check all tools
 	$(GO) test -count=1 -timeout 40m ./...
+
+compatibility: tools
+	$(GO) test -count=1 -timeout 40m ./test -compatibility $(COMPATIBILITY)
 
 demo:
 	./demo.sh

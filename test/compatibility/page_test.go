@@ -1,0 +1,114 @@
+package compatibility
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"berth/testkit"
+)
+
+func passed(test string, code int, args ...string) testkit.Record {
+	return testkit.Record{Test: test, Outcome: "passed", Lines: []*testkit.Line{{Args: args, Code: code}}}
+}
+
+func claims(t *testing.T, page string) map[string]claim {
+	t.Helper()
+	out := map[string]claim{}
+	for _, c := range parse(page) {
+		out[c.key] = c
+	}
+	return out
+}
+
+func TestThePageSaysWhatTheRecordsShow(t *testing.T) {
+	page := Page("", []testkit.Record{
+		passed("TestOne", 3, "container", "run", "--rm", "-it", "busybox"),
+		passed("TestTwo", 125, "run", "--cap-add", "X", "busybox"),
+		{Test: "TestFails", Outcome: "failed", Lines: []*testkit.Line{{Args: []string{"run", "--env", "A=1", "x"}}}},
+		passed("TestNoBuilder", 1, "build", "."),
+		{Test: "TestAPI/x", Outcome: "passed", Answers: []*testkit.Answer{{Row: "GET /info", Status: 200}, {Row: "GET /info", Status: 200, By: "python3-docker"}}},
+	})
+	got := claims(t, page)
+	for key, want := range map[string]struct{ state, test, second string }{
+		"run":            {works, "TestOne", ""},
+		"run --rm":       {works, "TestOne", ""},
+		"run --tty":      {works, "TestOne", ""},
+		"run --cap-add":  {unproven, "", ""},
+		"run --env":      {unproven, "", ""},
+		"build":          {notSupported, "TestNoBuilder", ""},
+		"GET /info":      {works, "TestAPI/x", "python3-docker"},
+		"GET /version":   {unproven, "", ""},
+		"GET /plugins":   {notSupported, "", ""},
+		"--host":         {unproven, "", ""},
+		"network create": {unproven, "", ""},
+	} {
+		c, found := got[key]
+		if !found || c.state != want.state || c.test != want.test || c.second != want.second {
+			t.Errorf("%s: %+v (there: %v), want %+v", key, c, found, want)
+		}
+	}
+	if wrong := Check(page, nil, func(string) bool { return true }); len(wrong) > 0 {
+		t.Errorf("a fresh page is said to be wrong: %q", wrong)
+	}
+}
+
+func TestAPageThatClaimsTooMuchIsWrong(t *testing.T) {
+	record := passed("TestOne", 0, "run", "--rm", "busybox")
+	page := Page("", []testkit.Record{record})
+	exists := func(name string) bool { return name == "TestOne" }
+	for _, tt := range []struct {
+		what, page string
+		records    []testkit.Record
+		want       string
+	}{
+		{"as it is", page, []testkit.Record{record}, ""},
+		{"the test was skipped", page, []testkit.Record{{Test: "TestOne", Outcome: "skipped"}}, ""},
+		{"the test did not run", page, nil, ""},
+		{"the test does not give the option any more", page, []testkit.Record{passed("TestOne", 0, "run", "busybox")}, `"run --rm" is said to be "works", and TestOne does not show it`},
+		{"somebody wrote works", strings.Replace(page, "| `berth ps` | unproven |  |", "| `berth ps` | works | `TestOne` |", 1), []testkit.Record{record}, `"ps" is said to be "works"`},
+		{"no test is named", strings.Replace(page, "| `berth ps` | unproven |  |", "| `berth ps` | works |  |", 1), nil, `"ps" is said to work, but no test is named`},
+		{"the test is gone", strings.ReplaceAll(page, "TestOne", "TestGone"), nil, "there is no test TestGone"},
+		{"a row is gone", strings.Replace(page, "| `berth ps` ", "| `berth xx` ", 1), nil, `"ps" is not listed`},
+	} {
+		wrong := Check(tt.page, tt.records, exists)
+		if tt.want == "" && len(wrong) > 0 || tt.want != "" && !slices.ContainsFunc(wrong, func(w string) bool { return strings.Contains(w, tt.want) }) {
+			t.Errorf("%s: %q, want %q", tt.what, wrong, tt.want)
+		}
+	}
+}
+
+func TestAPartOfTheTestsKeepsTheOthersRows(t *testing.T) {
+	first := Page("", []testkit.Record{passed("TestOne", 0, "run", "--rm", "busybox"), passed("TestTwo", 0, "ps", "-a")})
+	second := claims(t, Page(first, []testkit.Record{passed("TestOne", 0, "run", "--tty", "busybox"), passed("TestNew", 0, "ps", "-a")}))
+	if c := second["run --rm"]; c.state != unproven {
+		t.Errorf("run --rm stays: %+v", c)
+	}
+	if c := second["run --tty"]; c.test != "TestOne" {
+		t.Errorf("run --tty: %+v", c)
+	}
+	if c := second["ps --all"]; c.test != "TestTwo" {
+		t.Errorf("ps --all, whose test did not run, is now %+v", c)
+	}
+}
+
+func TestEveryRequestHasItsRow(t *testing.T) {
+	for request, want := range map[string]string{
+		"GET /v1.41/containers/json":               "GET /containers/json",
+		"GET /containers/json/json":                "GET /containers/{id}/json",
+		"GET /images/a/b:c/json":                   "GET /images/{name}/json",
+		"GET /images/get":                          "GET /images/get",
+		"GET /images/a/b/get":                      "GET /images/{name}/get",
+		"DELETE /containers/a/b":                   "DELETE /containers/{id}",
+		"GET /volumes":                             "GET /volumes",
+		"PUT /containers/x/archive":                "PUT /containers/{id}/archive",
+		"GET /nosuch":                              "",
+		"POST /v1.56/networks/prune":               "POST /networks/prune",
+		"GET /distribution/localhost:5/a/b:1/json": "GET /distribution/{name}/json",
+	} {
+		method, path, _ := strings.Cut(request, " ")
+		if got := RowOf(method, path); got != want {
+			t.Errorf("%s: %q, want %q", request, got, want)
+		}
+	}
+}

@@ -1,0 +1,87 @@
+package test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"berth/test/compatibility"
+	"berth/testkit"
+)
+
+var writeCompatibility = flag.Bool("compatibility", false, "write docs/compatibility.md from what the tests have shown")
+
+// TestMain compares docs/compatibility.md with what the tests have shown once they are over.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := m.Run()
+	if code == 0 {
+		code = compatibilityPage()
+	}
+	os.Exit(code)
+}
+
+func compatibilityPage() int {
+	path := filepath.Join(testkit.Root(), "docs", "compatibility.md")
+	before, err := os.ReadFile(path)
+	if err != nil && !os.IsNotExist(err) {
+		return pageError(err)
+	}
+	records := testkit.Recorded()
+	if *writeCompatibility {
+		page := compatibility.Page(string(before), records)
+		if err := os.WriteFile(path, []byte(page), 0o644); err != nil {
+			return pageError(err)
+		}
+		return 0
+	}
+	// A part of a test shows only a part of what the test proves, and so may another runtime.
+	chosen := flag.Lookup("test.run").Value.String()
+	if strings.Contains(chosen, "/") || flag.Lookup("test.skip").Value.String() != "" || os.Getenv("BERTH_TEST_RUNTIME") != "" {
+		records = nil
+	}
+	names, err := testNames()
+	if err != nil {
+		return pageError(err)
+	}
+	wrong := compatibility.Check(string(before), records, func(name string) bool { return names[name] })
+	for _, w := range wrong {
+		fmt.Println("docs/compatibility.md:", w)
+	}
+	if len(wrong) > 0 {
+		fmt.Println("docs/compatibility.md: `make compatibility` writes it anew; with COMPATIBILITY='-run REGEXP' the rows of these tests alone")
+	}
+	if len(wrong) > 0 && chosen == "" {
+		return 1
+	}
+	return 0
+}
+
+func pageError(err error) int {
+	fmt.Println("docs/compatibility.md:", err)
+	return 1
+}
+
+// testNames are the tests of this package.
+func testNames() (map[string]bool, error) {
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]bool{}
+	declared := regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`)
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range declared.FindAllStringSubmatch(string(data), -1) {
+			names[m[1]] = true
+		}
+	}
+	return names, nil
+}
