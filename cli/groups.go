@@ -26,6 +26,7 @@ func newContainerGroup(a *app) *cobra.Command {
 		{name: "rm", aliases: []string{"remove"}, build: newRm},
 		{name: "run", build: newRun},
 		{name: "start", build: newStart},
+		{name: "stats", build: newStats},
 		{name: "stop", build: newStop},
 		{name: "top", build: newTop},
 		{name: "unpause", build: newUnpause},

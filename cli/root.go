@@ -68,6 +68,7 @@ func topLevel() []entry {
 		{"save", nil, groupCommands, newSave},
 		{"search", nil, groupCommands, newSearch},
 		{"start", nil, groupCommands, newStart},
+		{"stats", nil, groupCommands, newStats},
 		{"stop", nil, groupCommands, newStop},
 		{"tag", nil, groupCommands, newTag},
 		{"top", nil, groupCommands, newTop},
@@ -173,7 +174,7 @@ func newRoot(a *app, args []string) *cobra.Command {
 
 // laterCommands are Docker's whose part of the engine does not exist yet. Nobody shall take
 // them for mistyped.
-const laterCommands = " builder context cp diff export stats "
+const laterCommands = " builder context cp diff export "
 
 func unknownCommand(parent, name string) error {
 	if strings.Contains(laterCommands, " "+name+" ") && (parent == "berth" || parent == "berth container") {

@@ -24,6 +24,8 @@ type Containers struct {
 	ann    announcer
 	images imageStore
 	log    *slog.Logger
+
+	samples *sampler
 }
 
 // Create records a container. A missing image is class NotFound, a taken name Conflict,

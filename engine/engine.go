@@ -157,7 +157,7 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 	}
 	e := &Engine{
 		Containers: &Containers{
-			idx: idx, life: life, rec: rec, ann: ann, images: img, log: o.Log,
+			idx: idx, life: life, rec: rec, ann: ann, images: img, log: o.Log, samples: newSampler(living, work, idx, spec.cgroup),
 			create: &creator{
 				dirs: dirs, host: host, idx: idx, rec: rec, ann: ann, images: img, spec: spec, runtimes: runtimes, volumes: o.Volumes, nets: o.Networks,
 				logDriver: o.LogDriver, logOpts: o.LogOpts, cgroupParent: o.CgroupParent,

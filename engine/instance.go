@@ -30,6 +30,8 @@ type instance struct {
 	turn chan struct{}             // capacity 1; whoever sent into it has the turn
 	snap atomic.Pointer[Container] // replaced under mu, read by anyone
 
+	measured atomic.Pointer[CPUReading] // the latest one that somebody asked for
+
 	mu        sync.Mutex              // guards all below
 	run       *run                    // the life under way, nil if there is none
 	last      *run                    // the latest life; its shim may still be clearing up

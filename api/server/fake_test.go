@@ -39,6 +39,8 @@ type fakeEngine struct {
 	err       error // what verbs answer
 	panics    bool
 
+	stats     []engine.Stats
+	watched   engine.StatsOptions
 	connected string
 	endpoint  *mobynet.EndpointSettings
 }
@@ -106,6 +108,18 @@ func (f *fakeEngine) Attach(_ context.Context, _ string, o engine.AttachOptions,
 func (f *fakeEngine) Resize(context.Context, string, uint16, uint16) error { return f.err }
 func (f *fakeEngine) Top(_ context.Context, _, args string) ([]string, [][]string, error) {
 	return []string{"PID", "CMD"}, [][]string{{"1", args}}, f.err
+}
+func (f *fakeEngine) Stats(_ context.Context, _ string, o engine.StatsOptions, fn func(engine.Stats) error) error {
+	if f.err != nil {
+		return f.err
+	}
+	f.watched = o
+	for _, s := range f.stats {
+		if err := fn(s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 func (f *fakeEngine) Using(id oci.Digest) (all, running []string) {
 	for _, c := range f.list {

@@ -42,7 +42,7 @@ var routes = []endpoint{
 	{method: "GET", pattern: "/exec/{id}/json", handle: inspectExec},
 	{method: "GET", pattern: "/containers/{id}/changes", handle: notYet("listing the changes of a container's file system")},
 	{method: "GET", pattern: "/containers/{id}/export", handle: notYet("exporting a container's file system")},
-	{method: "GET", pattern: "/containers/{id}/stats", handle: notYet("resource usage statistics")},
+	{method: "GET", pattern: "/containers/{id}/stats", handle: containerStats},
 	{method: "POST", pattern: "/containers/{id}/update", handle: updateContainer},
 	{method: "HEAD", pattern: "/containers/{id}/archive", handle: notYet("copying files from and to a container")},
 	{method: "GET", pattern: "/containers/{id}/archive", handle: notYet("copying files from and to a container")},

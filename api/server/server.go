@@ -53,6 +53,7 @@ type Containers interface {
 	Attach(ctx context.Context, ref string, o engine.AttachOptions, hijack engine.Hijack) error
 	Resize(ctx context.Context, ref string, rows, cols uint16) error
 	Top(ctx context.Context, ref, psArgs string) (titles []string, processes [][]string, err error)
+	Stats(ctx context.Context, ref string, o engine.StatsOptions, fn func(engine.Stats) error) error
 	Using(image oci.Digest) (all, running []string)
 	Prune(ctx context.Context, keep func(engine.Container) bool) (ids []string, freed int64, err error)
 	Connect(ctx context.Context, ref, network string, cfg *mobynet.EndpointSettings) error

@@ -178,7 +178,6 @@ func TestWhatIsNotThereSaysSo(t *testing.T) {
 		{"GET", "/services", 503, "This node is not a swarm manager."},
 		{"POST", "/swarm/init", 501, "swarm"},
 		{"POST", "/plugins/pull", 501, "plugins"},
-		{"GET", "/containers/web/stats", 501, "not supported"},
 		{"GET", "/nowhere", 404, "page not found"},
 		{"GET", "/debug/vars", 403, "local socket"},
 	} {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -96,8 +97,9 @@ type PressureLine struct {
 	Total                time.Duration
 }
 
-// Stats reads all counters. A group that has been removed is class NotFound.
-func (g *Group) Stats() (*Stats, error) {
+// Stats reads the counters of the controllers given by their v1 names, or all of them. A
+// group that has been removed is class NotFound.
+func (g *Group) Stats(only ...string) (*Stats, error) {
 	if len(g.dirs) == 0 || !exists(g.dirs[0].path) {
 		return nil, fail.New(fail.NotFound, "control group %s does not exist", g.path)
 	}
@@ -109,6 +111,9 @@ func (g *Group) Stats() (*Stats, error) {
 		{"cpu", cpuStats}, {"cpuacct", cpuacctStats}, {"cpuset", cpusetStats}, {"memory", memoryStats}, {"pids", pidsStats},
 		{"blkio", blockIOStats}, {"hugetlb", hugetlbStats}, {"rdma", rdmaStats},
 	} {
+		if len(only) > 0 && !slices.Contains(only, part.controller) {
+			continue
+		}
 		d, ok := g.dirOf(part.controller)
 		if !ok && part.controller == "cpu" && g.v2() {
 			d, ok = g.dirs[0], true // every v2 group counts its time

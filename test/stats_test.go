@@ -1,0 +1,139 @@
+package test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/moby/moby/api/types/container"
+
+	"berth/testkit"
+)
+
+// apiGet asks the engine's API on its socket.
+func apiGet(t *testing.T, e *testkit.Engine, path string) (status int, body string) {
+	t.Helper()
+	answer := apiOpen(t, t.Context(), e, path, nil)
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return answer.StatusCode, string(text)
+}
+
+// apiOpen is apiGet for answers that go on until ctx ends.
+func apiOpen(t *testing.T, ctx context.Context, e *testkit.Engine, path string, header http.Header) *http.Response {
+	t.Helper()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(e.Host, "unix://"))
+	}}
+	t.Cleanup(transport.CloseIdleConnections)
+	r, err := http.NewRequestWithContext(ctx, "GET", "http://berth"+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, v := range header {
+		r.Header[k] = v
+	}
+	answer, err := transport.RoundTrip(r)
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return answer
+}
+
+// statsOf asks for one object of a container's statistics.
+func statsOf(t *testing.T, e *testkit.Engine, path string) container.StatsResponse {
+	t.Helper()
+	status, body := apiGet(t, e, path)
+	if status != 200 {
+		t.Fatalf("%s: %d %s", path, status, body)
+	}
+	var s container.StatsResponse
+	if err := json.Unmarshal([]byte(body), &s); err != nil {
+		t.Fatalf("%s: %v in %s", path, err, body)
+	}
+	return s
+}
+
+func TestStatsTellWhatAContainerUses(t *testing.T) {
+	eachClient(t, func(t *testing.T, e *testkit.Engine, c client) {
+		c.must(e, "run", "-d", "--name", "busy", "--network", "none", "--memory", "64m", "--pids-limit", "50", "busybox", "sh", "-c",
+			"sleep 1000 & while :; do :; done")
+		c.must(e, "create", "--name", "idle", "busybox", "true")
+		defer c.must(e, "rm", "-f", "busy", "idle")
+		lines := strings.Split(c.must(e, "stats", "--no-stream", "--format", "{{.Name}}|{{.CPUPerc}}|{{.MemUsage}}|{{.PIDs}}|{{.NetIO}}"), "\n")
+		if len(lines) != 1 {
+			t.Fatalf("stats shows containers that do not run: %q", lines)
+		}
+		f := strings.Split(lines[0], "|")
+		cpu, err := strconv.ParseFloat(strings.TrimSuffix(f[1], "%"), 64)
+		if f[0] != "busy" || err != nil || cpu <= 0 || cpu > 150 {
+			t.Errorf("CPU of a loop: %q", f)
+		}
+		if !strings.HasSuffix(f[2], " / 64MiB") || f[3] != "2" || f[4] != "0B / 0B" {
+			t.Errorf("memory, pids, network: %q", f)
+		}
+		all := c.must(e, "stats", "--no-stream", "-a", "--format", "{{.Name}} {{.CPUPerc}} {{.MemUsage}} {{.PIDs}}")
+		if !strings.Contains(all, "idle 0.00% 0B / 0B 0") {
+			t.Errorf("stats -a: %q", all)
+		}
+		if r := c.run(e, "stats", "--no-stream", "nobody"); r.Code != 1 || !strings.Contains(r.Stderr, "No such container: nobody") {
+			t.Errorf("stats of nobody: %+v", r)
+		}
+		table := c.must(e, "stats", "--no-stream", "busy")
+		if !strings.HasPrefix(table, "CONTAINER ID   NAME") || !strings.Contains(table, "MEM USAGE / LIMIT") {
+			t.Errorf("table: %q", table)
+		}
+	})
+}
+
+func TestStatsOfTheAPI(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	id := e.Must("run", "-d", "--name", "xx", "busybox", "sh", "-c", "while :; do :; done")
+	two := statsOf(t, e, "/containers/xx/stats?stream=0")
+	if two.ID != id || two.Name != "/xx" || two.PreRead.IsZero() || !two.Read.After(two.PreRead) {
+		t.Errorf("two samples: id %s name %s read %v before %v", two.ID, two.Name, two.Read, two.PreRead)
+	}
+	used := two.CPUStats.CPUUsage.TotalUsage - two.PreCPUStats.CPUUsage.TotalUsage
+	wall := two.Read.Sub(two.PreRead)
+	if wall <= 0 || float64(used) > 1.5*float64(wall) || used == 0 {
+		t.Errorf("%d ns of processor time in %v", used, wall)
+	}
+	machine := float64(two.CPUStats.SystemUsage-two.PreCPUStats.SystemUsage) / float64(two.CPUStats.OnlineCPUs)
+	if math.Abs(machine-float64(wall)) > 0.2*float64(wall)+2e6 {
+		t.Errorf("the machine's time is %v per processor in %v", machine, wall)
+	}
+	if len(two.Networks) != 1 || two.Networks["eth0"].RxBytes+two.Networks["eth0"].TxBytes == 0 && two.Networks["eth0"].RxPackets != 0 {
+		t.Errorf("networks: %+v", two.Networks)
+	}
+	if two.MemoryStats.Usage == 0 || two.MemoryStats.Limit < 1<<28 || len(two.MemoryStats.Stats) == 0 || two.PidsStats.Current != 1 {
+		t.Errorf("memory %+v pids %+v", two.MemoryStats, two.PidsStats)
+	}
+	one := statsOf(t, e, "/containers/xx/stats?stream=false&one-shot=1")
+	if !one.PreRead.IsZero() || one.PreCPUStats.CPUUsage.TotalUsage != 0 || one.Read.IsZero() {
+		t.Errorf("one shot has an earlier sample: %v", one.PreRead)
+	}
+	e.Must("rm", "-f", "xx")
+	e.Must("create", "--name", "xx", "busybox")
+	for _, path := range []string{"/containers/xx/stats?stream=0", "/containers/xx/stats?stream=0&one-shot=1"} {
+		stopped := statsOf(t, e, path)
+		if stopped.Name != "/xx" || !stopped.Read.IsZero() || stopped.CPUStats.SystemUsage != 0 || stopped.MemoryStats.Limit != 0 {
+			t.Errorf("%s of a container that does not run: %+v", path, stopped)
+		}
+	}
+	if status, body := apiGet(t, e, "/containers/nobody/stats"); status != 404 {
+		t.Errorf("nobody: %d %s", status, body)
+	}
+	if status, body := apiGet(t, e, "/v1.44/containers/xx/stats?one-shot=1"); status != 400 {
+		t.Errorf("one-shot of a stream: %d %s", status, body)
+	}
+}
