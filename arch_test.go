@@ -46,10 +46,11 @@ var allowed = map[string][]string{
 	"engine": append([]string{"images", "network", "volumes", "logs", "supervisor", "runtime"}, ground...),
 	"build":  append([]string{"images"}, ground...),
 	// faces
-	"api/server": append([]string{"engine", "build", "images", "network", "volumes"}, ground...),
-	"api/client": {"fail", "durable", "version"},
+	"api/server":          append([]string{"engine", "build", "images", "network", "volumes"}, ground...),
+	"api/client":          {"api/client/contexts", "fail", "durable", "version"},
+	"api/client/contexts": {"fail"},
 	// clients
-	"cli":     {"api/client", "fail", "version"},
+	"cli":     {"api/client", "api/client/contexts", "fail", "version"},
 	"compose": {"api/client", "fail", "version"},
 	// root
 	"runtimecli":        append([]string{"runtime"}, ground...),

@@ -157,17 +157,9 @@ func inspectorOf(o inspectFlags) (inspector, error) {
 // inspect prints the objects that are found and then tells what is missing; one that is
 // missing makes the exit code 1 without hiding the others.
 func (a *app) inspect(ctx context.Context, names []string, format string, look inspector) error {
-	var printer inspectPrinter = &jsonInspectPrinter{}
-	switch format {
-	case "":
-	case "json":
-		printer = &jsonInspectPrinter{compact: true}
-	default:
-		t, err := newTemplateInspectPrinter(format)
-		if err != nil {
-			return err
-		}
-		printer = t
+	printer, err := newInspectPrinter(format)
+	if err != nil {
+		return err
 	}
 	engine, err := a.engine()
 	if err != nil {
@@ -198,6 +190,20 @@ func (a *app) inspect(ctx context.Context, names []string, format string, look i
 type inspectPrinter interface {
 	add(inspected) error
 	flush(io.Writer) error
+}
+
+func newInspectPrinter(format string) (inspectPrinter, error) {
+	switch format {
+	case "":
+		return &jsonInspectPrinter{}, nil
+	case "json":
+		return &jsonInspectPrinter{compact: true}, nil
+	}
+	t, err := newTemplateInspectPrinter(format)
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 // jsonInspectPrinter prints one JSON array, fields in the engine's order.

@@ -43,6 +43,7 @@ func topLevel() []entry {
 		{"info", nil, groupCommon, newInfo},
 
 		{"container", nil, groupManagement, newContainerGroup},
+		{"context", nil, groupManagement, newContextGroup},
 		{"image", nil, groupManagement, newImageGroup},
 		{"manifest", nil, groupManagement, newManifestGroup},
 		{"network", nil, groupManagement, newNetworkGroup},
@@ -174,7 +175,7 @@ func newRoot(a *app, args []string) *cobra.Command {
 
 // laterCommands are Docker's whose part of the engine does not exist yet. Nobody shall take
 // them for mistyped.
-const laterCommands = " builder context cp diff export "
+const laterCommands = " builder cp diff export "
 
 func unknownCommand(parent, name string) error {
 	if strings.Contains(laterCommands, " "+name+" ") && (parent == "berth" || parent == "berth container") {
@@ -204,6 +205,7 @@ func (a *app) applyGlobals(cmd *cobra.Command) error {
 	if dir, _ := flags.GetString("config"); dir != "" {
 		config.SetDir(dir)
 	}
+	a.engineOptions.ConfigDir = config.Dir()
 	if a.engineOptions.Host != "" && a.engineOptions.Context != "" {
 		return usageError{code: 1, command: "berth", message: "conflicting options: either specify --host or --context, not both"}
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -15,18 +14,24 @@ import (
 	"github.com/docker/cli/cli/connhelper"
 	"github.com/docker/go-connections/tlsconfig"
 	mobyclient "github.com/moby/moby/client"
+
+	"berth/api/client/contexts"
+	"berth/fail"
 )
 
 // Options choose the engine. Zero values mean the environment and the defaults.
 type Options struct {
 	Host    string // -H; empty: BERTH_HOST, DOCKER_HOST, the current context, the default socket
-	Context string
+	Context string // --context
 	// TLS files of a tcp host; empty with TLSVerify: DOCKER_CERT_PATH or ~/.docker.
 	TLS, TLSVerify            bool
 	CAFile, CertFile, KeyFile string
+	ConfigDir                 string // empty: DOCKER_CONFIG, else ~/.docker
 	UserAgent                 string
 	// PushCompression is what pushes ask of Berth beyond Docker's API.
 	PushCompression string
+
+	onlyGiven bool // no TLS files but those that are named
 }
 
 // New returns a client of the engine. Nothing is dialled yet. Only for the default unix
@@ -45,15 +50,24 @@ func New(o Options) (*mobyclient.Client, error) {
 	if o.PushCompression != "" {
 		opts = append(opts, mobyclient.WithHTTPHeaders(map[string]string{"X-Berth-Push-Compression": o.PushCompression}))
 	}
+	more, err := connector(e)
+	if err != nil {
+		return nil, err
+	}
+	return mobyclient.New(append(opts, more...)...)
+}
+
+// connector says how the endpoint is reached.
+func connector(e endpoint) ([]mobyclient.Opt, error) {
 	if helper, err := connhelper.GetConnectionHelper(e.host); err != nil {
 		return nil, err
 	} else if helper != nil {
 		// ssh://: the far end runs "docker system dial-stdio" for us.
 		transport := &http.Transport{DialContext: helper.Dialer}
-		opts = append(opts, mobyclient.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: mobyclient.CheckRedirect}),
-			mobyclient.WithHost(helper.Host), mobyclient.WithDialContext(helper.Dialer))
-		return mobyclient.New(opts...)
+		return []mobyclient.Opt{mobyclient.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: mobyclient.CheckRedirect}),
+			mobyclient.WithHost(helper.Host), mobyclient.WithDialContext(helper.Dialer)}, nil
 	}
+	var opts []mobyclient.Opt
 	if e.tls != nil {
 		transport := &http.Transport{TLSClientConfig: e.tls}
 		opts = append(opts, mobyclient.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: mobyclient.CheckRedirect}))
@@ -63,47 +77,54 @@ func New(o Options) (*mobyclient.Client, error) {
 		s := &starter{socket: DefaultSocket(os.Getenv), execRoot: filepath.Dir(DefaultSocket(os.Getenv))}
 		opts = append(opts, mobyclient.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return s.dial(ctx) }))
 	}
-	return mobyclient.New(opts...)
+	return opts, nil
+}
+
+// wantsTLS tells whether a tcp host is spoken to by TLS.
+func wantsTLS(o Options, env func(string) string) bool {
+	return o.TLS || o.TLSVerify || env("DOCKER_TLS_VERIFY") != "" || env("DOCKER_TLS") != ""
 }
 
 // tlsConfig builds what a tcp host needs; nil for plain tcp.
 func tlsConfig(o Options, env func(string) string) (*tls.Config, error) {
-	verify := o.TLSVerify || env("DOCKER_TLS_VERIFY") != ""
-	dir := env("DOCKER_CERT_PATH")
-	if !verify && !o.TLS && dir == "" {
+	if !wantsTLS(o, env) {
 		return nil, nil
 	}
-	if dir == "" {
-		dir = configDir(env)
+	t, err := tlsFiles(o, env)
+	if err != nil {
+		return nil, err
 	}
-	file := func(given, name string) (string, error) {
-		if given != "" {
-			return given, nil
-		}
-		path := filepath.Join(dir, name)
-		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-			return "", nil
-		} else if err != nil {
-			return "", err
-		}
-		return path, nil
-	}
-	var t tlsconfig.Options
-	var err error
-	for _, f := range []struct {
-		to          *string
-		given, name string
-	}{{&t.CAFile, o.CAFile, "ca.pem"}, {&t.CertFile, o.CertFile, "cert.pem"}, {&t.KeyFile, o.KeyFile, "key.pem"}} {
-		if *f.to, err = file(f.given, f.name); err != nil {
-			return nil, err
-		}
-	}
-	t.InsecureSkipVerify = !verify
+	t.InsecureSkipVerify = !o.TLSVerify && env("DOCKER_TLS_VERIFY") == ""
 	t.ExclusiveRootPools = t.CAFile != ""
 	t.MinVersion = tls.VersionTLS12
 	c, err := tlsconfig.Client(t)
 	if err != nil {
-		return nil, fmt.Errorf("TLS configuration: %w", err)
+		return nil, fail.New(fail.Invalid, "TLS configuration: %w", err)
 	}
 	return c, nil
+}
+
+// tlsFiles finds the files: those that were named, else those of DOCKER_CERT_PATH or of the
+// configuration directory that exist.
+func tlsFiles(o Options, env func(string) string) (t tlsconfig.Options, err error) {
+	dir := env("DOCKER_CERT_PATH")
+	if dir == "" {
+		dir = configDir(o, env)
+	}
+	for _, f := range []struct {
+		to          *string
+		given, name string
+	}{{&t.CAFile, o.CAFile, contexts.CAFile}, {&t.CertFile, o.CertFile, contexts.CertFile}, {&t.KeyFile, o.KeyFile, contexts.KeyFile}} {
+		if *f.to = f.given; f.given != "" || o.onlyGiven {
+			continue
+		}
+		path := filepath.Join(dir, f.name)
+		switch _, err := os.Stat(path); {
+		case err == nil:
+			*f.to = path
+		case !errors.Is(err, os.ErrNotExist):
+			return t, err
+		}
+	}
+	return t, nil
 }

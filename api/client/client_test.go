@@ -179,7 +179,11 @@ func TestTheEngineIsChosen(t *testing.T) {
 		{"tcp with TLS another one", Options{Host: "tcp://box", TLS: true}, nil, "tcp://box:2376", false},
 		{"tcp on IPv6", Options{Host: "tcp://[::1]"}, nil, "tcp://[::1]:2375", false},
 		{"ssh", Options{Host: "ssh://me@box"}, nil, "ssh://me@box", false},
-		{"the default context", Options{Context: "default"}, []string{"DOCKER_HOST", "unix:///c"}, def, true},
+		{"the default context", Options{Context: "default"}, nil, def, true},
+		{"the default context is what the environment says", Options{Context: "default"}, []string{"DOCKER_HOST", "unix:///c"}, "unix:///c", false},
+		{"a host beats DOCKER_CONTEXT", Options{}, []string{"DOCKER_HOST", "unix:///c", "DOCKER_CONTEXT", "nowhere"}, "unix:///c", false},
+		{"TLS without a host is about the machine's TLS port", Options{}, []string{"DOCKER_TLS_VERIFY", "1"}, "tcp://localhost:2376", false},
+		{"https is TLS", Options{Host: "https://box"}, nil, "tcp://box:2376", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e, err := resolve(c.o, environment(t, c.env...))
@@ -188,7 +192,7 @@ func TestTheEngineIsChosen(t *testing.T) {
 			}
 		})
 	}
-	for _, o := range []Options{{Host: "gopher://x"}, {Host: "unix:///a", Context: "b"}, {Context: "nowhere"}} {
+	for _, o := range []Options{{Host: "gopher://x"}, {Host: "npipe:////./pipe/docker_engine"}, {Host: "fd://"}, {Host: "unix:///a", Context: "b"}, {Context: "nowhere"}} {
 		if _, err := resolve(o, environment(t)); err == nil {
 			t.Errorf("%+v is accepted", o)
 		}

@@ -1,17 +1,13 @@
 package client
 
 import (
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
+	"berth/api/client/contexts"
 	"berth/fail"
 )
 
@@ -38,37 +34,44 @@ func defaultExecRoot(env func(string) string, uid int) string {
 	return filepath.Join(os.TempDir(), "berth-"+strconv.Itoa(uid))
 }
 
-// resolve chooses: the host flag, the context flag, BERTH_HOST, DOCKER_HOST,
+// resolve chooses: the host flag or the context flag, BERTH_HOST, DOCKER_HOST,
 // DOCKER_CONTEXT, the current context of config.json, the default socket.
 func resolve(o Options, env func(string) string) (endpoint, error) {
 	if o.Host != "" && o.Context != "" {
-		return endpoint{}, fail.New(fail.Invalid, "conflicting options: cannot specify both --host and --context")
+		return endpoint{}, fail.New(fail.Invalid, "conflicting options: either specify --host or --context, not both")
 	}
-	host := o.Host
-	if host == "" && o.Context == "" {
-		for _, name := range []string{"BERTH_HOST", "DOCKER_HOST"} {
-			if host = env(name); host != "" {
-				break
-			}
+	name, err := currentContext(o, env)
+	if err != nil {
+		return endpoint{}, err
+	}
+	if name != contexts.Default {
+		return contextEndpoint(name, o, env)
+	}
+	return hostEndpoint(defaultHost(o, env), o, env)
+}
+
+// defaultHost is the host of the default context.
+func defaultHost(o Options, env func(string) string) string {
+	if o.Host != "" {
+		return o.Host
+	}
+	if name := hostVariable(env); name != "" {
+		return env(name)
+	}
+	if wantsTLS(o, env) {
+		return "tcp://localhost:2376" // as Docker: TLS is for nothing else
+	}
+	return "unix://" + DefaultSocket(env)
+}
+
+// hostVariable is the environment variable that names the host; empty if none does.
+func hostVariable(env func(string) string) string {
+	for _, name := range []string{"BERTH_HOST", "DOCKER_HOST"} {
+		if env(name) != "" {
+			return name
 		}
 	}
-	if host != "" {
-		return hostEndpoint(host, o, env)
-	}
-	name := o.Context
-	if name == "" {
-		name = env("DOCKER_CONTEXT")
-	}
-	if name == "" {
-		var err error
-		if name, err = currentContext(env); err != nil {
-			return endpoint{}, err
-		}
-	}
-	if name == "" || name == "default" {
-		return endpoint{host: "unix://" + DefaultSocket(env), autostart: true}, nil
-	}
-	return contextEndpoint(name, o, env)
+	return ""
 }
 
 // hostEndpoint reads a -H value as docker does: a path or a bare host:port are taken
@@ -90,6 +93,9 @@ func hostEndpoint(host string, o Options, env func(string) string) (endpoint, er
 		}
 		e.autostart = strings.TrimPrefix(e.host, "unix://") == DefaultSocket(env)
 	case "tcp", "http", "https":
+		if scheme == "https" && !wantsTLS(o, env) {
+			o.TLS, o.TLSVerify = true, true
+		}
 		var err error
 		if e.tls, err = tlsConfig(o, env); err != nil {
 			return endpoint{}, err
@@ -99,7 +105,7 @@ func hostEndpoint(host string, o Options, env func(string) string) (endpoint, er
 		}
 	case "ssh":
 	default:
-		return endpoint{}, fail.New(fail.Invalid, "invalid host %q: use unix://, tcp:// or ssh://", host)
+		return endpoint{}, fail.New(fail.Invalid, "invalid host %q: use unix://PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]", host)
 	}
 	return e, nil
 }
@@ -124,87 +130,4 @@ func tcpHost(scheme, addr string, secure bool) (string, error) {
 		return "tcp://" + addr, nil
 	}
 	return scheme + "://" + addr, nil
-}
-
-func configDir(env func(string) string) string {
-	if dir := env("DOCKER_CONFIG"); dir != "" {
-		return dir
-	}
-	home := env("HOME")
-	if home == "" {
-		home, _ = os.UserHomeDir()
-	}
-	return filepath.Join(home, ".docker")
-}
-
-// currentContext reads currentContext of config.json. A missing file means none.
-func currentContext(env func(string) string) (string, error) {
-	path := filepath.Join(configDir(env), "config.json")
-	data, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	var c struct {
-		CurrentContext string `json:"currentContext"`
-	}
-	if err := json.Unmarshal(data, &c); err != nil {
-		return "", fail.New(fail.Invalid, "%s: %w", path, err)
-	}
-	return c.CurrentContext, nil
-}
-
-// contextMeta is <config>/contexts/meta/<sha256 of the name>/meta.json.
-type contextMeta struct {
-	Name      string
-	Endpoints map[string]struct {
-		Host          string
-		SkipTLSVerify bool
-	}
-}
-
-// contextEndpoint reads a context of docker's store.
-func contextEndpoint(name string, o Options, env func(string) string) (endpoint, error) {
-	sum := sha256.Sum256([]byte(name))
-	id := hex.EncodeToString(sum[:])
-	store := filepath.Join(configDir(env), "contexts")
-	data, err := os.ReadFile(filepath.Join(store, "meta", id, "meta.json"))
-	if errors.Is(err, os.ErrNotExist) {
-		return endpoint{}, fail.New(fail.NotFound, "context %q does not exist", name)
-	}
-	if err != nil {
-		return endpoint{}, err
-	}
-	var m contextMeta
-	if err := json.Unmarshal(data, &m); err != nil {
-		return endpoint{}, fail.New(fail.Invalid, "context %q: %w", name, err)
-	}
-	ep, ok := m.Endpoints["docker"]
-	if !ok || ep.Host == "" {
-		return endpoint{}, fail.New(fail.Invalid, "context %q has no docker endpoint", name)
-	}
-	dir := filepath.Join(store, "tls", id, "docker")
-	for _, f := range []struct {
-		to   *string
-		name string
-	}{{&o.CAFile, "ca.pem"}, {&o.CertFile, "cert.pem"}, {&o.KeyFile, "key.pem"}} {
-		path := filepath.Join(dir, f.name)
-		if _, err := os.Stat(path); err == nil {
-			*f.to = path
-			o.TLS = true
-			o.TLSVerify = !ep.SkipTLSVerify
-		}
-	}
-	e, err := hostEndpoint(ep.Host, o, func(key string) string {
-		if strings.HasPrefix(key, "DOCKER_TLS") || key == "DOCKER_CERT_PATH" {
-			return "" // a context brings its own
-		}
-		return env(key)
-	})
-	if err != nil {
-		return endpoint{}, fmt.Errorf("context %q: %w", name, err)
-	}
-	return e, nil
 }
