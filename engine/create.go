@@ -107,9 +107,6 @@ func (k *creator) assemble(id string, r CreateRequest, img images.Image) (Contai
 		warnings = append(warnings, fmt.Sprintf("The requested image's platform (%s/%s) does not match the detected host platform (linux/%s) and no specific platform was requested",
 			img.Config.OS, img.Config.Architecture, runtime.GOARCH))
 	}
-	if h := cfg.Healthcheck; h != nil && len(h.Test) > 0 && h.Test[0] != "NONE" {
-		warnings = append(warnings, "The image's health check is recorded but not run: health checks are not built yet")
-	}
 	networking, warn, err := k.normalise(cfg, host, r.Networking)
 	if err != nil {
 		return Container{}, nil, err

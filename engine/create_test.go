@@ -3,6 +3,7 @@ package engine
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
@@ -38,9 +39,27 @@ func TestCreateRefusesWhatItCannotHonour(t *testing.T) {
 			r.HostConfig.DeviceRequests = []container.DeviceRequest{{Driver: "cdi", DeviceIDs: []string{"a=b"}}}
 		}, fail.Invalid, "a=b"},
 		{"init", func(r *CreateRequest) { r.HostConfig.Init = &yes }, fail.NotImplemented, "--init"},
-		{"health check", func(r *CreateRequest) {
-			r.Config.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "x"}}
-		}, fail.NotImplemented, "health checks"},
+		{"health check of no known type", func(r *CreateRequest) {
+			r.Config.Healthcheck = &container.HealthConfig{Test: []string{"SHELL", "x"}}
+		}, fail.Invalid, `unknown type "SHELL" of a health check`},
+		{"health check without a command", func(r *CreateRequest) {
+			r.Config.Healthcheck = &container.HealthConfig{Test: []string{"CMD"}}
+		}, fail.Invalid, "a health check of type CMD needs a command"},
+		{"probes too often", func(r *CreateRequest) {
+			r.Config.Healthcheck = &container.HealthConfig{Interval: time.Microsecond}
+		}, fail.Invalid, "Interval in Healthcheck cannot be less than 1ms"},
+		{"probes too short", func(r *CreateRequest) {
+			r.Config.Healthcheck = &container.HealthConfig{Timeout: 999999}
+		}, fail.Invalid, "Timeout in Healthcheck cannot be less than 1ms"},
+		{"negative start period", func(r *CreateRequest) {
+			r.Config.Healthcheck = &container.HealthConfig{StartPeriod: -1}
+		}, fail.Invalid, "StartPeriod in Healthcheck cannot be less than 1ms"},
+		{"probes too often at the start", func(r *CreateRequest) {
+			r.Config.Healthcheck = &container.HealthConfig{StartInterval: 1}
+		}, fail.Invalid, "StartInterval in Healthcheck cannot be less than 1ms"},
+		{"negative retries", func(r *CreateRequest) {
+			r.Config.Healthcheck = &container.HealthConfig{Retries: -1}
+		}, fail.Invalid, "Retries in Healthcheck cannot be negative"},
 		{"other runtime", func(r *CreateRequest) { r.HostConfig.Runtime = "kata" }, fail.Invalid, "unknown or invalid runtime name: kata"},
 		{"--rm with a policy", func(r *CreateRequest) {
 			r.HostConfig.AutoRemove, r.HostConfig.RestartPolicy.Name = true, "always"
@@ -85,18 +104,13 @@ func TestCreateRefusesWhatItCannotHonour(t *testing.T) {
 	}
 }
 
-func TestCreateNormalisesAndWarns(t *testing.T) {
+func TestCreateNormalises(t *testing.T) {
 	f := newFixture(t)
-	f.img.img.RawConfig = []byte(`{"config":{"Healthcheck":{"Test":["CMD","true"]}}}`)
-	id, warnings, err := f.Containers.Create(t.Context(), CreateRequest{
+	id, _, err := f.Containers.Create(t.Context(), CreateRequest{
 		Config: &container.Config{Image: "busybox"}, HostConfig: &container.HostConfig{Resources: container.Resources{Memory: 64 << 20}},
 	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	all := strings.Join(warnings, "\n")
-	if !strings.Contains(all, "health check") {
-		t.Errorf("warnings: %s", all)
 	}
 	c, _ := f.Containers.Get(id[:8])
 	h := c.HostConfig

@@ -76,6 +76,16 @@ func (l *lifecycle) handle(i *instance, r *run, e supervisor.Event) bool {
 		c := i.change(func(c *Container) { c.State.OOMKilled = true })
 		i.mu.Unlock()
 		l.ann.tell(c, "oom")
+	case supervisor.EventProbe:
+		l.probeBegins(i, r)
+	case supervisor.EventProbed:
+		if e.Exec != nil {
+			l.probeEnded(i, r, *e.Exec)
+		}
+	case supervisor.EventHealth:
+		if e.Health != nil {
+			l.healthChanged(i, r, *e.Health)
+		}
 	case "detach":
 		if e.ExecID != "" {
 			l.ann.tell(i.now(), "exec_detach", "execID", e.ExecID)
@@ -143,6 +153,7 @@ func (l *lifecycle) recordExit(i *instance, rec supervisor.ExitRecord) (Containe
 		c.State.Pid, c.State.ExitCode, c.State.Error = 0, rec.Code, rec.Reason
 		c.State.OOMKilled = c.State.OOMKilled || rec.OOMKilled
 		c.State.FinishedAt = rec.ExitedAt.UTC()
+		c.State.Health = healthOfEnd(c.State.Health, rec.Health)
 		if !rec.StartedAt.IsZero() {
 			c.State.StartedAt = rec.StartedAt.UTC()
 		}

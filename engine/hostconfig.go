@@ -11,15 +11,6 @@ import (
 	"berth/fail"
 )
 
-// asksForHealth reports whether a request sets any part of a health check, other than
-// "none of the image's".
-func asksForHealth(h *container.HealthConfig) bool {
-	if h == nil || len(h.Test) > 0 && h.Test[0] == "NONE" {
-		return false
-	}
-	return len(h.Test) > 0 || h.Interval != 0 || h.Timeout != 0 || h.StartPeriod != 0 || h.StartInterval != 0 || h.Retries != 0
-}
-
 // refuseUnbuilt refuses, in one line each, what belongs to parts of Berth that do not
 // exist yet, and what never will on Linux. It looks at the request before the image is
 // merged into it: an image's own wishes (VOLUME, HEALTHCHECK, EXPOSE) are no request.
@@ -30,7 +21,6 @@ func refuseUnbuilt(cfg *container.Config, h *container.HostConfig) error {
 	}{
 		{h.Init != nil && *h.Init, "--init is not built yet"},
 		{len(h.StorageOpt) > 0, "--storage-opt is not built yet"},
-		{asksForHealth(cfg.Healthcheck), "health checks are not built yet"},
 	} {
 		if r.asked {
 			return fail.New(fail.NotImplemented, "%s", r.what)

@@ -54,6 +54,7 @@ type run struct {
 	exited  chan struct{} // closed when the exit is recorded and told
 	gone    chan struct{} // closed when the shim has let go of everything
 	left    chan struct{} // closed when it is off its networks
+	probe   string        // what the probe under way is called in events; the watch's own
 }
 
 func newRun(s shim) *run {

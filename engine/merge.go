@@ -168,6 +168,9 @@ func checkConfig(cfg *container.Config) error {
 			return fail.New(fail.Invalid, "invalid volume specification: '%s'", v)
 		}
 	}
+	if err := checkHealth(cfg.Healthcheck); err != nil {
+		return err
+	}
 	return checkHostname(cfg)
 }
 

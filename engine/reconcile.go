@@ -174,7 +174,8 @@ func (r reconciler) attach(ctx context.Context, i *instance) error {
 		status = paused
 	}
 	i.change(func(c *Container) {
-		c.State = State{Status: status, Pid: st.Pid, StartedAt: st.StartedAt.UTC(), FinishedAt: c.State.FinishedAt, OOMKilled: st.OOMKilled}
+		c.State = State{Status: status, Pid: st.Pid, StartedAt: st.StartedAt.UTC(), FinishedAt: c.State.FinishedAt, OOMKilled: st.OOMKilled,
+			Health: healthTold(st.Health)}
 		c.Network = r.life.wire.found(i.id)
 	})
 	i.mu.Unlock()

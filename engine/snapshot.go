@@ -49,6 +49,9 @@ type State struct {
 	Error      string
 	StartedAt  time.Time // zero: never
 	FinishedAt time.Time
+	// Health is what the health check has told; nil without one, and before the first start.
+	// What it points to is never changed.
+	Health *container.Health `json:",omitempty"`
 }
 
 // Running is true for paused and restarting containers too, as in Docker.

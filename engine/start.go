@@ -222,7 +222,8 @@ func (l *lifecycle) nowRunning(i *instance, r *run, sb *network.Sandbox, pid int
 	i.mu.Lock()
 	i.noRestart, i.boot = false, l.host.boot
 	c, err := i.become(running, func(c *Container) {
-		c.State = State{Status: running, Pid: pid, StartedAt: at.UTC(), FinishedAt: c.State.FinishedAt}
+		c.State = State{Status: running, Pid: pid, StartedAt: at.UTC(), FinishedAt: c.State.FinishedAt,
+			Health: healthOfRun(c.Config, c.State.Health)}
 		c.Network = sb
 	})
 	i.mu.Unlock()
@@ -321,6 +322,7 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, joi
 		Network: cfg.Network,
 		ID:      c.ID, Dir: i.dir, RunDir: i.runDir, Spec: spec, Root: root, Sources: sources, Runtime: runtime,
 		User: c.Config.User, Groups: slices.Concat(c.HostConfig.GroupAdd, groupsOf(spec)),
+		Health:    healthOf(c.Config),
 		OpenStdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce,
 		LogPath: c.LogPath, Log: logging,
 		Volatile: c.HostConfig.AutoRemove,

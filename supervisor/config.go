@@ -65,6 +65,9 @@ type Config struct {
 	// Network is what the shim does for the container's network; nil: nothing.
 	Network *Network `json:"network,omitempty"`
 
+	// Health is the container's health check; nil: it has none.
+	Health *Health `json:"health,omitempty"`
+
 	OpenStdin bool         `json:"openStdin,omitempty"` // keep stdin open for attached clients
 	StdinOnce bool         `json:"stdinOnce,omitempty"` // close it when the first attached client leaves
 	LogPath   string       `json:"logPath,omitempty"`   // empty: nothing is logged
@@ -113,7 +116,8 @@ type State struct {
 	Paused    bool                 `json:"paused"`
 	OOMKilled bool                 `json:"oomKilled"`
 	StartedAt time.Time            `json:"startedAt"`
-	Execs     map[string]ExecState `json:"execs,omitempty"` // also ended ones, for five minutes
+	Execs     map[string]ExecState `json:"execs,omitempty"`  // also ended ones, for five minutes
+	Health    *HealthState         `json:"health,omitempty"` // nil without a health check, and before start
 	Exit      *ExitRecord          `json:"exit,omitempty"`
 }
 
@@ -131,14 +135,18 @@ const (
 	EventExecExit = "exec-exit"
 	EventOOM      = "oom"    // a process of the container was killed for memory
 	EventDetach   = "detach" // a client typed its detach keys
+	EventProbe    = "probe"  // the health check is about to be executed
+	EventProbed   = "probed" // its process has ended
+	EventHealth   = "health" // what came of it
 )
 
 // Event is something a shim tells the engine without being asked.
 type Event struct {
-	Kind   string      `json:"kind"` // exit, exec-exit, oom, detach
-	ExecID string      `json:"execID,omitempty"`
-	Exit   *ExitRecord `json:"exit,omitempty"` // for exit
-	Exec   *ExecState  `json:"exec,omitempty"` // for exec-exit
+	Kind   string       `json:"kind"` // one of the above
+	ExecID string       `json:"execID,omitempty"`
+	Exit   *ExitRecord  `json:"exit,omitempty"`   // for exit
+	Exec   *ExecState   `json:"exec,omitempty"`   // for exec-exit and probed
+	Health *HealthState `json:"health,omitempty"` // for health; of the log the latest probe alone
 }
 
 const (

@@ -24,6 +24,8 @@ func (s *shim) wait(stopWatching func()) {
 	durable.Failpoint("shim.exit.reaped")
 	s.mu.Lock()
 	s.phase = ending
+	record.Health = s.healthNow()
+	s.stopProbes()
 	s.mu.Unlock()
 	if n, err := s.container.OOMKills(); err == nil && n > 0 {
 		record.OOMKilled = true

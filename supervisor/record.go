@@ -21,6 +21,8 @@ type ExitRecord struct {
 	Reason    string    `json:"reason,omitempty"` // "supervisor lost", …
 	StartedAt time.Time `json:"startedAt"`
 	ExitedAt  time.Time `json:"exitedAt"`
+	// Health is what its health check had told last; nil without one, or if the shim was lost.
+	Health *HealthState `json:"health,omitempty"`
 }
 
 // reasonLost is the Reason of a container whose shim was killed.

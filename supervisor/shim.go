@@ -61,6 +61,7 @@ type shim struct {
 	paused    bool
 	oom       bool
 	execs     map[string]*execution
+	health    *prober // nil without a health check, and before start
 	exit      *ExitRecord
 }
 
@@ -356,6 +357,10 @@ func (s *shim) start(ctx context.Context, _ *request) (answer, error) {
 	s.phase = isRunning
 	s.file.Started, s.file.StartedAt = true, at
 	state := s.file
+	if s.cfg.Health != nil {
+		s.health = newProber(s.cfg.Health, s.cfg.Spec.Process)
+		s.planProbe()
+	}
 	s.cfg.Spec = nil // large, and needed no more
 	s.mu.Unlock()
 	if err := state.write(s.cfg.RunDir); err != nil {
@@ -434,14 +439,21 @@ func (s *shim) freeze(ctx context.Context, on bool) error {
 	do := c.Resume
 	if on {
 		do = c.Pause
+		s.mu.Lock()
+		stopped := s.stopProbes() // one that is frozen could not be ended
+		s.mu.Unlock()
+		stopped(ctx)
 	}
-	if err := do(ctx); err != nil {
-		return err
-	}
+	err = do(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.paused = on
-	return nil
+	if err == nil {
+		s.paused = on
+	}
+	if !on || err != nil {
+		s.resumeProbes()
+	}
+	return err
 }
 
 // startSettled waits for the outcome of a start that is under way.
@@ -486,7 +498,7 @@ func (s *shim) state() State {
 	// in between would take it for one that was never started.
 	running := s.exit == nil && (s.phase == isRunning || s.phase >= ending && s.file.Started)
 	st := State{Version: ProtocolVersion, ID: s.cfg.ID, ShimPid: os.Getpid(), Running: running,
-		Paused: s.paused, StartedAt: s.file.StartedAt, OOMKilled: s.oom, Exit: s.exit}
+		Paused: s.paused, StartedAt: s.file.StartedAt, OOMKilled: s.oom, Health: s.healthNow(), Exit: s.exit}
 	if st.Running {
 		st.Pid = s.file.Pid
 		if n, err := s.container.OOMKills(); err == nil && n > 0 {

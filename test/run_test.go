@@ -281,7 +281,7 @@ func TestWhatComesLaterIsRefusedInOneLine(t *testing.T) {
 	e := testkit.StartEngine(t, testkit.EngineOptions{})
 	e.Busybox()
 	for _, flags := range [][]string{
-		{"--network", "mynet"}, {"--health-cmd", "true"}, {"--gpus", "all"}, {"--link", "x"}, {"--runtime", "nosuch"},
+		{"--network", "mynet"}, {"--gpus", "all"}, {"--link", "x"}, {"--runtime", "nosuch"},
 	} {
 		r := e.Berth(append(append([]string{"run", "--rm"}, flags...), "busybox", "true")...)
 		if r.Code != 125 || strings.Count(strings.TrimSpace(r.Stderr), "\n") > 2 || strings.TrimSpace(r.Stderr) == "" {

@@ -87,6 +87,9 @@ func (s *Server) summary(c engine.Container, now time.Time, names *listNames, v 
 		Status:  statusText(c.State, now),
 		Mounts:  mountPoints(c.Mounts),
 	}
+	if v >= 52 {
+		row.Health = healthSummary(c.State)
+	}
 	if row.Labels == nil {
 		row.Labels = map[string]string{}
 	}
@@ -253,7 +256,7 @@ func (sel *selector) matches(c engine.Container) bool {
 		sel.images != nil && !sel.images[c.Image],
 		len(sel.exited) > 0 && (c.State.Running() || c.State.StartedAt.IsZero() || !slices.Contains(sel.exited, c.State.ExitCode)),
 		!f.exact("status", c.State.Status),
-		!f.exact("health", "none"),
+		!f.exact("health", string(healthSummary(c.State).Status)),
 		!f.any("isolation", func(want string) bool { return want == "default" || want == string(c.HostConfig.Isolation) }),
 		!f.any("id", func(want string) bool { return strings.HasPrefix(c.ID, want) }),
 		!f.labels("label", c.Config.Labels),

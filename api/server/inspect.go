@@ -130,6 +130,7 @@ func stateAnswer(s engine.State) *container.State {
 		Error:      s.Error,
 		StartedAt:  stamp(s.StartedAt),
 		FinishedAt: stamp(s.FinishedAt),
+		Health:     s.Health,
 	}
 }
 

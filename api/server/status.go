@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/container"
 
 	"berth/engine"
 )
@@ -14,7 +15,15 @@ import (
 func statusText(s engine.State, now time.Time) string {
 	switch s.Status {
 	case "running":
-		return "Up " + units.HumanDuration(since(s.StartedAt, now))
+		up := "Up " + units.HumanDuration(since(s.StartedAt, now))
+		switch h := s.Health; {
+		case h == nil:
+			return up
+		case h.Status == container.Starting:
+			return up + " (health: starting)"
+		default:
+			return up + " (" + string(h.Status) + ")"
+		}
 	case "paused":
 		return "Up " + units.HumanDuration(since(s.StartedAt, now)) + " (Paused)"
 	case "restarting":
@@ -46,4 +55,12 @@ func commandText(c engine.Container) string {
 		parts = append(parts, a)
 	}
 	return strings.Join(parts, " ")
+}
+
+// healthSummary is the health of a container in lists.
+func healthSummary(s engine.State) *container.HealthSummary {
+	if s.Health == nil {
+		return &container.HealthSummary{Status: container.NoHealthcheck}
+	}
+	return &container.HealthSummary{Status: s.Health.Status, FailingStreak: s.Health.FailingStreak}
 }
