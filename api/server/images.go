@@ -234,14 +234,14 @@ func created(img images.Image) time.Time {
 // that older versions have, and those that the newest omits when empty and older ones do not.
 type imageInspect struct {
 	image.InspectResponse
-	Parent          *string           `json:"Parent,omitempty"` // these two until 1.51
-	DockerVersion   *string           `json:"DockerVersion,omitempty"`
-	Comment         *string           `json:"Comment,omitempty"`
-	Author          *string           `json:"Author,omitempty"`
-	Container       *string           `json:"Container,omitempty"` // these two until 1.44
-	ContainerConfig *container.Config `json:"ContainerConfig,omitempty"`
-	VirtualSize     *int64            `json:"VirtualSize,omitempty"` // until 1.43
-	Config          any               // until 1.49 with all fields of a container's configuration
+	Parent          *string        `json:"Parent,omitempty"` // these two until 1.51
+	DockerVersion   *string        `json:"DockerVersion,omitempty"`
+	Comment         *string        `json:"Comment,omitempty"`
+	Author          *string        `json:"Author,omitempty"`
+	Container       *string        `json:"Container,omitempty"` // these two until 1.44
+	ContainerConfig *inspectConfig `json:"ContainerConfig,omitempty"`
+	VirtualSize     *int64         `json:"VirtualSize,omitempty"` // until 1.43
+	Config          any            // until 1.49 with all fields of a container's configuration
 }
 
 func inspectImage(w *writer, r *request) error {
@@ -315,7 +315,8 @@ func imageAnswer(img images.Image, driver string, v version) (imageInspect, erro
 		out.VirtualSize = &out.Size
 	}
 	if v < 45 {
-		out.Container, out.ContainerConfig = &extra.Container, &container.Config{}
+		empty := containerConfig(dockerspec.DockerOCIImageConfig{})
+		out.Container, out.ContainerConfig = &extra.Container, &empty
 	}
 	if v < 50 {
 		out.Config = containerConfig(extra.Config)
@@ -331,13 +332,13 @@ func imageAnswer(img images.Image, driver string, v version) (imageInspect, erro
 
 // containerConfig is an image's configuration in the form that versions until 1.49
 // answer: with the fields that only containers use, empty.
-func containerConfig(c dockerspec.DockerOCIImageConfig) *container.Config {
+func containerConfig(c dockerspec.DockerOCIImageConfig) inspectConfig {
 	out := &container.Config{
 		User: c.User, Env: c.Env, Cmd: c.Cmd, Entrypoint: c.Entrypoint, Volumes: c.Volumes, WorkingDir: c.WorkingDir,
 		Labels: c.Labels, StopSignal: c.StopSignal, Healthcheck: c.Healthcheck, OnBuild: c.OnBuild, Shell: c.Shell,
 	}
 	out.ExposedPorts = exposedPorts(c.ExposedPorts)
-	return out
+	return inspectConfig{Config: out, Labels: c.Labels, OnBuild: &out.OnBuild}
 }
 
 func imageHistory(w *writer, r *request) error {

@@ -26,10 +26,13 @@ type hostConfig struct {
 	KernelMemoryTCP *int64 `json:"KernelMemoryTCP,omitempty"`
 }
 
-// inspectConfig has the container-wide MacAddress until 1.43, when it was asked for.
+// inspectConfig has the container-wide MacAddress until 1.43, when it was asked for, and OnBuild
+// until 1.51 even if there is none.
 type inspectConfig struct {
 	*container.Config
-	MacAddress string `json:"MacAddress,omitempty"`
+	Labels     map[string]string // never null
+	MacAddress string            `json:"MacAddress,omitempty"`
+	OnBuild    *[]string         `json:"OnBuild,omitempty"`
 }
 
 func inspectContainer(w *writer, r *request) error {
@@ -79,7 +82,13 @@ func (s *Server) inspectAnswer(c engine.Container, v version) inspectResponse {
 		var none int64
 		out.HostConfig.KernelMemory, out.HostConfig.KernelMemoryTCP = &none, &none
 	}
-	out.Config = inspectConfig{Config: c.Config}
+	out.Config = inspectConfig{Config: c.Config, Labels: c.Config.Labels}
+	if out.Config.Labels == nil {
+		out.Config.Labels = map[string]string{}
+	}
+	if v < 52 || len(c.Config.OnBuild) > 0 {
+		out.Config.OnBuild = &c.Config.OnBuild
+	}
 	out.NetworkSettings = s.networkSettings(c, v)
 	if v < 44 {
 		out.Config.MacAddress = askedMAC(c)
@@ -102,10 +111,14 @@ func askedMAC(c engine.Container) string {
 // withLinks is the container's configuration with its links on the default bridge as Docker
 // tells them: /TARGET:/NAME/ALIAS.
 func (s *Server) withLinks(c engine.Container) *container.HostConfig {
-	if !c.HostConfig.NetworkMode.IsBridge() || len(c.HostConfig.Links) == 0 {
+	if !c.HostConfig.NetworkMode.IsBridge() && len(c.HostConfig.Links) > 0 || c.HostConfig.Links == nil {
 		return c.HostConfig
 	}
 	h := *c.HostConfig
+	if len(h.Links) == 0 {
+		h.Links = nil
+		return &h
+	}
 	h.Links = make([]string, len(h.Links))
 	for n, l := range c.HostConfig.Links {
 		target, alias := engine.SplitLink(l)
