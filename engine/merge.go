@@ -59,7 +59,9 @@ func mergeImage(cfg *container.Config, img images.Image) error {
 	}
 	cfg.Env = mergeEnv(cfg.Env, ic.Env)
 	cfg.Labels = fillMap(cfg.Labels, ic.Labels)
-	cfg.Volumes = fillMap(cfg.Volumes, ic.Volumes)
+	if cfg.Volumes = fillMap(cfg.Volumes, ic.Volumes); len(cfg.Volumes) == 0 {
+		cfg.Volumes = nil // {} and null are the same question, and one answer
+	}
 	cfg.Healthcheck = mergeHealth(cfg.Healthcheck, extra.Config.Healthcheck)
 
 	// An ENTRYPOINT of the request makes the image's CMD meaningless; [""] takes the

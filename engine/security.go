@@ -172,8 +172,9 @@ func normaliseSecurity(h *container.HostConfig, m *machine) (warnings []string, 
 		}
 	}
 	switch {
-	case s.openSystem || h.Privileged:
+	case s.openSystem:
 		h.MaskedPaths, h.ReadonlyPaths = []string{}, []string{}
+	case h.Privileged: // sees all there is, see specMaker
 	default:
 		if h.MaskedPaths == nil {
 			h.MaskedPaths = defaultMasked
@@ -182,7 +183,26 @@ func normaliseSecurity(h *container.HostConfig, m *machine) (warnings []string, 
 			h.ReadonlyPaths = defaultReadonly
 		}
 	}
+	// Who is to touch the host's processes cannot be confined by a label: inspect says so, on
+	// machines without SELinux too.
+	if (h.Privileged || h.IpcMode.IsHost() || h.PidMode.IsHost()) && !slices.ContainsFunc(h.SecurityOpt, isLabel) {
+		h.SecurityOpt = append(slices.Clone(h.SecurityOpt), "label=disable")
+	}
 	return warnings, nil
+}
+
+func isLabel(opt string) bool { return strings.HasPrefix(opt, "label=") || strings.HasPrefix(opt, "label:") }
+
+// AppArmorProfile is what a container's security options ask for, empty if nothing.
+func AppArmorProfile(opts []string) string {
+	for _, opt := range opts {
+		for _, sep := range []string{"=", ":"} {
+			if profile, ok := strings.CutPrefix(opt, "apparmor"+sep); ok {
+				return profile
+			}
+		}
+	}
+	return ""
 }
 
 // checkSeccomp finds at creation what a start would stumble over, and warns of rules for

@@ -79,6 +79,9 @@ func (m *specMaker) spec(c Container, s surroundings) (*oci.Spec, error) {
 			ReadonlyPaths:     h.ReadonlyPaths,
 		},
 	}
+	if h.Privileged {
+		spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = nil, nil
+	}
 	if !h.UTSMode.IsHost() {
 		spec.Hostname, spec.Domainname = c.Config.Hostname, c.Config.Domainname
 	}
@@ -159,7 +162,7 @@ func (m *specMaker) filter(h *container.HostConfig, caps []string) (*specs.Linux
 	switch {
 	case err != nil:
 		return nil, err
-	case sec.seccomp == "unconfined" || h.Privileged:
+	case sec.seccomp == "unconfined", h.Privileged && sec.seccomp == "":
 		return nil, nil
 	case sec.seccomp == "":
 		return m.profiles.get(caps)

@@ -82,6 +82,10 @@ func (s *Server) inspectAnswer(c engine.Container, v version) inspectResponse {
 		var none int64
 		out.HostConfig.KernelMemory, out.HostConfig.KernelMemoryTCP = &none, &none
 	}
+	out.AppArmorProfile = engine.AppArmorProfile(c.HostConfig.SecurityOpt)
+	if c.State.StartedAt.IsZero() { // its files are not made yet
+		out.ResolvConfPath, out.HostnamePath, out.HostsPath, out.LogPath = "", "", "", ""
+	}
 	out.Config = inspectConfig{Config: c.Config, Labels: c.Config.Labels}
 	if out.Config.Labels == nil {
 		out.Config.Labels = map[string]string{}
