@@ -116,7 +116,7 @@ func TestCreateNormalises(t *testing.T) {
 	h := c.HostConfig
 	if c.Config.Hostname != id[:12] || h.MemorySwap != 128<<20 || h.ShmSize != 64<<20 || h.IpcMode != "private" ||
 		h.CgroupnsMode != "private" || h.NetworkMode != "bridge" || h.LogConfig.Type != "json-file" || h.Runtime != "berth" ||
-		h.RestartPolicy.Name != "no" || len(h.MaskedPaths) == 0 || len(h.ReadonlyPaths) == 0 {
+		h.RestartPolicy.Name != "" || c.Config.Labels == nil || len(h.MaskedPaths) == 0 || len(h.ReadonlyPaths) == 0 {
 		t.Errorf("%+v %+v", c.Config, h)
 	}
 	if !strings.HasSuffix(c.LogPath, "/"+id+"/"+id+"-json.log") || c.Path != "sh" || c.Sandbox != id {

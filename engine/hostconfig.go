@@ -110,9 +110,6 @@ func refuseBesideDonor(cfg *container.Config, h *container.HostConfig) error {
 
 // checkRestart validates the restart policy.
 func checkRestart(h *container.HostConfig) error {
-	if h.RestartPolicy.Name == "" {
-		h.RestartPolicy.Name = container.RestartPolicyDisabled
-	}
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return fail.Mark(fail.Invalid, err)
 	}

@@ -95,7 +95,7 @@ func logTag(tag string, c Container) (string, error) {
 	}
 	var out strings.Builder
 	err = t.Execute(&out, struct{ ID, FullID, Name, ImageID, ImageFullID, ImageName, DaemonName string }{
-		short(c.ID), c.ID, c.Name, short(c.Image.Encoded()), c.Image.String(), c.Config.Image, "berth",
+		short(c.ID), c.ID, c.Name, short(strings.TrimPrefix(c.Image.String(), "sha256:")), c.Image.String(), c.Config.Image, "berth",
 	})
 	if err != nil {
 		return "", fail.New(fail.Invalid, "log opt tag: %w", err)

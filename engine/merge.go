@@ -58,7 +58,9 @@ func mergeImage(cfg *container.Config, img images.Image) error {
 		cfg.ExposedPorts[port] = struct{}{}
 	}
 	cfg.Env = mergeEnv(cfg.Env, ic.Env)
-	cfg.Labels = fillMap(cfg.Labels, ic.Labels)
+	if cfg.Labels = fillMap(cfg.Labels, ic.Labels); cfg.Labels == nil {
+		cfg.Labels = map[string]string{}
+	}
 	if cfg.Volumes = fillMap(cfg.Volumes, ic.Volumes); len(cfg.Volumes) == 0 {
 		cfg.Volumes = nil // {} and null are the same question, and one answer
 	}
@@ -74,7 +76,7 @@ func mergeImage(cfg *container.Config, img images.Image) error {
 			cfg.Entrypoint = ic.Entrypoint
 		}
 	}
-	if len(cfg.Entrypoint) == 0 || len(cfg.Entrypoint) == 1 && cfg.Entrypoint[0] == "" {
+	if len(cfg.Entrypoint) == 1 && cfg.Entrypoint[0] == "" {
 		cfg.Entrypoint = nil
 	}
 	return nil

@@ -202,6 +202,7 @@ func borrowMounts(spec string, idx *index) (mountRequests, error) {
 		}
 		r.NoCopy = true // the lender's image has filled it
 		r.Point.RW = r.Point.RW && mode != "ro"
+		r.Point.Mode = ""
 		out = append(out, r)
 	}
 	return out, nil

@@ -21,7 +21,7 @@ import (
 // runs.
 func (s *Server) endpoints(c engine.Container, v version) map[string]*mobynet.EndpointSettings {
 	out := map[string]*mobynet.EndpointSettings{}
-	if c.Networking == nil {
+	if c.Networking == nil || c.Config != nil && c.Config.NetworkDisabled {
 		return out
 	}
 	for name, asked := range c.Networking.EndpointsConfig {
