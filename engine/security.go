@@ -191,7 +191,9 @@ func normaliseSecurity(h *container.HostConfig, m *machine) (warnings []string, 
 	return warnings, nil
 }
 
-func isLabel(opt string) bool { return strings.HasPrefix(opt, "label=") || strings.HasPrefix(opt, "label:") }
+func isLabel(opt string) bool {
+	return strings.HasPrefix(opt, "label=") || strings.HasPrefix(opt, "label:")
+}
 
 // AppArmorProfile is what a container's security options ask for, empty if nothing.
 func AppArmorProfile(opts []string) string {
