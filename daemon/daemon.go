@@ -200,7 +200,7 @@ func (d *daemon) run(ctx context.Context) error {
 	api := server.New(server.Config{
 		Containers: eng.Containers, Execs: eng.Execs, Images: store, Volumes: vols, Registry: d.registry, Networks: nets, Events: bus, Log: d.log, Streams: streams,
 		Facts: server.Facts{
-			ID: id, DataRoot: set.DataRoot, LogDriver: set.LogDriver, ShimPath: shim, DefaultShmSize: set.DefaultShmSize,
+			ID: id, DataRoot: set.DataRoot, LogDriver: set.LogDriver, ShimPath: shim, DefaultShmSize: set.DefaultShmSize, Warnings: set.dangers(),
 			Labels:             func() []string { return d.live.Load().Labels },
 			Debug:              func() bool { return d.level.Level() <= slog.LevelDebug },
 			InsecureRegistries: func() []string { return d.live.Load().InsecureRegistries },
@@ -232,7 +232,9 @@ func (d *daemon) openNetworks(ctx context.Context, db *durable.DB, id string) (*
 func (d *daemon) serve(ctx context.Context, f *front, endStreams func()) error {
 	base, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	f.http.BaseContext = func(net.Listener) context.Context { return base }
+	f.http.BaseContext = func(l net.Listener) context.Context {
+		return server.Through(base, l.(*listener).host.door(d.set.TLSVerify))
+	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -240,7 +242,10 @@ func (d *daemon) serve(ctx context.Context, f *front, endStreams func()) error {
 	f.serve()
 	d.ready.tell(nil)
 	for _, l := range f.listeners {
-		d.log.Info("serving the API", "host", l.host, "version", version.Version, "api", server.DefaultVersion)
+		if danger := l.host.unguarded(d.set); danger != "" {
+			d.log.Warn("THIS API IS OPEN: " + danger + "; use ssh:// or --tlsverify")
+		}
+		d.log.Info("serving the API", "host", l.host.text, "version", version.Version, "api", server.DefaultVersion)
 	}
 	idle := make(chan error, 1)
 	idleCtx, stopIdle := context.WithCancel(ctx)
@@ -340,12 +345,11 @@ func (d *daemon) takeOver(ctx context.Context, path, holder string) (*durable.Lo
 
 // served reports whether our sockets answer.
 func (d *daemon) served() bool {
-	for _, h := range d.set.Hosts {
-		path, ok := strings.CutPrefix(h, "unix://")
-		if !ok {
+	for _, h := range d.set.listen {
+		if h.scheme != "unix" {
 			continue
 		}
-		conn, err := net.Dial("unix", path)
+		conn, err := net.Dial("unix", h.addr)
 		if err != nil {
 			return false
 		}
@@ -410,7 +414,7 @@ func (d *daemon) wakeCommand() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if slices.ContainsFunc(d.set.Hosts, func(h string) bool { return strings.HasPrefix(h, "fd://") }) {
+	if slices.ContainsFunc(d.set.listen, func(h host) bool { return h.scheme == "fd" }) {
 		path, err := inheritedPath()
 		if err != nil {
 			return nil, err

@@ -15,7 +15,6 @@ import (
 // anybody is connected.
 type front struct {
 	http      *http.Server
-	group     string
 	log       *slog.Logger
 	busy      func() bool // whether the engine has work beyond connections
 	idle      time.Duration
@@ -29,7 +28,7 @@ type front struct {
 }
 
 func newFront(h http.Handler, ls []*listener, s *Settings, busy func() bool, logger *slog.Logger) *front {
-	f := &front{group: s.Group, log: logger, busy: busy, idle: s.IdleTimeout, listeners: ls, open: map[net.Conn]struct{}{}, last: time.Now(), failed: make(chan error, 1)}
+	f := &front{log: logger, busy: busy, idle: s.IdleTimeout, listeners: ls, open: map[net.Conn]struct{}{}, last: time.Now(), failed: make(chan error, 1)}
 	f.http = &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Minute, // a client that never finishes its request's head
@@ -125,7 +124,7 @@ func (f *front) leave(mayLeave func() (func(), bool)) (gone bool, err error) {
 	f.mu.Unlock()
 	for _, l := range ls {
 		if err := l.stop(); err != nil {
-			f.log.Warn("stop accepting", "host", l.host, "error", err)
+			f.log.Warn("stop accepting", "host", l.host.text, "error", err)
 		}
 	}
 	f.accepting.Wait()
@@ -135,7 +134,7 @@ func (f *front) leave(mayLeave func() (func(), bool)) (gone bool, err error) {
 	defer release()
 	fresh := make([]*listener, 0, len(ls))
 	for _, l := range ls {
-		l, err := l.reopen(f.group)
+		l, err := l.reopen()
 		if err != nil {
 			return false, err
 		}

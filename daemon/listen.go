@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -22,18 +24,23 @@ import (
 // a client: see stop.
 type listener struct {
 	net.Listener
-	host      string
+	host      host
 	path      string // of a unix socket that we made
+	group     string // its group
 	inherited bool   // from systemd, who keeps it when we end
 	tls       *tls.Config
 	stopping  atomic.Bool
 }
 
-// listenAll opens every host's socket.
+// listenAll opens every host's socket. Inherited ones that are named come first: what is to be
+// read-only must not be taken by a host that takes all.
 func listenAll(s *Settings) ([]*listener, error) {
+	hosts := slices.Clone(s.listen)
+	slices.SortStableFunc(hosts, func(a, b host) int { return cmp.Compare(takesAll(a), takesAll(b)) })
+	taken := map[int]bool{}
 	var out []*listener
-	for _, h := range s.Hosts {
-		ls, err := listen(h, s)
+	for _, h := range hosts {
+		ls, err := listen(h, s, taken)
 		if err != nil {
 			closeAll(out)
 			return nil, err
@@ -43,33 +50,44 @@ func listenAll(s *Settings) ([]*listener, error) {
 	return out, nil
 }
 
+func takesAll(h host) int {
+	if h.scheme == "fd" && (h.addr == "" || h.addr == "*") {
+		return 1
+	}
+	return 0
+}
+
 func closeAll(ls []*listener) {
 	for _, l := range ls {
 		l.Close()
 	}
 }
 
-func listen(host string, s *Settings) ([]*listener, error) {
-	scheme, addr, _ := strings.Cut(host, "://")
-	switch scheme {
+func listen(h host, s *Settings, taken map[int]bool) ([]*listener, error) {
+	switch h.scheme {
 	case "unix":
-		l, err := listenUnix(addr, s.Group)
+		group := h.group
+		if group == "" {
+			group = s.Group
+		}
+		l, err := listenUnix(h.addr, group)
 		if err != nil {
 			return nil, err
 		}
+		l.host = h
 		return []*listener{l}, nil
 	case "fd":
-		return inheritedListeners(addr)
+		return inheritedListeners(h, taken)
 	}
 	conf, err := serverTLS(s)
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", addr)
+	l, err := net.Listen("tcp", h.addr)
 	if err != nil {
-		return nil, fail.New(fail.Unavailable, "listen on %s: %w", host, err)
+		return nil, fail.New(fail.Unavailable, "listen on %s: %w", h.text, err)
 	}
-	return []*listener{{Listener: l, host: host, tls: conf}}, nil
+	return []*listener{{Listener: l, host: h, tls: conf}}, nil
 }
 
 // listenUnix makes a socket at path: 0660, of the socket's group, in place at once. A
@@ -110,7 +128,7 @@ func listenUnix(path, group string) (*listener, error) {
 		os.Remove(tmp)
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	return &listener{Listener: l, host: "unix://" + path, path: path}, nil
+	return &listener{Listener: l, host: host{text: "unix://" + path, scheme: "unix", addr: path}, path: path, group: group}, nil
 }
 
 // socketGroup is the ID of the group that may talk to us; -1 leaves it as it is.
@@ -160,9 +178,10 @@ func inheritedPath() (string, error) {
 }
 
 // inheritedListeners takes the sockets of systemd's socket activation (sd_listen_fds(3)):
-// all of them, or the one whose number or name addr is.
-func inheritedListeners(addr string) ([]*listener, error) {
+// all of them, or the one whose number or name the host is. None is taken twice.
+func inheritedListeners(h host, taken map[int]bool) ([]*listener, error) {
 	const first = firstInherited
+	addr := h.addr
 	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
 	var out []*listener
 	for i := range inherited() {
@@ -170,9 +189,10 @@ func inheritedListeners(addr string) ([]*listener, error) {
 		if i < len(names) {
 			name = names[i]
 		}
-		if addr != "" && addr != "*" && addr != strconv.Itoa(first+i) && addr != name {
+		if taken[i] || takesAll(h) == 0 && addr != strconv.Itoa(first+i) && addr != name {
 			continue
 		}
+		taken[i] = true
 		f := os.NewFile(uintptr(first+i), "LISTEN_FD")
 		l, err := net.FileListener(f)
 		f.Close()
@@ -187,7 +207,9 @@ func inheritedListeners(addr string) ([]*listener, error) {
 			closeAll(out)
 			return nil, fail.New(fail.Invalid, "fd://%s: descriptor %d is not a unix socket", addr, first+i)
 		}
-		out = append(out, &listener{Listener: l, host: "fd://" + l.Addr().String(), inherited: true})
+		at := h
+		at.text = "fd://" + l.Addr().String()
+		out = append(out, &listener{Listener: l, host: at, inherited: true})
 	}
 	if len(out) == 0 {
 		return nil, fail.New(fail.Invalid, "fd://%s: no such socket was passed to this process", addr)
@@ -260,7 +282,7 @@ func control(l *net.UnixListener, fn func(fd int) error) error {
 }
 
 // reopen makes a stopped listener usable again.
-func (l *listener) reopen(group string) (*listener, error) {
+func (l *listener) reopen() (*listener, error) {
 	if l.path == "" {
 		l.stopping.Store(false)
 		if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
@@ -268,10 +290,11 @@ func (l *listener) reopen(group string) (*listener, error) {
 		}
 		return l, nil
 	}
-	fresh, err := listenUnix(l.path, group)
+	fresh, err := listenUnix(l.path, l.group)
 	if err != nil {
 		return nil, err
 	}
+	fresh.host = l.host
 	l.Close()
 	return fresh, nil
 }
@@ -288,8 +311,11 @@ func (l *listener) remove() {
 	}
 }
 
-// serverTLS demands certificates of both sides.
+// serverTLS is nil without --tls, and demands certificates of both sides with --tlsverify.
 func serverTLS(s *Settings) (*tls.Config, error) {
+	if !s.TLS && !s.TLSVerify {
+		return nil, nil
+	}
 	home, _ := os.UserHomeDir()
 	file := func(given, name string) string {
 		if given != "" {
@@ -301,13 +327,17 @@ func serverTLS(s *Settings) (*tls.Config, error) {
 	if err != nil {
 		return nil, fail.New(fail.Invalid, "TLS: %w", err)
 	}
+	conf := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	if !s.TLSVerify {
+		return conf, nil
+	}
 	ca, err := os.ReadFile(file(s.TLSCA, "ca.pem"))
 	if err != nil {
 		return nil, fail.New(fail.Invalid, "TLS: %w", err)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(ca) {
+	conf.ClientAuth, conf.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+	if !conf.ClientCAs.AppendCertsFromPEM(ca) {
 		return nil, fail.New(fail.Invalid, "TLS: %s holds no certificate", file(s.TLSCA, "ca.pem"))
 	}
-	return &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}, nil
+	return conf, nil
 }

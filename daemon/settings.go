@@ -69,8 +69,10 @@ type Settings struct {
 	Knock           string        // a socket to wake the engine of, and nothing else
 	ShowVersion     bool
 
-	flags *pflag.FlagSet
-	args  []string // the command line
+	listen []host          // Hosts
+	inFile map[string]bool // keys of the configuration file
+	flags  *pflag.FlagSet
+	args   []string // the command line
 }
 
 // Where an engine of root keeps its things.
@@ -153,7 +155,7 @@ func newSettings() *Settings {
 	s.flags = f
 	f.StringVar(&s.DataRoot, "data-root", defaultDataRoot, "Root directory of persistent state")
 	f.StringVar(&s.ExecRoot, "exec-root", defaultExecRoot, "Root directory of state that a reboot may forget")
-	f.StringArrayVarP(&s.Hosts, "host", "H", nil, "Socket to serve the API on: unix://PATH, fd://, tcp://HOST:PORT with --tlsverify (default unix://<exec-root>/berth.sock)")
+	f.StringArrayVarP(&s.Hosts, "host", "H", nil, "Socket to serve the API on: unix://PATH, fd://[NAME], tcp://HOST:PORT with --tlsverify (default unix://<exec-root>/berth.sock); with ?ro behind it the socket is read-only, with ?group=NAME it is that group's")
 	f.StringVarP(&s.Group, "group", "G", "", "Group of the unix socket (default \"berth\" if it exists)")
 	f.StringVarP(&s.Pidfile, "pidfile", "p", "", "File to write the process ID to (default <exec-root>/berthd.pid)")
 	f.StringVar(&s.ConfigFile, "config-file", defaultConfigFile, "Configuration file with dockerd's keys")
@@ -252,10 +254,12 @@ func (s *Settings) merge(data []byte) error {
 	case len(conflicts) > 0:
 		return fail.New(fail.Invalid, "the following directives are specified both as a flag and in the configuration file: %s", strings.Join(conflicts, ", "))
 	}
+	s.inFile = map[string]bool{}
 	for key, raw := range file {
 		if err := s.set(key, raw); err != nil {
 			return fail.New(fail.Invalid, "%s: %w", key, err)
 		}
+		s.inFile[key] = true
 	}
 	return nil
 }
@@ -430,24 +434,46 @@ func (s *Settings) complete() error {
 	if s.ShutdownTimeout < 0 || s.IdleTimeout < 0 {
 		return fail.New(fail.Invalid, "timeouts cannot be negative")
 	}
-	for i, h := range s.Hosts {
-		scheme, addr, ok := strings.Cut(h, "://")
-		switch {
-		case !ok && strings.HasPrefix(h, "/"):
-			s.Hosts[i] = "unix://" + h
-		case scheme == "unix" && strings.HasPrefix(addr, "/"), scheme == "fd":
-		case scheme == "tcp":
-			if !s.TLSVerify {
-				return fail.New(fail.Invalid, "%s needs --tlsverify with certificates: whoever reaches an open API is root on this machine", h)
+	return s.completeHosts()
+}
+
+// completeHosts reads the hosts. An API that asks nobody for a certificate is served only to
+// those who have said that this is what they want.
+func (s *Settings) completeHosts() error {
+	for i, text := range s.Hosts {
+		h, err := parseHost(text, s.TLS || s.TLSVerify)
+		if err != nil {
+			return err
+		}
+		if h.scheme == "tcp" {
+			if danger := h.unguarded(s); danger != "" && !s.openAPI() {
+				return fail.New(fail.Invalid, "%s needs --tlsverify with certificates: %s (--tlsverify=false serves it nevertheless)", h.text, danger)
 			}
 			if s.IdleTimeout > 0 {
-				return fail.New(fail.Invalid, "--idle-timeout cannot be combined with %s: nobody could start the engine again", h)
+				return fail.New(fail.Invalid, "--idle-timeout cannot be combined with %s: nobody could start the engine again", h.text)
 			}
-		default:
-			return fail.New(fail.Invalid, "invalid host %q: use unix://PATH, fd:// or tcp://HOST:PORT", h)
 		}
+		if slices.ContainsFunc(s.listen, func(o host) bool { return o.scheme == h.scheme && o.addr == h.addr }) {
+			return fail.New(fail.Invalid, "host %s is given twice", h.text)
+		}
+		s.Hosts[i], s.listen = h.text, append(s.listen, h)
 	}
 	return nil
+}
+
+// openAPI tells whether somebody has said, by flag or file, that clients need no certificates.
+func (s *Settings) openAPI() bool {
+	return !s.TLSVerify && (s.flags.Changed("tlsverify") || s.inFile["tlsverify"] || !s.TLS && (s.flags.Changed("tls") || s.inFile["tls"]))
+}
+
+// dangers are the warnings of info about hosts that are open.
+func (s *Settings) dangers() (all []string) {
+	for _, h := range s.listen {
+		if danger := h.unguarded(s); danger != "" {
+			all = append(all, "WARNING: "+danger)
+		}
+	}
+	return all
 }
 
 // wakeArgs is the command line by which a shim starts this engine again: the same flags,

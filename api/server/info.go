@@ -155,7 +155,7 @@ func (s *Server) info() (system.Info, error) {
 	if nets.FirewallVersion != "" {
 		info.FirewallBackend.Info = [][2]string{{"Version", nets.FirewallVersion}}
 	}
-	info.Warnings = warnings(lim)
+	info.Warnings = append(warnings(lim), s.Facts.Warnings...)
 	for _, hint := range nets.Hints {
 		info.Warnings = append(info.Warnings, "WARNING: "+hint)
 	}

@@ -110,7 +110,8 @@ type Facts struct {
 	Runtimes           func() engine.Runtimes
 	// CDIDevices tells of directories with specifications of devices, and of the devices.
 	CDIDevices     func() (dirs, names []string)
-	DefaultShmSize int64 // bytes, for containers that ask for none; 0: the engine's own default
+	Warnings       []string // of info, about how the engine is configured
+	DefaultShmSize int64    // bytes, for containers that ask for none; 0: the engine's own default
 }
 
 // Config is what a Server is made of.
@@ -169,7 +170,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Docker-Experimental", "false")
 	h.Set("Ostype", "linux")
 	h.Set("Server", "Berth/"+berth.Version+" (linux)")
-	tracked := &writer{ResponseWriter: w}
+	tracked := &writer{ResponseWriter: w, veiled: doorOf(r).ReadOnly}
 	defer func() {
 		switch p := recover(); p {
 		case nil:
@@ -196,12 +197,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) serve(w *writer, r *http.Request) error {
+	if err := fromBrowser(r); err != nil {
+		return err
+	}
 	v, path, err := splitVersion(r.URL.Path)
 	if err != nil {
 		return err
 	}
 	rt, values, err := s.find(r.Method, path, v)
 	if err != nil {
+		return err
+	}
+	if err := admit(rt, r); err != nil {
 		return err
 	}
 	return rt.handle(w, &request{Request: r, path: values, version: v, s: s})
@@ -211,7 +218,8 @@ func (s *Server) serve(w *writer, r *http.Request) error {
 // answered with a second head.
 type writer struct {
 	http.ResponseWriter
-	wrote bool
+	wrote  bool
+	veiled bool // secrets are left out of answers
 }
 
 func (w *writer) WriteHeader(status int) {
@@ -244,6 +252,12 @@ func (w *writer) readWhileWriting() error {
 
 // writeJSON answers with v.
 func writeJSON(w *writer, status int, v any) error {
+	if w.veiled {
+		var err error
+		if v, err = veil(v); err != nil {
+			return err
+		}
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	enc := json.NewEncoder(w)
