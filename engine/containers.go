@@ -49,7 +49,7 @@ type StopOptions struct {
 
 // Stop ends a container by its stop signal, then SIGKILL; NotModified if it does not run.
 func (c *Containers) Stop(ctx context.Context, ref string, o StopOptions) error {
-	return c.with(ref, func(i *instance) error { return c.life.stop(ctx, i, o) })
+	return c.started(ctx, ref, func(i *instance) error { return c.life.stop(ctx, i, o) })
 }
 
 // Restart stops (if it runs) and starts a container.
@@ -60,7 +60,22 @@ func (c *Containers) Restart(ctx context.Context, ref string, o StopOptions) err
 // Kill sends a signal (name with or without SIG, or number; empty: KILL); Conflict if
 // it does not run.
 func (c *Containers) Kill(ctx context.Context, ref, signal string) error {
-	return c.with(ref, func(i *instance) error { return c.life.kill(ctx, i, signal) })
+	return c.started(ctx, ref, func(i *instance) error { return c.life.kill(ctx, i, signal) })
+}
+
+// started is with, after a start that is under way: who has seen the first output of a
+// container may stop it, though its start has not been answered yet.
+func (c *Containers) started(ctx context.Context, ref string, fn func(*instance) error) error {
+	return c.with(ref, func(i *instance) error {
+		if !i.now().State.Running() && len(i.turn) > 0 {
+			giveBack, err := c.life.take(ctx, i)
+			if err != nil {
+				return err
+			}
+			giveBack()
+		}
+		return fn(i)
+	})
 }
 
 // Wait registers at once and delivers when the condition is met. For WaitRemoved a full id

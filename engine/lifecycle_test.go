@@ -384,6 +384,31 @@ func TestANewEngineGoesOnWithWhatTheOldOneLeft(t *testing.T) {
 	}
 }
 
+func TestASignalThatComesBeforeTheStartIsAnsweredReachesTheContainer(t *testing.T) {
+	f := newFixture(t)
+	for name, end := range map[string]func(id string) error{
+		"kill": func(id string) error { return f.Containers.Kill(t.Context(), id, "KILL") },
+		"stop": func(id string) error { return f.Containers.Stop(t.Context(), id, StopOptions{}) },
+	} {
+		id := f.create(name, nil)
+		ended := make(chan error, 1)
+		f.shims.onStart = func(*fakeShim) {
+			go func() { ended <- end(id) }()
+			select {
+			case err := <-ended:
+				t.Errorf("%s is answered before the start: %v", name, err)
+				ended <- err
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+		f.start(id)
+		if err := <-ended; err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		eventually(t, name+" has ended it", func() bool { return f.status(id) == exited })
+	}
+}
+
 func TestAnEngineAfterARebootStartsWhatThePoliciesSay(t *testing.T) {
 	f := newFixture(t)
 	with := func(p container.RestartPolicyMode) func(*CreateRequest) {

@@ -3,6 +3,7 @@ package test
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"io"
@@ -124,7 +125,13 @@ func layersIn(t *testing.T, archive string) (layers [][]string) {
 	}
 	for _, name := range manifest[0].Layers {
 		var names []string
-		for r := tar.NewReader(bytes.NewReader(files[name])); ; {
+		var layer io.Reader = bytes.NewReader(files[name])
+		if bytes.HasPrefix(files[name], []byte{0x1f, 0x8b}) { // it has been in a registry
+			if layer, err = gzip.NewReader(layer); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for r := tar.NewReader(layer); ; {
 			h, err := r.Next()
 			if errors.Is(err, io.EOF) {
 				break

@@ -302,6 +302,13 @@ func (e *Engine) Run(stdin, program string, args ...string) Result {
 	return Result{out.String(), errs.String(), line.Code}
 }
 
+// For is the same engine for a sub-test, which fails instead of the test that it is part of.
+func (e *Engine) For(t testing.TB) *Engine {
+	of := *e
+	of.t = t
+	return &of
+}
+
 // Terminal runs our command line on a terminal.
 func (e *Engine) Terminal(args ...string) *Terminal {
 	e.t.Helper()

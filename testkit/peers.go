@@ -22,6 +22,7 @@ import (
 type Peer struct {
 	Name string
 	Dir  string
+	Host string // the daemon's unix://…; empty: there is none
 	// Pid is the daemon's, whose network namespace is its own; 0: there is none.
 	Pid int
 
@@ -93,7 +94,7 @@ func dockerd(t testing.TB, where []string, flags ...string) *Peer {
 	client := DockerCLI(t)
 	p := newPeer(t, "dockerd")
 	host := "unix://" + filepath.Join(p.Dir, "s")
-	p.client = []string{client, "-H", host}
+	p.client, p.Host = []string{client, "-H", host}, host
 	log, err := os.Create(filepath.Join(p.Dir, "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +138,21 @@ func dockerd(t testing.TB, where []string, flags ...string) *Peer {
 	}
 	p.Pid = cmd.Process.Pid
 	return p
+}
+
+// For is the same peer for a sub-test, which fails instead of the test that it is part of.
+func (p *Peer) For(t testing.TB) *Peer {
+	of := *p
+	of.t = t
+	return &of
+}
+
+// Command is a command line of the peer's that has not been started.
+func (p *Peer) Command(args ...string) *exec.Cmd {
+	words := slices.Concat(p.client, args)
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Env, cmd.Dir = p.env(), p.Dir
+	return cmd
 }
 
 // env is the machine's without what would lead to other engines or through proxies.

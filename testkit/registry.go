@@ -143,6 +143,17 @@ type PushedImage struct {
 // registry (one without TLS and passwords) as name, "repository:tag". It runs "true".
 func (r *RegistryServer) PushImage(name string, layers ...[]byte) PushedImage {
 	r.t.Helper()
+	var diffs []string
+	for _, l := range layers {
+		diffs = append(diffs, fmt.Sprintf("sha256:%x", sha256.Sum256(l)))
+	}
+	return r.PushConfig(name, map[string]any{"architecture": runtime.GOARCH, "os": "linux", "config": map[string]any{"Cmd": []string{"true"}, "Env": []string{"PATH=/bin"}},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": diffs}}, layers...)
+}
+
+// PushConfig is PushImage with a configuration of the caller's, which is not checked.
+func (r *RegistryServer) PushConfig(name string, config map[string]any, layers ...[]byte) PushedImage {
+	r.t.Helper()
 	repo, tag, _ := strings.Cut(name, ":")
 	out := PushedImage{Ref: r.Addr + "/" + name}
 	type descriptor struct {
@@ -170,9 +181,7 @@ func (r *RegistryServer) PushImage(name string, layers ...[]byte) PushedImage {
 		Layers        []descriptor `json:"layers"`
 	}
 	manifest.SchemaVersion, manifest.MediaType = 2, "application/vnd.oci.image.manifest.v1+json"
-	var diffs []string
 	for _, l := range layers {
-		diffs = append(diffs, fmt.Sprintf("sha256:%x", sha256.Sum256(l)))
 		var zipped bytes.Buffer
 		z, _ := gzip.NewWriterLevel(&zipped, gzip.BestSpeed)
 		if _, err := z.Write(l); err != nil || z.Close() != nil {
@@ -182,14 +191,12 @@ func (r *RegistryServer) PushImage(name string, layers ...[]byte) PushedImage {
 		manifest.Layers = append(manifest.Layers, d)
 		out.Layers = append(out.Layers, d.Digest)
 	}
-	config, err := json.Marshal(map[string]any{"architecture": runtime.GOARCH, "os": "linux", "config": map[string]any{"Cmd": []string{"true"}, "Env": []string{"PATH=/bin"}},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": diffs}})
+	data, err := json.Marshal(config)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	manifest.Config = blob("application/vnd.oci.image.config.v1+json", config)
-	data, err := json.Marshal(manifest)
-	if err != nil {
+	manifest.Config = blob("application/vnd.oci.image.config.v1+json", data)
+	if data, err = json.Marshal(manifest); err != nil {
 		r.t.Fatal(err)
 	}
 	r.request(http.MethodPut, "http://"+r.Addr+"/v2/"+repo+"/manifests/"+tag, manifest.MediaType, data, http.StatusCreated)
