@@ -185,7 +185,7 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	eng, err := engine.Open(ctx, engine.Options{
 		DataRoot: set.DataRoot, ExecRoot: set.ExecRoot, DB: db, Images: store, Volumes: vols, Shims: launcher, Events: bus, Log: d.log,
-		WakeEngine: wake, CgroupParent: set.CgroupParent, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits,
+		WakeEngine: wake, LogRelay: []string{wake[0], LogRelayCommand}, CgroupParent: set.CgroupParent, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits,
 		Runtimes: set.runtimes(), Networks: nets, DNS: set.dns, DefaultBindIP: set.publishIP(),
 		HostGateways: set.hostGateways, CDISpecDirs: set.CDISpecDirs,
 	})

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -49,8 +50,10 @@ func attach(ctx context.Context, i *instance, o AttachOptions, hijack Hijack, an
 	case removing, dead:
 		return fail.New(fail.Conflict, "container %s is marked for removal and cannot be attached to", c.ID)
 	}
-	if o.Replay && c.LogPath == "" {
-		return noLog()
+	if o.Replay {
+		if log, err := logOptions(c); err != nil || log.Unread {
+			return cmp.Or(err, noLog())
+		}
 	}
 	conn, prefix, err := hijack()
 	if err != nil {

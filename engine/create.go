@@ -16,6 +16,7 @@ import (
 
 	"berth/durable"
 	"berth/fail"
+	"berth/logs"
 	"berth/images"
 	"berth/oci"
 	"berth/volumes"
@@ -264,16 +265,7 @@ func (k *creator) takeName(name, id string) (string, error) {
 // normalise turns hostConfig into what inspect shows: defaults filled in, references
 // to other containers by id. cfg gets a host name where the mode decides it.
 func (k *creator) normalise(cfg *container.Config, h *container.HostConfig, asked *network.NetworkingConfig) (*network.NetworkingConfig, []string, error) {
-	if h.LogConfig.Type == "" {
-		h.LogConfig.Type = k.logDriver
-		if h.LogConfig.Config == nil {
-			h.LogConfig.Config = maps.Clone(k.logOpts)
-		}
-	}
-	if h.LogConfig.Config == nil {
-		h.LogConfig.Config = map[string]string{}
-	}
-	if _, err := logOptions(Container{Config: cfg, HostConfig: h}); err != nil {
+	if err := k.normaliseLog(cfg, h); err != nil {
 		return nil, nil, err
 	}
 	named := cfg.Hostname != ""
@@ -305,6 +297,27 @@ func (k *creator) normalise(cfg *container.Config, h *container.HostConfig, aske
 		h.ShmSize = 64 << 20
 	}
 	return networking, warnings, nil
+}
+
+// normaliseLog fills in the engine's log driver, and its options where they fit.
+func (k *creator) normaliseLog(cfg *container.Config, h *container.HostConfig) error {
+	l := &h.LogConfig
+	if l.Type == "" {
+		l.Type = k.logDriver
+	}
+	if l.Config = maps.Clone(l.Config); l.Config == nil {
+		l.Config = map[string]string{}
+	}
+	for name, value := range k.logOpts {
+		if _, given := l.Config[name]; !given && l.Type != logs.DriverNone && (l.Type == k.logDriver || logs.IsCacheOption(name)) {
+			l.Config[name] = value
+		}
+	}
+	o, err := logOptions(Container{Config: cfg, HostConfig: h})
+	if err != nil {
+		return err
+	}
+	return o.Check()
 }
 
 func newID() (string, error) {

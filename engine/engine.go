@@ -60,6 +60,8 @@ type Options struct {
 	Log                *slog.Logger
 	// WakeEngine is the command line that starts this engine again.
 	WakeEngine []string
+	// LogRelay is the command line that makes TLS connections for log drivers.
+	LogRelay []string
 	// CgroupParent is where containers' cgroups are made; default "/berth".
 	CgroupParent string
 	// LogDriver and LogOpts are the defaults of containers that name none.
@@ -153,7 +155,7 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 	life := &lifecycle{
 		ctx: living, work: work, dirs: dirs, log: o.Log, host: host,
 		idx: idx, rec: rec, ann: ann, spec: spec, boxes: boxes, wire: wire, execs: execs,
-		images: img, shims: shims, runtimes: runtimes, volumes: o.Volumes, wake: o.WakeEngine, clock: wallClock{},
+		images: img, shims: shims, runtimes: runtimes, volumes: o.Volumes, wake: o.WakeEngine, logRelay: o.LogRelay, clock: wallClock{},
 	}
 	e := &Engine{
 		Containers: &Containers{

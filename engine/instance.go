@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"berth/fail"
+	"berth/logs"
 	"berth/supervisor"
 )
 
@@ -74,8 +75,8 @@ func newInstance(dirs layout, c Container) *instance {
 	leader := filepath.Join(dirs.containers(), c.Sandbox)
 	c.LogPath, c.HostsPath = "", filepath.Join(leader, "hosts")
 	c.HostnamePath, c.ResolvConfPath = filepath.Join(leader, "hostname"), filepath.Join(leader, "resolv.conf")
-	if c.HostConfig.LogConfig.Type == "json-file" {
-		c.LogPath = filepath.Join(i.dir, c.ID+"-json.log")
+	if c.HostConfig.LogConfig.Type == logs.DriverJSONFile {
+		c.LogPath = filepath.Join(i.dir, logs.Options{}.File(c.ID)) // of others, like Docker, we tell nothing
 	}
 	i.snap.Store(&c)
 	return i

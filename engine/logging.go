@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"text/template"
@@ -19,8 +20,12 @@ var always = func() chan struct{} { c := make(chan struct{}); close(c); return c
 
 // readLog reads the container's log. A follower is done when the run that writes ends.
 func (i *instance) readLog(ctx context.Context, o logs.ReadOptions, fn func(logs.Entry) error) error {
-	path := i.now().LogPath
-	if path == "" {
+	c := i.now()
+	log, err := logOptions(c)
+	if err != nil {
+		return err
+	}
+	if log.Unread {
 		return noLog()
 	}
 	i.mu.Lock()
@@ -33,11 +38,19 @@ func (i *instance) readLog(ctx context.Context, o logs.ReadOptions, fn func(logs
 		o.Done = always
 	}
 	i.mu.Unlock()
-	return logs.Read(ctx, path, o, fn)
+	return logs.Read(ctx, i.logFile(log), log, o, fn)
 }
 
-// logOptions are the container's log options, with the attributes that labels,
-// labels-regex, env, env-regex and tag ask for.
+// logFile is where the container's log lies; empty if nowhere.
+func (i *instance) logFile(log logs.Options) string {
+	if log.Unread {
+		return ""
+	}
+	return filepath.Join(i.dir, log.File(i.id))
+}
+
+// logOptions are the container's log options, with what labels, labels-regex, env,
+// env-regex and tag ask for.
 func logOptions(c Container) (logs.Options, error) {
 	driver, opts := c.HostConfig.LogConfig.Type, c.HostConfig.LogConfig.Config
 	o, err := logs.ParseOptions(driver, opts)
@@ -74,21 +87,24 @@ func logOptions(c Container) (logs.Options, error) {
 			}
 		}
 	}
-	if tag := opts["tag"]; tag != "" {
-		text, err := logTag(tag, c)
-		if err != nil {
-			return o, err
-		}
-		attrs["tag"] = text
+	of := logs.Container{
+		ID: c.ID, Name: c.Name, ImageID: c.Image.String(), ImageName: c.Config.Image,
+		Command: strings.Join(append([]string{c.Path}, c.Args...), " "), Created: c.Created,
+	}
+	if of.Tag, err = logTag(opts["tag"], c); err != nil {
+		return o, err
 	}
 	if len(attrs) > 0 {
-		o.Attrs = attrs
+		of.Attrs = attrs
 	}
-	return o, nil
+	return o.ForContainer(of), nil
 }
 
 // logTag fills in a tag template; its fields are those Docker documents.
 func logTag(tag string, c Container) (string, error) {
+	if tag == "" {
+		return "", nil
+	}
 	t, err := template.New("tag").Parse(tag)
 	if err != nil {
 		return "", fail.New(fail.Invalid, "log opt tag: %w", err)

@@ -41,6 +41,7 @@ type lifecycle struct {
 	runtimes *runtimes
 	volumes  *volumes.Store
 	wake     []string
+	logRelay []string
 	clock    clock
 	sweeping atomic.Int32 // removals whose files are still being deleted
 }
@@ -314,6 +315,9 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, joi
 	if err != nil {
 		return cfg, nil, err
 	}
+	if logging.Remote != nil {
+		logging.Remote.Relay = l.logRelay
+	}
 	runtime, err := l.runtimes.get(c.HostConfig.Runtime)
 	if err != nil {
 		return cfg, nil, err
@@ -324,7 +328,7 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, joi
 		User: c.Config.User, Groups: slices.Concat(c.HostConfig.GroupAdd, groupsOf(spec)),
 		Health:    healthOf(c.Config),
 		OpenStdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce,
-		LogPath: c.LogPath, Log: logging,
+		LogPath: i.logFile(logging), Log: logging,
 		Volatile: c.HostConfig.AutoRemove,
 	}
 	if c.HostConfig.AutoRemove || !c.HostConfig.RestartPolicy.IsNone() || l.hasMountedVolumes(c) {

@@ -11,12 +11,11 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
-const hex = "0123456789abcdef"
+const hexDigits = "0123456789abcdef"
 
-// appendString appends s as a JSON string. Bytes that are not UTF-8 become U+FFFD,
-// each of them, written as an escape; so do not they alone decide what a reader sees.
-func appendString(dst, s []byte) []byte {
-	dst = append(dst, '"')
+// appendText appends s as the inside of a JSON string. Bytes that are not UTF-8 become
+// U+FFFD, each of them, written as an escape; so do not they alone decide what a reader sees.
+func appendText(dst, s []byte) []byte {
 	for {
 		n := 0
 		for n < len(s) && plain[s[n]] {
@@ -24,7 +23,7 @@ func appendString(dst, s []byte) []byte {
 		}
 		dst = append(dst, s[:n]...)
 		if n == len(s) {
-			return append(dst, '"')
+			return dst
 		}
 		s = s[n:]
 		c := s[0]
@@ -37,7 +36,7 @@ func appendString(dst, s []byte) []byte {
 			case '\r':
 				dst = append(dst, '\\', 'r')
 			default:
-				dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+				dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
 			}
 			s = s[1:]
 			continue
@@ -48,18 +47,10 @@ func appendString(dst, s []byte) []byte {
 			dst = append(dst, `\ufffd`...)
 		case r == '\u2028' || r == '\u2029': // line ends to JavaScript
 			dst = append(dst, `\u202`...)
-			dst = append(dst, hex[r&15])
+			dst = append(dst, hexDigits[r&15])
 		default:
 			dst = append(dst, s[:size]...)
 		}
 		s = s[size:]
 	}
-}
-
-// appendEntry appends an entry with its newline. middle is all that lies between the
-// text and the end: `,"stream":"stdout",…,"time":"…"}` and a newline.
-func appendEntry(dst, line, middle []byte) []byte {
-	dst = append(dst, `{"log":`...)
-	dst = appendString(dst, line)
-	return append(dst, middle...)
 }

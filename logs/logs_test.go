@@ -14,13 +14,11 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"berth/fail"
 )
 
 func write(t *testing.T, path string, o Options, stream, text string) {
 	t.Helper()
-	w, err := OpenWriter(path, o)
+	w, err := Open(t.Context(), path, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,10 +30,10 @@ func write(t *testing.T, path string, o Options, stream, text string) {
 	}
 }
 
-func read(t *testing.T, path string, o ReadOptions) (lines []string) {
+func read(t *testing.T, path, driver string, o ReadOptions) (lines []string) {
 	t.Helper()
 	o.Stdout, o.Stderr = true, true
-	err := Read(t.Context(), path, o, func(e Entry) error {
+	err := Read(t.Context(), path, Options{Driver: driver}, o, func(e Entry) error {
 		lines = append(lines, string(e.Line))
 		return nil
 	})
@@ -47,8 +45,11 @@ func read(t *testing.T, path string, o ReadOptions) (lines []string) {
 
 func all(t *testing.T, path string) string {
 	t.Helper()
-	return strings.Join(read(t, path, ReadOptions{Tail: -1}), "")
+	return strings.Join(read(t, path, "", ReadOptions{Tail: -1}), "")
 }
+
+// forms are the drivers with a format of files of their own.
+var forms = []string{DriverJSONFile, DriverLocal}
 
 func TestAnEntryIsWrittenAsDockerWritesIt(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
@@ -79,10 +80,10 @@ func TestAnEntryIsWrittenAsDockerWritesIt(t *testing.T) {
 
 func TestALongLineIsCutAt16KiB(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	for _, n := range []int{maxLine - 1, maxLine, maxLine + 1, 2*maxLine - 1, 2 * maxLine, 5*maxLine + 7} {
-		text := strings.Repeat("x", n) + "\nshort\n"
-		write(t, path, Options{}, Stdout, text)
-		got := read(t, path, ReadOptions{Tail: -1})
+	for i, n := range []int{maxLine - 1, maxLine, maxLine + 1, 2*maxLine - 1, 2 * maxLine, 5*maxLine + 7} {
+		text, driver := strings.Repeat("x", n)+"\nshort\n", forms[i%2]
+		write(t, path, Options{Driver: driver}, Stdout, text)
+		got := read(t, path, driver, ReadOptions{Tail: -1})
 		if strings.Join(got, "") != text {
 			t.Errorf("%d: text changed", n)
 		}
@@ -122,7 +123,8 @@ func TestWhatIsReadInAnyPiecesComesBackWhole(t *testing.T) {
 			text = append(append(text, line...), '\n')
 		}
 		path := filepath.Join(t.TempDir(), fmt.Sprint("log", round))
-		w, err := OpenWriter(path, Options{MaxSize: 50_000 + int64(rnd.Intn(100_000)), MaxFile: 1000, Compress: round%2 == 0})
+		driver := forms[round/2%2]
+		w, err := Open(t.Context(), path, Options{Driver: driver, MaxSize: 50_000 + int64(rnd.Intn(100_000)), MaxFile: 1000, Compress: round%2 == 0})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -136,13 +138,13 @@ func TestWhatIsReadInAnyPiecesComesBackWhole(t *testing.T) {
 		if !bytes.Equal(teed, text) {
 			t.Error("tee saw another text")
 		}
-		entries := read(t, path, ReadOptions{Tail: -1})
+		entries := read(t, path, driver, ReadOptions{Tail: -1})
 		if strings.Join(entries, "") != string(text) {
 			t.Fatal("the log holds another text")
 		}
 		for _, n := range []int{0, 1, 2, 7, len(entries) / 2, len(entries), len(entries) + 1} {
 			want := entries[len(entries)-min(n, len(entries)):]
-			if got := read(t, path, ReadOptions{Tail: n}); strings.Join(got, "|") != strings.Join(want, "|") {
+			if got := read(t, path, driver, ReadOptions{Tail: n}); strings.Join(got, "|") != strings.Join(want, "|") {
 				t.Errorf("tail %d: %d entries, want %d", n, len(got), len(want))
 			}
 		}
@@ -188,20 +190,23 @@ func TestASingleFileBeginsAnewWhenItIsFull(t *testing.T) {
 }
 
 func TestAHalfWrittenLastLineDoesNoHarm(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "log")
-	write(t, path, Options{}, Stdout, "one\n")
-	f, _ := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
-	f.WriteString(`{"log":"tw`)
-	f.Close()
-	if got := all(t, path); got != "one\n" {
-		t.Errorf("before repair: %q", got)
-	}
-	if got := read(t, path, ReadOptions{Tail: 1}); len(got) != 1 || got[0] != "one\n" {
-		t.Errorf("tail before repair: %q", got)
-	}
-	write(t, path, Options{}, Stdout, "three\n")
-	if got := all(t, path); got != "one\nthree\n" {
-		t.Errorf("after repair: %q", got)
+	for driver, half := range map[string]string{DriverJSONFile: `{"log":"tw`, DriverLocal: "\x00\x00\x00\x21\x0a\x06std"} {
+		path := filepath.Join(t.TempDir(), "log")
+		text := func(tail int) string { return strings.Join(read(t, path, driver, ReadOptions{Tail: tail}), "") }
+		write(t, path, Options{Driver: driver}, Stdout, "zero\none\n")
+		f, _ := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+		f.WriteString(half)
+		f.Close()
+		if got := text(-1); got != "zero\none\n" {
+			t.Errorf("%s: before repair: %q", driver, got)
+		}
+		if got := text(1); got != "one\n" {
+			t.Errorf("%s: tail before repair: %q", driver, got)
+		}
+		write(t, path, Options{Driver: driver}, Stdout, "three\n")
+		if got := text(-1); got != "zero\none\nthree\n" {
+			t.Errorf("%s: after repair: %q", driver, got)
+		}
 	}
 }
 
@@ -227,8 +232,7 @@ func TestSinceUntilAndStreamsSelect(t *testing.T) {
 	var data []byte
 	for i := range 10 {
 		stream := []string{Stdout, Stderr}[i%2]
-		end := fmt.Sprintf(`,"stream":%q,"time":%q}`+"\n", stream, base.Add(time.Duration(i)*time.Second).Format(time.RFC3339Nano))
-		data = appendEntry(data, []byte(fmt.Sprintln(i)), []byte(end))
+		data = (&jsonLines{}).encode(data, &message{Stream: stream, Time: base.Add(time.Duration(i) * time.Second), Text: []byte(fmt.Sprint(i))})
 	}
 	os.WriteFile(path, data, 0o600)
 	for name, test := range map[string]struct {
@@ -248,7 +252,7 @@ func TestSinceUntilAndStreamsSelect(t *testing.T) {
 		"both bounds hold at their time": {ReadOptions{Stdout: true, Stderr: true, Tail: -1, Since: base.Add(3 * time.Second), Until: base.Add(3 * time.Second)}, "3"},
 	} {
 		var got strings.Builder
-		if err := Read(t.Context(), path, test.o, func(e Entry) error {
+		if err := Read(t.Context(), path, Options{}, test.o, func(e Entry) error {
 			got.WriteString(strings.TrimSuffix(string(e.Line), "\n"))
 			return nil
 		}); err != nil {
@@ -261,14 +265,15 @@ func TestSinceUntilAndStreamsSelect(t *testing.T) {
 }
 
 func TestFollowSeesEveryLineAcrossRotations(t *testing.T) {
-	for _, compress := range []bool{false, true} {
-		t.Run(fmt.Sprint("compress ", compress), func(t *testing.T) {
+	for i, driver := range append(forms, forms...) {
+		compress := i < 2
+		t.Run(fmt.Sprint(driver, " compress ", compress), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "log")
 			done := make(chan struct{})
 			got := make(chan string, 1)
 			go func() {
 				var lines strings.Builder
-				err := Read(t.Context(), path, ReadOptions{Stdout: true, Tail: -1, Follow: true, Done: done}, func(e Entry) error {
+				err := Read(t.Context(), path, Options{Driver: driver}, ReadOptions{Stdout: true, Tail: -1, Follow: true, Done: done}, func(e Entry) error {
 					lines.Write(e.Line)
 					return nil
 				})
@@ -277,7 +282,7 @@ func TestFollowSeesEveryLineAcrossRotations(t *testing.T) {
 				}
 				got <- lines.String()
 			}()
-			w, err := OpenWriter(path, Options{MaxSize: 5000, MaxFile: 100, Compress: compress})
+			w, err := Open(t.Context(), path, Options{Driver: driver, MaxSize: 5000, MaxFile: 100, Compress: compress})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -310,16 +315,16 @@ func TestFollowEndsWithItsContextAndWithItsReader(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	write(t, path, Options{}, Stdout, "one\n")
 	ctx, cancel := context.WithCancel(t.Context())
-	err := Read(ctx, path, ReadOptions{Stdout: true, Tail: -1, Follow: true}, func(Entry) error { cancel(); return nil })
+	err := Read(ctx, path, Options{}, ReadOptions{Stdout: true, Tail: -1, Follow: true}, func(Entry) error { cancel(); return nil })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	gone := errors.New("client gone")
-	if err := Read(t.Context(), path, ReadOptions{Stdout: true, Tail: -1, Follow: true}, func(Entry) error { return gone }); err != gone {
+	if err := Read(t.Context(), path, Options{}, ReadOptions{Stdout: true, Tail: -1, Follow: true}, func(Entry) error { return gone }); err != gone {
 		t.Errorf("reader's error: %v", err)
 	}
 	soon := time.Now().Add(50 * time.Millisecond)
-	if err := Read(t.Context(), path, ReadOptions{Stdout: true, Tail: -1, Follow: true, Until: soon}, func(Entry) error { return nil }); err != nil {
+	if err := Read(t.Context(), path, Options{}, ReadOptions{Stdout: true, Tail: -1, Follow: true, Until: soon}, func(Entry) error { return nil }); err != nil {
 		t.Errorf("until: %v", err)
 	}
 }
@@ -336,13 +341,16 @@ func TestALogThatIsNotThereIsEmpty(t *testing.T) {
 
 func TestAWriterThatCannotWriteGoesOnReading(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	w, err := OpenWriter(path, Options{})
+	w, err := Open(t.Context(), path, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.f.Close() // as a device that is gone
+	w.outputs[0].(*fileLog).f.Close() // as a device that is gone
 	r := strings.NewReader(strings.Repeat("line\n", 100_000))
-	if err := w.Copy(Stdout, r, nil); err == nil {
+	if err := w.Copy(Stdout, r, nil); err != nil {
+		t.Error(err)
+	}
+	if err := w.Close(); err == nil {
 		t.Error("no error at the end")
 	}
 	if r.Len() != 0 {
@@ -350,48 +358,11 @@ func TestAWriterThatCannotWriteGoesOnReading(t *testing.T) {
 	}
 }
 
-func TestParseOptions(t *testing.T) {
-	for name, test := range map[string]struct {
-		driver string
-		opts   map[string]string
-		want   Options
-		err    string
-	}{
-		"defaults":              {"json-file", nil, Options{}, ""},
-		"no driver":             {"", nil, Options{}, ""},
-		"sizes":                 {"json-file", map[string]string{"max-size": "10m", "max-file": "3"}, Options{MaxSize: 10 << 20, MaxFile: 3}, ""},
-		"a fraction":            {"json-file", map[string]string{"max-size": "1.5k"}, Options{MaxSize: 1536}, ""},
-		"unit with b":           {"json-file", map[string]string{"max-size": "2GB"}, Options{MaxSize: 2 << 30}, ""},
-		"no rotation":           {"json-file", map[string]string{"max-size": "-1"}, Options{MaxSize: -1}, ""},
-		"compress":              {"json-file", map[string]string{"compress": "true", "max-size": "1m"}, Options{MaxSize: 1 << 20, Compress: true}, ""},
-		"labels are the engine": {"json-file", map[string]string{"labels": "a", "tag": "x"}, Options{}, ""},
-		"none":                  {"none", nil, Options{}, ""},
-		"none with options":     {"none", map[string]string{"max-size": "1"}, Options{}, "unknown log opt 'max-size' for none log driver"},
-		"unknown":               {"json-file", map[string]string{"colour": "red"}, Options{}, "unknown log opt 'colour' for json-file log driver"},
-		"not a size":            {"json-file", map[string]string{"max-size": "big"}, Options{}, `invalid value for max-size: "big" is not a size such as 10m`},
-		"size zero":             {"json-file", map[string]string{"max-size": "0"}, Options{}, `invalid value for max-size: "0" is not a size such as 10m`},
-		"no file":               {"json-file", map[string]string{"max-file": "0"}, Options{}, `max-file cannot be less than 1: "0"`},
-		"files without size":    {"json-file", map[string]string{"max-size": "-1", "max-file": "2"}, Options{}, "max-file needs a limit in max-size"},
-		"syslog":                {"syslog", nil, Options{}, "logger: no log driver named 'syslog' is registered (there are json-file and none)"},
-	} {
-		got, err := ParseOptions(test.driver, test.opts)
-		if test.err != "" {
-			if err == nil || err.Error() != test.err || !fail.Is(err, fail.Invalid) {
-				t.Errorf("%s: error %v, want %s", name, err, test.err)
-			}
-			continue
-		}
-		if err != nil || !reflect.DeepEqual(got, test.want) {
-			t.Errorf("%s: %+v, %v; want %+v", name, got, err, test.want)
-		}
-	}
-}
-
 func FuzzEveryTextSurvivesTheLog(f *testing.F) {
 	f.Add([]byte("plain\n"))
 	f.Add([]byte("\x00\x1f\"\\<>&\xff\xc3\xa9\xe2\x80\xa8\U0001f600\ufffd\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		line := appendEntry(nil, text, []byte(`,"stream":"stdout","time":"2026-01-02T03:04:05.6Z"}`+"\n"))
+		line := (&jsonLines{}).encode(nil, &message{Stream: Stdout, Text: text, Open: true})
 		if !json.Valid(line) {
 			t.Fatalf("not JSON: %q", line)
 		}
@@ -441,19 +412,21 @@ func BenchmarkCopy(b *testing.B) {
 		"lines of 1":      strings.Repeat("\n", 100_000),
 		"lines of 10 KiB": strings.Repeat(strings.Repeat("x", 10_239)+"\n", 100),
 	} {
-		b.Run(name, func(b *testing.B) {
-			path := filepath.Join(b.TempDir(), "log")
-			w, err := OpenWriter(path, Options{})
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer w.Close()
-			b.SetBytes(int64(len(text)))
-			for b.Loop() {
-				if err := w.Copy(Stdout, strings.NewReader(text), nil); err != nil {
+		for _, driver := range forms {
+			b.Run(driver+" "+name, func(b *testing.B) {
+				path := filepath.Join(b.TempDir(), "log")
+				w, err := Open(b.Context(), path, Options{Driver: driver})
+				if err != nil {
 					b.Fatal(err)
 				}
-			}
-		})
+				defer w.Close()
+				b.SetBytes(int64(len(text)))
+				for b.Loop() {
+					if err := w.Copy(Stdout, strings.NewReader(text), nil); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
 	}
 }

@@ -2,7 +2,6 @@ package logs
 
 import (
 	"bufio"
-	"bytes"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -35,9 +34,16 @@ var errEnough = errors.New("enough")
 //
 // Tail counts entries before any other selection, as Docker does. Lines that are not
 // entries (the rest of a crash) are skipped.
-func Read(ctx context.Context, path string, o ReadOptions, fn func(Entry) error) error {
-	r := &reader{ctx: ctx, path: path, o: o, fn: fn, lines: bufio.NewReaderSize(nil, 64<<10)}
-	err := r.read()
+func Read(ctx context.Context, path string, log Options, o ReadOptions, fn func(Entry) error) error {
+	format, err := log.format()
+	if err != nil {
+		return err
+	}
+	r := &reader{ctx: ctx, path: path, format: format, o: o, fn: fn, lines: bufio.NewReaderSize(nil, 64<<10)}
+	if log.Driver != DriverJSONFile {
+		r.attrs = log.Attrs
+	}
+	err = r.read()
 	if err == errEnough {
 		return nil
 	}
@@ -47,10 +53,13 @@ func Read(ctx context.Context, path string, o ReadOptions, fn func(Entry) error)
 type reader struct {
 	ctx     context.Context
 	path    string
+	format  format
+	attrs   map[string]string // of entries that do not hold their own
 	o       ReadOptions
 	fn      func(Entry) error
 	scratch []byte
 	lines   *bufio.Reader
+	long    []byte
 }
 
 // source is an opened file of the log.
@@ -210,9 +219,9 @@ func (r *reader) tail(files []source) (offsets []int64, needed []source, err err
 			first--
 			var found int
 			if files[first].gz {
-				found, offset, err = tailGzip(files[first].f, need)
+				found, offset, err = r.tailGzip(files[first].f, need)
 			} else {
-				found, offset, err = tailPlain(files[first].f, files[first].info.Size(), need)
+				found, offset, err = r.format.tail(files[first].f, files[first].info.Size(), need)
 			}
 			if err != nil {
 				return nil, files, err
@@ -221,7 +230,9 @@ func (r *reader) tail(files []source) (offsets []int64, needed []source, err err
 		}
 		if first == len(files) && first > 0 { // none asked for, but the last is where following begins
 			first--
-			offset = wholeLines(files[first].f, files[first].info.Size())
+			if offset, err = r.format.whole(files[first].f, files[first].info.Size()); err != nil {
+				return nil, files, err
+			}
 		}
 	} else if !r.o.Since.IsZero() {
 		for first < len(files)-1 && files[first].info.ModTime().Before(r.o.Since) {
@@ -239,58 +250,17 @@ func (r *reader) tail(files []source) (offsets []int64, needed []source, err err
 	return offsets, needed, nil
 }
 
-// tailPlain finds the last n lines among the first size bytes of f, reading backwards.
-// An unfinished last line does not count.
-func tailPlain(f io.ReaderAt, size int64, n int) (found int, offset int64, err error) {
-	chunk := make([]byte, 64<<10)
-	newlines := 0
-	for end := size; end > 0; {
-		part := chunk[:min(int64(len(chunk)), end)]
-		if _, err := f.ReadAt(part, end-int64(len(part))); err != nil && !errors.Is(err, io.EOF) {
-			return 0, 0, err
-		}
-		end -= int64(len(part))
-		for i := len(part); i > 0; {
-			if i = bytes.LastIndexByte(part[:i], '\n'); i < 0 {
-				break
-			}
-			if newlines == n {
-				return n, end + int64(i) + 1, nil
-			}
-			newlines++
-		}
-	}
-	return newlines, 0, nil
-}
-
-// wholeLines is the offset after the last newline among the first size bytes.
-func wholeLines(f io.ReaderAt, size int64) int64 {
-	chunk := make([]byte, 4096)
-	for end := size; end > 0; {
-		part := chunk[:min(int64(len(chunk)), end)]
-		if _, err := f.ReadAt(part, end-int64(len(part))); err != nil {
-			return 0
-		}
-		end -= int64(len(part))
-		if i := bytes.LastIndexByte(part, '\n'); i >= 0 {
-			return end + int64(i) + 1
-		}
-	}
-	return 0
-}
-
-// tailGzip is tailPlain for a compressed file, which can only be read forwards: it
-// keeps the offsets of the last n lines in a ring.
-func tailGzip(f *os.File, n int) (found int, offset int64, err error) {
-	lines, err := countGzip(f, nil)
+// tailGzip is a format's tail for a compressed file, which can only be read forwards.
+func (r *reader) tailGzip(f *os.File, n int) (found int, offset int64, err error) {
+	entries, err := r.countGzip(f, nil)
 	if err != nil {
 		return 0, 0, err
 	}
-	if lines <= n {
-		return lines, 0, nil
+	if entries <= n {
+		return entries, 0, nil
 	}
-	skip := lines - n
-	_, err = countGzip(f, func(end int64) bool {
+	skip := entries - n
+	_, err = r.countGzip(f, func(end int64) bool {
 		skip--
 		offset = end
 		return skip > 0
@@ -298,33 +268,26 @@ func tailGzip(f *os.File, n int) (found int, offset int64, err error) {
 	return n, offset, err
 }
 
-// countGzip calls each with the offset after every newline until it returns false.
-func countGzip(f *os.File, each func(end int64) bool) (lines int, err error) {
+// countGzip calls each with the offset after every entry until it returns false.
+func (r *reader) countGzip(f *os.File, each func(end int64) bool) (entries int, err error) {
 	z, err := gunzip(f)
 	if err != nil {
 		return 0, err
 	}
-	buf := make([]byte, 64<<10)
+	r.lines.Reset(z)
 	at := int64(0)
 	for {
-		n, err := z.Read(buf)
-		for i := 0; i < n; {
-			j := bytes.IndexByte(buf[i:n], '\n')
-			if j < 0 {
-				break
-			}
-			i += j + 1
-			lines++
-			if each != nil && !each(at+int64(i)) {
-				return lines, nil
-			}
-		}
-		at += int64(n)
+		entry, err := r.format.next(r.lines, &r.long)
 		if err == io.EOF {
-			return lines, nil
+			return entries, nil
 		}
 		if err != nil {
-			return lines, fmt.Errorf("%s: %w", f.Name(), err)
+			return entries, fmt.Errorf("%s: %w", f.Name(), err)
+		}
+		entries++
+		at += int64(len(entry))
+		if each != nil && !each(at) {
+			return entries, nil
 		}
 	}
 }
@@ -354,47 +317,31 @@ func (r *reader) deliver(s source, offset, limit int64) (int64, error) {
 		in = io.NewSectionReader(s.f, offset, max(limit-offset, 0))
 	}
 	r.lines.Reset(in)
-	var long []byte
 	for {
 		if err := r.ctx.Err(); err != nil {
 			return offset, err
 		}
-		line, err := r.lines.ReadSlice('\n')
-		if err == bufio.ErrBufferFull {
-			long = append(long, line...)
-			if len(long) > maxEntry {
-				return offset, fmt.Errorf("%s: a line of more than %d bytes is no log entry", s.f.Name(), maxEntry)
-			}
-			continue
-		}
-		if err == io.EOF {
-			if len(long)+len(line) > 0 && s.gz {
-				return offset, io.ErrUnexpectedEOF
-			}
+		entry, err := r.format.next(r.lines, &r.long)
+		switch {
+		case err == io.EOF || err == io.ErrUnexpectedEOF && !s.gz:
 			return offset, nil
+		case err != nil:
+			return offset, fmt.Errorf("%s: %w", s.f.Name(), err)
 		}
-		if err != nil {
-			return offset, err
-		}
-		offset += int64(len(long) + len(line))
-		if len(long) > 0 {
-			line = append(long, line...)
-			long = long[:0]
-		}
-		if err := r.one(line); err != nil {
+		offset += int64(len(entry))
+		if err := r.one(entry); err != nil {
 			return offset, err
 		}
 	}
 }
 
-// maxEntry bounds the memory that a broken file can make us use. Other writers of the
-// format do not split lines at 16 KiB, so it is far above what ours needs.
-const maxEntry = 64 << 20
-
 func (r *reader) one(line []byte) error {
-	e, err := decode(line, &r.scratch)
+	e, err := r.format.decode(line, &r.scratch)
 	if err != nil {
 		return nil
+	}
+	if e.Attrs == nil {
+		e.Attrs = r.attrs
 	}
 	if !r.o.Until.IsZero() && e.Time.After(r.o.Until) {
 		return errEnough

@@ -21,39 +21,39 @@ func gzipName(path string) string { return path + ".gz.tmp" }
 // rotate starts a new file. path always names a file: the old one gets its second name
 // path.1 before the new one replaces it in path, so a reader never finds a gap, and one
 // that reads the old one recognises it by its inode.
-func (w *Writer) rotate() {
-	w.compressing.Wait()
-	if err := w.tryRotate(); err != nil {
-		w.note(fmt.Errorf("rotate log: %w", err))
+func (l *fileLog) rotate() {
+	l.compressing.Wait()
+	if err := l.tryRotate(); err != nil {
+		l.note(fmt.Errorf("rotate log: %w", err))
 		// Without a new file the old one would grow for ever, or every line would try again.
 		// Neither is worse than losing entries: grow, and try again with the next line.
 	}
 }
 
-func (w *Writer) tryRotate() error {
-	if err := shift(w.path, w.o.MaxFile); err != nil {
+func (l *fileLog) tryRotate() error {
+	if err := shift(l.path, l.o.MaxFile); err != nil {
 		return err
 	}
-	next, err := os.OpenFile(nextName(w.path), os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o640)
+	next, err := os.OpenFile(nextName(l.path), os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o640)
 	if err != nil {
 		return err
 	}
-	if w.o.MaxFile > 1 {
-		if err := os.Link(w.path, rotatedName(w.path, 1)); err != nil {
+	if l.o.MaxFile > 1 {
+		if err := os.Link(l.path, rotatedName(l.path, 1)); err != nil {
 			next.Close()
 			return err
 		}
 	}
-	if err := os.Rename(nextName(w.path), w.path); err != nil {
+	if err := os.Rename(nextName(l.path), l.path); err != nil {
 		next.Close()
 		return err
 	}
-	old := w.f
-	w.f, w.size = next, 0
-	if w.o.Compress && w.o.MaxFile > 1 {
-		w.compressing.Go(func() {
+	old := l.f
+	l.f, l.size = next, 0
+	if l.o.Compress && l.o.MaxFile > 1 {
+		l.compressing.Go(func() {
 			// A failure leaves the plain file, which readers understand as well.
-			_ = compress(w.path, rotatedName(w.path, 1))
+			_ = compress(l.path, rotatedName(l.path, 1))
 		})
 	}
 	return old.Close()

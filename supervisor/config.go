@@ -70,7 +70,7 @@ type Config struct {
 
 	OpenStdin bool         `json:"openStdin,omitempty"` // keep stdin open for attached clients
 	StdinOnce bool         `json:"stdinOnce,omitempty"` // close it when the first attached client leaves
-	LogPath   string       `json:"logPath,omitempty"`   // empty: nothing is logged
+	LogPath   string       `json:"logPath,omitempty"`   // empty: no files are written
 	Log       logs.Options `json:"log"`
 
 	// WakeEngine is the command that starts the engine, run after the container has

@@ -217,7 +217,7 @@ func (s *stage) exit(shim *Shim) ExitRecord {
 func (s *stage) logged(cfg Config) string {
 	s.t.Helper()
 	var all []byte
-	err := logs.Read(s.ctx(), cfg.LogPath, logs.ReadOptions{Stdout: true, Stderr: true, Tail: -1}, func(e logs.Entry) error {
+	err := logs.Read(s.ctx(), cfg.LogPath, cfg.Log, logs.ReadOptions{Stdout: true, Stderr: true, Tail: -1}, func(e logs.Entry) error {
 		all = append(all, e.Line...)
 		return nil
 	})

@@ -106,9 +106,9 @@ func (s *shim) create(ctx context.Context, attach []AttachOptions, files []int) 
 		return err
 	}
 	durable.Failpoint("shim.create.guarded")
-	if cfg.LogPath != "" {
-		if s.log, err = logs.OpenWriter(cfg.LogPath, cfg.Log); err != nil {
-			return err
+	if cfg.LogPath != "" || cfg.Log.Remote != nil {
+		if s.log, err = logs.Open(ctx, cfg.LogPath, cfg.Log); err != nil {
+			return fmt.Errorf("failed to initialize logging driver: %w", err)
 		}
 	}
 	tty := cfg.Spec.Process.Terminal

@@ -20,7 +20,6 @@ type streams struct {
 	once     bool // stdin ends when the first client with Stdin leaves
 	log      *logs.Writer
 	detached func()
-	logErr   error // of the log; valid after drain
 
 	outputs sync.WaitGroup // one goroutine each
 
@@ -146,11 +145,7 @@ func (s *streams) run() {
 func (s *streams) copy(stream byte, name string, r *output) {
 	tee := func(data []byte) { s.spread(stream, data) }
 	if s.log != nil {
-		if err := s.log.Copy(name, r, tee); err != nil {
-			s.mu.Lock()
-			s.logErr = err
-			s.mu.Unlock()
-		}
+		_ = s.log.Copy(name, r, tee) // a stream that cannot be read has ended
 		return
 	}
 	buf := make([]byte, 32<<10)

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/system"
 
 	"berth/engine"
+	"berth/logs"
 	berth "berth/version"
 )
 
@@ -89,7 +90,7 @@ func (s *Server) info() (system.Info, error) {
 		Images:             len(all),
 		Driver:             s.Images.GraphDriver(),
 		DriverStatus:       [][2]string{{"Content store", "OCI image layout"}},
-		Plugins:            system.PluginsInfo{Volume: []string{"local"}, Network: slices.Sorted(slices.Values(nets.Drivers)), Log: []string{"json-file", "none"}},
+		Plugins:            system.PluginsInfo{Volume: []string{"local"}, Network: slices.Sorted(slices.Values(nets.Drivers)), Log: logs.Drivers()},
 		MemoryLimit:        lim.memory,
 		SwapLimit:          lim.swap,
 		CPUCfsPeriod:       lim.cpuQuota,

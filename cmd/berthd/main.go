@@ -14,6 +14,12 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == daemon.LogRelayCommand {
+		if err := daemon.LogRelay(os.Args[2:]); err != nil {
+			die(err)
+		}
+		return
+	}
 	set, err := daemon.ParseSettings(os.Args[1:])
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
