@@ -26,7 +26,7 @@ type Engine struct {
 	Runtime string
 
 	t     testing.TB
-	on    *Host
+	on    func(command ...string) []string // nil: here
 	flags []string
 	env   []string
 	cmd   *exec.Cmd
@@ -41,6 +41,9 @@ type EngineOptions struct {
 
 	Runtime string // see Engine
 	Host    *Host  // the machine that it runs on; nil: this one
+	// Within gives the command line that runs another one where the engine is to be, e.g. in
+	// other namespaces. The program must become that command.
+	Within func(command ...string) []string
 }
 
 // StartEngine starts an engine that ends with the test. Its containers are removed then,
@@ -58,7 +61,10 @@ func StartEngine(t testing.TB, o EngineOptions) *Engine {
 		DataRoot: filepath.Join(dir, "d"), ExecRoot: filepath.Join(dir, "r"),
 		CgroupParent: "/" + filepath.Base(dir),
 		Runtime:      o.Runtime,
-		t:            t, on: o.Host, flags: o.Flags, env: o.Env,
+		t:            t, on: o.Within, flags: o.Flags, env: o.Env,
+	}
+	if o.Host != nil {
+		e.on = o.Host.Args
 	}
 	if e.Runtime == "" {
 		e.Runtime = os.Getenv("BERTH_TEST_RUNTIME")
@@ -163,7 +169,7 @@ func (e *Engine) launch(env []string) string {
 	}
 	argv := append(e.Command(), "--ready-fd", "3")
 	if e.on != nil {
-		argv = e.on.Args(argv...)
+		argv = e.on(argv...)
 	}
 	e.cmd = exec.Command(argv[0], argv[1:]...)
 	e.cmd.Env = append(append(os.Environ(), e.env...), env...)

@@ -1,0 +1,302 @@
+package test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/testkit"
+)
+
+// twoLines writes one line to each stream.
+var twoLines = []string{"busybox", "sh", "-c", "echo out; sleep 0.05; echo err >&2"}
+
+func TestLogsAreReadWhateverDriverKeepsThem(t *testing.T) {
+	syslog := testkit.NewRsyslog(t, nil)
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	for _, test := range []struct{ driver, path, file string }{
+		{"json-file", "", "-json.log"},
+		{"local", "", "local-logs/container.log"},
+		{"syslog", "unixgram://" + syslog.Socket, "container-cached.log"},
+	} {
+		args := []string{"run", "--name", test.driver, "--network", "none", "--log-driver", test.driver}
+		if test.path != "" {
+			args = append(args, "--log-opt", "syslog-address="+test.path)
+		}
+		if out := e.Must(append(args, twoLines...)...); out != "out" {
+			t.Errorf("%s: run printed %q", test.driver, out)
+		}
+		r := e.Berth("logs", test.driver)
+		if r.Stdout != "out\n" || r.Stderr != "err\n" || r.Code != 0 {
+			t.Errorf("%s: logs: %+v", test.driver, r)
+		}
+		e.Must("start", "-a", test.driver)
+		if r := e.Berth("logs", "-n", "3", test.driver); r.Stdout != "out\n" || r.Stderr != "err\nerr\n" {
+			t.Errorf("%s: the last three lines of two runs: %+v", test.driver, r)
+		}
+		path := e.Must("inspect", "-f", "{{.LogPath}}", test.driver)
+		if (path != "") != (test.driver == "json-file") {
+			t.Errorf("%s: LogPath %q", test.driver, path)
+		}
+		id := e.Must("inspect", "-f", "{{.Id}}", test.driver)
+		if test.driver == "json-file" {
+			test.file = id + test.file
+		}
+		if _, err := os.Stat(filepath.Join(e.DataRoot, "containers", id, test.file)); err != nil {
+			t.Error(err)
+		}
+	}
+	if m := syslog.Await("err"); !strings.HasPrefix(m.Tag, e.Must("inspect", "-f", "{{slice .Id 0 12}}", "syslog")+"[") || m.Pri != "27" {
+		t.Errorf("syslog got %+v", m)
+	}
+
+	e.Must("run", "--name", "none", "--network", "none", "--log-driver", "none", "busybox", "echo", "hidden")
+	if r := e.Berth("logs", "none"); r.Code != 1 || !strings.Contains(r.Stderr, "configured logging driver does not support reading") {
+		t.Errorf("logs of none: %+v", r)
+	}
+	e.Must(append([]string{"run", "--name", "uncached", "--network", "none", "--log-driver", "syslog", "--log-opt", "cache-disabled=true", "--log-opt", "syslog-address=tcp://" + syslog.TCP}, twoLines...)...)
+	if r := e.Berth("logs", "uncached"); r.Code != 1 || !strings.Contains(r.Stderr, "configured logging driver does not support reading") {
+		t.Errorf("logs without a cache: %+v", r)
+	}
+}
+
+func TestSyslogGetsEveryFormatOverEveryTransport(t *testing.T) {
+	a := testkit.NewAuthority(t)
+	syslog := testkit.NewRsyslog(t, a)
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	client := a.Issue(time.Hour, "client")
+	secure := []string{"syslog-tls-ca-cert=" + a.Cert, "syslog-tls-cert=" + client.Cert, "syslog-tls-key=" + client.Key}
+	host, _ := os.Hostname()
+	for i, test := range []struct {
+		address string
+		opts    []string
+		pri     string
+		tag     string
+	}{
+		{"unixgram://" + syslog.Socket, []string{"syslog-facility=local7", "tag={{.Name}}/{{.ImageName}}"}, "190", "c0/busybox["},
+		{"unix://" + syslog.Socket, nil, "30", ""}, // it is a datagram socket nonetheless
+		{"udp://" + syslog.UDP, []string{"syslog-format=rfc3164", "syslog-facility=1", "tag=it"}, "14", "it["},
+		{"tcp://" + syslog.TCP, []string{"syslog-format=rfc5424", "tag=it"}, "30", "it["},
+		{"tcp://" + syslog.TCP, []string{"syslog-format=rfc5424micro", "tag=a b"}, "30", "a_b["},
+		{"tcp+tls://" + syslog.TLS, append([]string{"syslog-format=rfc5424micro"}, secure...), "30", ""},
+		{"tcp+tls://" + syslog.TLS, append([]string{"tag=old"}, secure...), "30", "old["},
+	} {
+		name := fmt.Sprint("c", i)
+		args := []string{"run", "--name", name, "--network", "none", "--log-driver", "syslog", "--log-opt", "syslog-address=" + test.address}
+		for _, o := range test.opts {
+			args = append(args, "--log-opt", o)
+		}
+		e.Must(append(args, "busybox", "echo", "message "+name+" of "+strings.Repeat("x", 200))...)
+		m := syslog.Await("message " + name)
+		if test.tag == "" {
+			test.tag = e.Must("inspect", "-f", "{{slice .Id 0 12}}", name) + "["
+		}
+		if m.Pri != test.pri || !strings.HasPrefix(m.Tag, test.tag) || m.Host != host && test.tag != "old[" || strings.TrimSpace(m.Msg) != "message "+name+" of "+strings.Repeat("x", 200) {
+			t.Errorf("%s %v: got %+v", test.address, test.opts, m)
+		}
+	}
+	r := e.Berth("run", "--network", "none", "--log-driver", "syslog", "--log-opt", "syslog-address=tcp+tls://"+syslog.TLS, "busybox", "true")
+	if r.Code == 0 || !strings.Contains(r.Stderr, "failed to initialize logging driver") || !strings.Contains(r.Stderr, "certificate") {
+		t.Errorf("a server that nobody trusts: %+v", r)
+	}
+}
+
+func TestJournaldGetsFieldsAndParts(t *testing.T) {
+	journal := testkit.NewJournald(t)
+	e := testkit.StartEngine(t, testkit.EngineOptions{Within: journal.Args})
+	e.Busybox()
+	e.Must("run", "--name", "web", "--network", "none", "--label", "com.example.role=front", "-e", "STAGE=test", "--log-driver", "journald",
+		"--log-opt", "labels=com.example.role", "--log-opt", "env-regex=^STAGE$", "--log-opt", "tag={{.DaemonName}}/{{.ID}}",
+		"busybox", "sh", "-c", `echo out; echo err >&2; head -c 40000 /dev/zero | tr "\0" y; echo`)
+	id := e.Must("inspect", "-f", "{{.Id}}", "web")
+	var entries []map[string]any
+	testkit.Eventually(t, "the journal has all entries", func() bool {
+		entries = journal.Entries("CONTAINER_NAME=web")
+		return len(entries) >= 5
+	})
+	long := ""
+	for _, m := range entries {
+		for field, want := range map[string]string{"CONTAINER_ID": id[:12], "CONTAINER_ID_FULL": id, "CONTAINER_TAG": "berth/" + id[:12], "SYSLOG_IDENTIFIER": "berth/" + id[:12],
+			"IMAGE_NAME": "busybox", "COM_EXAMPLE_ROLE": "front", "STAGE": "test", "_TRANSPORT": "journal"} {
+			if m[field] != want {
+				t.Errorf("%s is %v, want %s", field, m[field], want)
+			}
+		}
+		switch text, _ := m["MESSAGE"].(string); {
+		case text == "out" && m["PRIORITY"] == "6" && m["CONTAINER_PARTIAL_MESSAGE"] == nil, text == "err" && m["PRIORITY"] == "3":
+		case strings.HasPrefix(text, "y"):
+			long += text
+			if last := m["CONTAINER_PARTIAL_LAST"]; (last == "true") != (m["CONTAINER_PARTIAL_ORDINAL"] == "3") || (last == "true") == (m["CONTAINER_PARTIAL_MESSAGE"] == "true") {
+				t.Errorf("part %v: last %v, partial %v", m["CONTAINER_PARTIAL_ORDINAL"], last, m["CONTAINER_PARTIAL_MESSAGE"])
+			}
+		default:
+			t.Errorf("unexpected entry %v", m)
+		}
+	}
+	if long != strings.Repeat("y", 40000) {
+		t.Errorf("the long line came as %d bytes", len(long))
+	}
+	if r := e.Berth("logs", "web"); len(r.Stdout) != len("out\n")+40001 || r.Stderr != "err\n" {
+		t.Errorf("logs: %d bytes, %q", len(r.Stdout), r.Stderr)
+	}
+	if details := e.Must("logs", "--details", "-n", "1", "web"); !strings.HasPrefix(details, "STAGE=test,com.example.role=front yy") {
+		t.Errorf("details: %.60q", details)
+	}
+}
+
+func TestFluentdGetsRecords(t *testing.T) {
+	a := testkit.NewAuthority(t)
+	cert := a.Issue(time.Hour, "127.0.0.1")
+	tcp, socket, secure := testkit.NewForward(t, false, nil), testkit.NewForward(t, true, nil), testkit.NewForward(t, false, &cert)
+	e := testkit.StartEngine(t, testkit.EngineOptions{Env: []string{"SSL_CERT_FILE=" + a.Cert}})
+	e.Busybox()
+	for i, test := range []struct {
+		to      *testkit.Forward
+		address string
+		opts    []string
+		check   func(r testkit.ForwardRecord) bool
+	}{
+		{tcp, tcp.Address, nil, func(r testkit.ForwardRecord) bool { n, ok := r.Time.(float64); return ok && n > 1.7e9 && r.Chunk == "" }},
+		{socket, "unix://" + socket.Socket, []string{"tag=docker.{{.Name}}", "fluentd-sub-second-precision=true"}, func(r testkit.ForwardRecord) bool {
+			at, ok := r.Time.([]any)
+			return ok && len(at) == 2 && r.Tag == "docker.f1"
+		}},
+		{tcp, "tcp://" + tcp.Address, []string{"fluentd-request-ack=true", "labels=role", "env=STAGE"}, func(r testkit.ForwardRecord) bool {
+			return r.Chunk != "" && r.Record["role"] == "front" && r.Record["STAGE"] == "test"
+		}},
+		{secure, "tls://" + secure.Address, []string{"fluentd-async=true"}, func(r testkit.ForwardRecord) bool { return true }},
+	} {
+		name := fmt.Sprint("f", i)
+		args := []string{"run", "--name", name, "--network", "none", "--label", "role=front", "-e", "STAGE=test", "--log-driver", "fluentd", "--log-opt", "fluentd-address=" + test.address}
+		for _, o := range test.opts {
+			args = append(args, "--log-opt", o)
+		}
+		e.Must(append(args, "busybox", "sh", "-c", `echo out; echo err >&2; head -c 20000 /dev/zero | tr "\0" y`)...)
+		id := e.Must("inspect", "-f", "{{.Id}}", name)
+		var mine []testkit.ForwardRecord
+		testkit.Eventually(t, "all records of "+name, func() bool {
+			mine = mine[:0]
+			for _, r := range test.to.Records() {
+				if r.Record["container_id"] == id {
+					mine = append(mine, r)
+				}
+			}
+			return len(mine) >= 4
+		})
+		for _, r := range mine {
+			text, _ := r.Record["log"].(string)
+			partial := r.Record["partial_message"] == "true" && r.Record["partial_last"] == "false"
+			if r.Record["container_name"] != "/"+name || (r.Record["source"] == "stderr") != (text == "err") || strings.HasPrefix(text, "y") != partial || !test.check(r) {
+				t.Errorf("%s: got %.300v", name, fmt.Sprint(r))
+			}
+		}
+	}
+}
+
+func TestALogServerThatIsNotThereFailsTheStart(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	nobody := "127.0.0.1:" + testkit.FreePort(t)
+	for _, opts := range [][]string{
+		{"syslog", "syslog-address=tcp://" + nobody},
+		{"fluentd", "fluentd-address=" + nobody},
+		{"gelf", "gelf-address=tcp://" + nobody},
+	} {
+		r := e.Berth("run", "--name", "nobody", "--network", "none", "--log-driver", opts[0], "--log-opt", opts[1], "busybox", "true")
+		if r.Code != 125 && r.Code != 128 || !strings.Contains(r.Stderr, "failed to initialize logging driver: dial tcp "+nobody+": connect: connection refused") {
+			t.Errorf("%s: %+v", opts[0], r)
+		}
+		e.Must("rm", "nobody")
+	}
+	if r := e.Berth("create", "--log-driver", "syslog", "--log-opt", "syslog-address=unix:///nowhere/at/all", "busybox"); r.Code == 0 || !strings.Contains(r.Stderr, "syslog-address: stat /nowhere/at/all: no such file or directory") {
+		t.Errorf("a socket that is not there: %+v", r)
+	}
+	if r := e.Berth("run", "--rm", "--network", "none", "--log-driver", "fluentd", "--log-opt", "fluentd-address="+nobody, "--log-opt", "fluentd-async=true", "busybox", "echo", "hello"); r.Stdout != "hello\n" || r.Code != 0 {
+		t.Errorf("asynchronously: %+v", r)
+	}
+}
+
+func TestALogServerThatComesBackGetsWhatWasWrittenMeanwhile(t *testing.T) {
+	syslog := testkit.NewRsyslog(t, nil)
+	forward := testkit.NewForward(t, false, nil)
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	loop := []string{"busybox", "cat"}
+	e.Must(append([]string{"run", "-di", "--name", "sys", "--network", "none", "--log-driver", "syslog", "--log-opt", "syslog-address=tcp://" + syslog.TCP}, loop...)...)
+	e.Must(append([]string{"run", "-di", "--name", "flu", "--network", "none", "--log-driver", "fluentd", "--log-opt", "fluentd-retry-wait=50ms", "--log-opt", "fluentd-address=" + forward.Address}, loop...)...)
+	for _, c := range []string{"sys", "flu"} {
+		e.Must("exec", c, "sh", "-c", "echo before >/proc/1/fd/1")
+	}
+	syslog.Await("before")
+	syslog.Stop()
+	forward.Stop()
+	for _, c := range []string{"sys", "flu"} {
+		e.Must("exec", c, "sh", "-c", "for i in 1 2 3; do echo during $i >/proc/1/fd/1; sleep 0.05; done")
+		if got := e.Must("logs", "-n", "1", c); got != "during 3" {
+			t.Errorf("%s: the cache ends with %q", c, got)
+		}
+	}
+	syslog.Start()
+	forward.Start()
+	for i := range 3 {
+		syslog.Await(fmt.Sprint("during ", i+1))
+	}
+	testkit.Eventually(t, "fluentd has all", func() bool { return len(forward.Records()) >= 3 })
+	var got []string
+	for _, r := range forward.Records() {
+		got = append(got, fmt.Sprint(r.Record["log"]))
+	}
+	if strings.Join(got, ",") != "during 1,during 2,during 3" {
+		t.Errorf("fluentd got %v", got)
+	}
+	e.Must("rm", "-f", "sys", "flu")
+}
+
+func TestALogServerThatHangsStopsAContainerForSecondsOnly(t *testing.T) {
+	syslog := testkit.NewRsyslog(t, nil)
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	syslog.Signal(unix.SIGSTOP) // it accepts connections still, the kernel does, and reads nothing
+	defer syslog.Signal(unix.SIGCONT)
+	begun := time.Now()
+	e.Must("run", "--name", "one", "--network", "none", "--log-driver", "syslog", "--log-opt", "syslog-address=tcp://"+syslog.TCP, "busybox", "sh", "-c",
+		`head -c 30000000 /dev/zero | tr "\0" x | fold -w 1000; echo; echo end`)
+	t.Logf("ended after %v", time.Since(begun))
+	if got := e.Must("logs", "-n", "1", "one"); got != "end" {
+		t.Errorf("the cache ends with %q", got)
+	}
+	begun = time.Now()
+	e.Must("run", "--name", "two", "--network", "none", "--log-driver", "syslog", "--log-opt", "syslog-address=tcp://"+syslog.TCP, "--log-opt", "mode=non-blocking", "--log-opt", "max-buffer-size=64k", "busybox", "sh", "-c",
+		`head -c 1000000 /dev/zero | tr "\0" "\n"; echo end`)
+	t.Logf("not blocking: ended after %v", time.Since(begun))
+}
+
+func TestJSONFileIsAsDockerWritesIt(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--log-opt", "labels=role"}})
+	e.Busybox()
+	e.Must("run", "--name", "one", "--network", "none", "--label", "role=front", "--log-opt", "tag={{.Name}}", "busybox", "sh", "-c", `printf 'a\t<b>\r\nlast'`)
+	data, err := os.ReadFile(e.Must("inspect", "-f", "{{.LogPath}}", "one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	for i, want := range []string{`{"log":"a\u0009\u003cb\u003e\r\n","stream":"stdout","attrs":{"role":"front","tag":"one"},"time":"`, `{"log":"last","stream":"stdout","attrs":{"role":"front","tag":"one"},"time":"`} {
+		if len(lines) != 2 || !strings.HasPrefix(lines[i], want) || !json.Valid([]byte(lines[i])) {
+			t.Errorf("line %d of %q", i, lines)
+		}
+	}
+	if got := e.Must("inspect", "-f", "{{json .HostConfig.LogConfig}}", "one"); got != `{"Type":"json-file","Config":{"labels":"role","tag":"{{.Name}}"}}` {
+		t.Errorf("LogConfig is %s", got)
+	}
+	if got := e.Must("logs", "--details", "-t", "-n", "1", "one"); !strings.HasSuffix(got, "Z role=front,tag=one last") {
+		t.Errorf("details: %q", got)
+	}
+}
