@@ -16,8 +16,8 @@ import (
 
 	"berth/durable"
 	"berth/fail"
-	"berth/logs"
 	"berth/images"
+	"berth/logs"
 	"berth/oci"
 	"berth/volumes"
 )
