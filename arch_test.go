@@ -10,7 +10,7 @@ import (
 )
 
 // ground may be imported from everywhere above it.
-var ground = []string{"fail", "oci", "oci/bundle", "events", "durable", "kernel", "kernel/*", "logs", "registry", "dns", "version"}
+var ground = []string{"fail", "oci", "oci/bundle", "events", "durable", "kernel", "kernel/*", "logs", "registry", "dns", "archive", "version"}
 
 // allowed says, for each of our packages, which others it may import directly. An
 // import that is not here is an error with the reason; DESIGN's layering follows,
@@ -23,6 +23,7 @@ var allowed = map[string][]string{
 	"oci/bundle":         {},
 	"events":             {"fail"},
 	"durable":            {"fail", "oci", "events"},
+	"archive":            {"fail", "kernel"},
 	"kernel":             {"fail", "oci", "oci/bundle", "kernel/*"},
 	"kernel/*":           {"fail", "oci", "kernel", "kernel/*"},
 	"kernel/seccomp/gen": {}, // writes the system call tables
@@ -52,7 +53,7 @@ var allowed = map[string][]string{
 	"api/client":          {"api/client/contexts", "fail", "durable", "version"},
 	"api/client/contexts": {"fail"},
 	// clients
-	"cli":     {"api/client", "api/client/contexts", "fail", "version"},
+	"cli":     {"api/client", "api/client/contexts", "archive", "fail", "version"},
 	"compose": {"api/client", "fail", "version"},
 	// root
 	"runtimecli":        append([]string{"runtime"}, ground...),

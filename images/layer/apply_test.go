@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"berth/archive"
 	"berth/fail"
 	"berth/oci"
 )
@@ -59,7 +60,7 @@ func fifoE(name string) entry { return entry{Typeflag: tar.TypeFifo, Name: name}
 func mode(e entry, m int64) entry { e.Mode = m; return e }
 
 func xattrE(e entry, name, value string) entry {
-	e.PAXRecords = map[string]string{paxXattr + name: value}
+	e.PAXRecords = map[string]string{archive.PAXXattr + name: value}
 	return e
 }
 
@@ -374,7 +375,7 @@ func TestApplyRefusesBrokenTars(t *testing.T) {
 		"no tar":                   bytes.Repeat([]byte("no tar "), 1000),
 		"an unknown type":          rawEntry(t, fileE("f", ""), func(b []byte) { b[156] = 'Z' }),
 		"a symlink without target": rawEntry(t, symlinkE("s", "x"), func(b []byte) { b[157] = 0 }),
-		"a huge attribute":         tarOf(t, xattrE(fileE("f", ""), "user.x", strings.Repeat("x", maxXattr+1))),
+		"a huge attribute":         tarOf(t, xattrE(fileE("f", ""), "user.x", strings.Repeat("x", archive.MaxXattr+1))),
 		"an owner out of range":    tarOf(t, entry{Typeflag: tar.TypeReg, Name: "f", Uid: 1<<32 - 1, Gid: 1}),
 		"a negative owner":         rawEntry(t, fileE("f", ""), func(b []byte) { copy(b[108:116], "\xff\xff\xff\xff\xff\xff\xff\xfe") }),
 	} {
@@ -618,8 +619,8 @@ func TestStagedTakesOneApply(t *testing.T) {
 
 func TestAttributesOfDirectoriesDoNotFillTheMemory(t *testing.T) {
 	var entries []entry
-	for i := range maxDirXattrs/maxXattr + 1 {
-		entries = append(entries, xattrE(dirE(fmt.Sprint(i)), "user.x", strings.Repeat("x", maxXattr)))
+	for i := range maxDirXattrs/archive.MaxXattr + 1 {
+		entries = append(entries, xattrE(dirE(fmt.Sprint(i)), "user.x", strings.Repeat("x", archive.MaxXattr)))
 	}
 	if _, err := apply(t, open(t), tarOf(t, entries...)); !fail.Is(err, fail.Invalid) {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sys/unix"
 
+	"berth/archive"
 	"berth/fail"
 )
 
@@ -238,7 +239,7 @@ func TestHeaderBombsAreRefused(t *testing.T) {
 		"a sparse map that is no map":   extended(append(record("GNU.sparse.major", "0"), append(record("GNU.sparse.minor", "1"), append(record("GNU.sparse.map", "9,1,3,7,1"), record("GNU.sparse.size", "12")...)...)...)),
 		"a sparse file of exbibytes":    extended(append(record("GNU.sparse.major", "0"), append(record("GNU.sparse.minor", "1"), append(record("GNU.sparse.map", "9223372036854775000,0"), append(record("GNU.sparse.numblocks", "1"), record("GNU.sparse.size", "9223372036854775000")...)...)...)...)),
 		"an owner beyond all":           extended(record("uid", "18446744073709551615")),
-		"an attribute larger than any":  extended(record("SCHILY.xattr.user.x", strings.Repeat("v", maxXattr+1))),
+		"an attribute larger than any":  extended(record("SCHILY.xattr.user.x", strings.Repeat("v", archive.MaxXattr+1))),
 		"an attribute without a name":   extended(record("SCHILY.xattr.", "v")),
 		"a header of no tar whatsoever": bytes.Repeat([]byte("no tar"), 1000),
 	} {

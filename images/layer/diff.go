@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -17,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/archive"
 	"berth/fail"
 	"berth/oci"
 )
@@ -99,7 +99,7 @@ func (s *Store) Export(ctx context.Context, chains []oci.Digest, dir string, w i
 
 func (s *Store) writeTar(ctx context.Context, what string, w io.Writer, walk func(*differ) error) error {
 	out := bufio.NewWriterSize(w, chunkSize)
-	d := &differ{ctx: ctx, tar: tar.NewWriter(out), marks: s.marks, links: map[[2]uint64]string{}}
+	d := &differ{tar: archive.NewWriter(ctx, out), marks: s.marks}
 	err := walk(d)
 	if err == nil {
 		err = d.tar.Close()
@@ -114,11 +114,9 @@ func (s *Store) writeTar(ctx context.Context, what string, w io.Writer, walk fun
 }
 
 type differ struct {
-	ctx   context.Context
-	tar   *tar.Writer
+	tar   *archive.Writer
 	marks marks
-	whole bool                 // a root file system, not a layer: any name will do
-	links map[[2]uint64]string // file with several links, by device and inode → where it was first met
+	whole bool // a root file system, not a layer: any name will do
 }
 
 func (d *differ) file(f *upperFile) error {
@@ -135,127 +133,35 @@ func (d *differ) write(f *upperFile) error {
 	if !d.whole && strings.HasPrefix(f.name, whiteoutPrefix) {
 		return fail.New(fail.Invalid, "a layer cannot hold a file whose name begins with %q: it would be taken for a whiteout", whiteoutPrefix)
 	}
-	h := &tar.Header{
-		Format:  tar.FormatPAX,
-		Name:    f.path,
-		Mode:    int64(f.stat.Mode & 0o7777),
-		Uid:     int(f.stat.Uid),
-		Gid:     int(f.stat.Gid),
-		ModTime: time.Unix(f.stat.Mtim.Unix()),
-	}
-	if err := d.xattrs(f, h); err != nil {
+	attrs, err := d.xattrs(f)
+	if err != nil {
 		return err
 	}
-	switch f.stat.Mode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		h.Typeflag, h.Name = tar.TypeDir, f.path+"/"
-		if err := d.tar.WriteHeader(h); err != nil || !f.opaque {
-			return err
-		}
-		return d.mark(path.Join(f.path, whiteoutOpaque))
-	case unix.S_IFREG:
-		h.Typeflag = tar.TypeReg
-	case unix.S_IFLNK:
-		h.Typeflag = tar.TypeSymlink
-		target, err := f.target()
-		if err != nil {
-			return err
-		}
-		h.Linkname = target
-	case unix.S_IFIFO:
-		h.Typeflag = tar.TypeFifo
-	case unix.S_IFCHR, unix.S_IFBLK:
-		h.Typeflag = tar.TypeChar
-		if f.stat.Mode&unix.S_IFMT == unix.S_IFBLK {
-			h.Typeflag = tar.TypeBlock
-		}
-		h.Devmajor, h.Devminor = int64(unix.Major(f.stat.Rdev)), int64(unix.Minor(f.stat.Rdev))
-	default: // a socket
-		return nil
+	if err := d.tar.Add(archive.File{FD: f.fd, Stat: f.stat, Path: f.path, Xattrs: attrs}); err != nil || !f.isDir() || !f.opaque {
+		return err
 	}
-	if f.stat.Nlink > 1 {
-		id := [2]uint64{f.stat.Dev, f.stat.Ino}
-		first, ok := d.links[id]
-		if ok {
-			h.Typeflag, h.Linkname, h.PAXRecords = tar.TypeLink, first, nil
-			return d.tar.WriteHeader(h)
-		}
-		d.links[id] = f.path
-	}
-	if h.Typeflag != tar.TypeReg {
-		return d.tar.WriteHeader(h)
-	}
-	return d.content(f, h)
+	return d.mark(path.Join(f.path, whiteoutOpaque))
 }
 
 // mark writes a whiteout. It has no attributes, so that equal changes give equal tars.
 func (d *differ) mark(name string) error {
-	return d.tar.WriteHeader(&tar.Header{Format: tar.FormatPAX, Typeflag: tar.TypeReg, Name: name, ModTime: time.Unix(0, 0)})
+	return d.tar.Header(&tar.Header{Format: tar.FormatPAX, Typeflag: tar.TypeReg, Name: name, ModTime: time.Unix(0, 0)})
 }
 
-// xattrs puts the file's attributes into its header.
-func (d *differ) xattrs(f *upperFile, h *tar.Header) error {
-	attrs, own, err := readXattrs(d.marks, procPath(f.fd))
+// xattrs are the file's attributes by the names that its image knows.
+func (d *differ) xattrs(f *upperFile) ([]archive.Xattr, error) {
+	attrs, own, err := readXattrs(d.marks, f.fd)
 	if err != nil {
-		return fmt.Errorf("read attributes: %w", err)
+		return nil, fmt.Errorf("read attributes: %w", err)
 	}
 	for _, x := range own {
-		switch x.name[strings.LastIndexByte(x.name, '.')+1:] {
+		switch x.Name[strings.LastIndexByte(x.Name, '.')+1:] {
 		case "redirect", "metacopy":
-			return fmt.Errorf("the layer was written by a mount with %s: its content is elsewhere", x.name)
+			return nil, fmt.Errorf("the layer was written by a mount with %s: its content is elsewhere", x.Name)
 		}
 	}
-	for _, x := range attrs {
-		if portable(x.name) {
-			if h.PAXRecords == nil {
-				h.PAXRecords = map[string]string{}
-			}
-			h.PAXRecords[paxXattr+d.marks.shown(x.name)] = x.value
-		}
+	for i := range attrs {
+		attrs[i].Name = d.marks.shown(attrs[i].Name)
 	}
-	return nil
-}
-
-// portable reports whether an attribute means the same on another machine. Labels of
-// SELinux, IMA and EVM do not.
-func portable(name string) bool {
-	for _, p := range []string{"user.", "trusted.", "system.posix_acl_"} {
-		if strings.HasPrefix(name, p) {
-			return true
-		}
-	}
-	return name == "security.capability"
-}
-
-// content writes a regular file. It has the size it had when it was visited: a
-// container that writes meanwhile cannot break the tar.
-func (d *differ) content(f *upperFile, h *tar.Header) error {
-	// Through the descriptor that was examined: by name, it could be a device by now.
-	in, err := os.Open(procPath(f.fd))
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	h.Size = f.stat.Size
-	if err := d.tar.WriteHeader(h); err != nil {
-		return err
-	}
-	b := copyPool.Get().(*[copySize]byte)
-	defer copyPool.Put(b)
-	for left := h.Size; left > 0; {
-		if d.ctx.Err() != nil {
-			return context.Cause(d.ctx)
-		}
-		part := b[:min(left, copySize)]
-		n, err := fill(in, part)
-		if err != nil && err != io.EOF {
-			return err
-		}
-		clear(part[n:])
-		if _, err := d.tar.Write(part); err != nil {
-			return err
-		}
-		left -= int64(len(part))
-	}
-	return nil
+	return attrs, nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"berth/archive"
 	"berth/fail"
 	"berth/oci"
 )
@@ -180,7 +181,7 @@ func TestDiffOfApplyIsTheSameTar(t *testing.T) {
 		if h.Name != "y" {
 			continue
 		}
-		if h.PAXRecords[paxXattr+"user.overlay.opaque"] != "y" {
+		if h.PAXRecords[archive.PAXXattr+"user.overlay.opaque"] != "y" {
 			t.Fatalf("attributes %v", h.PAXRecords)
 		}
 		break
@@ -203,17 +204,6 @@ func TestDiffRefusesWhatALayerCannotTell(t *testing.T) {
 	}
 	if err := s.Diff(t.Context(), nil, t.TempDir(), io.Discard); !fail.Is(err, fail.NotFound) {
 		t.Error(err)
-	}
-}
-
-func TestDiffLeavesOutLabelsOfThisMachine(t *testing.T) {
-	for name, want := range map[string]bool{
-		"security.capability": true, "user.x": true, "system.posix_acl_access": true,
-		"security.selinux": false, "security.ima": false, "system.nfs4_acl": false,
-	} {
-		if portable(name) != want {
-			t.Error(name)
-		}
 	}
 }
 

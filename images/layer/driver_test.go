@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"berth/archive"
 	"berth/fail"
 	"berth/kernel"
 	"berth/oci"
@@ -166,7 +167,7 @@ func wholeEntries(t *testing.T, data []byte) (all []string) {
 		must(t, err)
 		var attrs []string
 		for k, v := range h.PAXRecords {
-			if strings.HasPrefix(k, paxXattr) {
+			if strings.HasPrefix(k, archive.PAXXattr) {
 				attrs = append(attrs, fmt.Sprintf("%s=%q", k, v))
 			}
 		}

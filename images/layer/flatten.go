@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/archive"
 	"berth/oci"
 )
 
@@ -67,7 +68,7 @@ type copier struct {
 // changes its times, and its mode could forbid them.
 type copiedDir struct {
 	path string
-	attributes
+	archive.Attributes
 }
 
 func (c *copier) tree(dirs []int) error {
@@ -110,7 +111,7 @@ func (c *copier) finishDir(d copiedDir) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return d.setFile(fd, creation{uid: ^uint32(0), gid: ^uint32(0)}, false)
+	return d.SetFile(fd, archive.Unknown, false)
 }
 
 // beneath opens a directory of the copy.
@@ -122,10 +123,10 @@ func (c *copier) beneath(p string) (int, error) {
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV})
 }
 
-func (c *copier) attributes(f found) (attributes, error) {
-	xattrs, _, err := readXattrs(c.marks, procPath(f.fd))
-	return attributes{mode: f.stat.Mode & 0o7777, uid: f.stat.Uid, gid: f.stat.Gid,
-		times: [2]unix.Timespec{f.stat.Atim, f.stat.Mtim}, xattrs: xattrs}, err
+func (c *copier) attributes(f found) (archive.Attributes, error) {
+	xattrs, _, err := readXattrs(c.marks, f.fd)
+	return archive.Attributes{Mode: f.stat.Mode & 0o7777, UID: f.stat.Uid, GID: f.stat.Gid,
+		Times: [2]unix.Timespec{f.stat.Atim, f.stat.Mtim}, Xattrs: xattrs}, err
 }
 
 func (c *copier) file(f *upperFile, made *[]copiedDir) error {
@@ -158,7 +159,6 @@ func (c *copier) file(f *upperFile, made *[]copiedDir) error {
 		}
 		c.links[id] = f.path
 	}
-	unknown := creation{uid: ^uint32(0), gid: ^uint32(0)} // set everything
 	switch f.stat.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		fd, err := openat(c.dirs, f.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
@@ -167,7 +167,7 @@ func (c *copier) file(f *upperFile, made *[]copiedDir) error {
 		}
 		err = c.content(f, fd)
 		if err == nil {
-			err = a.setFile(fd, unknown, false)
+			err = a.SetFile(fd, archive.Unknown, false)
 		}
 		return errors.Join(err, unix.Close(fd))
 	case unix.S_IFLNK:
@@ -178,12 +178,12 @@ func (c *copier) file(f *upperFile, made *[]copiedDir) error {
 		if err := unix.Symlinkat(target, c.dirs, f.name); err != nil {
 			return err
 		}
-		return a.setNode(c.dirs, f.name, unknown, true)
+		return a.SetNode(c.dirs, f.name, archive.Unknown, true)
 	}
 	if err := unix.Mknodat(c.dirs, f.name, f.stat.Mode&unix.S_IFMT|0o600, int(f.stat.Rdev)); err != nil {
 		return err
 	}
-	return a.setNode(c.dirs, f.name, unknown, false)
+	return a.SetNode(c.dirs, f.name, archive.Unknown, false)
 }
 
 // target reads a symlink.
@@ -196,7 +196,7 @@ func (f *upperFile) target() (string, error) {
 // content copies a regular file: sharing its blocks where the file system can, and
 // otherwise without its holes.
 func (c *copier) content(f *upperFile, to int) error {
-	in, err := os.Open(procPath(f.fd))
+	in, err := os.Open(archive.ProcPath(f.fd))
 	if err != nil {
 		return err
 	}
@@ -235,13 +235,13 @@ func (c *copier) content(f *upperFile, to int) error {
 
 // span copies the bytes from start to end.
 func (c *copier) span(from, to int, start, end int64) error {
-	b := copyPool.Get().(*[copySize]byte)
-	defer copyPool.Put(b)
+	b := archive.TakeBuffer()
+	defer b.GiveBack()
 	for start < end {
 		if c.ctx.Err() != nil {
 			return context.Cause(c.ctx)
 		}
-		n, err := unix.Pread(from, b[:min(end-start, copySize)], start)
+		n, err := unix.Pread(from, b[:min(end-start, int64(len(b)))], start)
 		if err == unix.EINTR {
 			continue
 		}
@@ -251,7 +251,7 @@ func (c *copier) span(from, to int, start, end int64) error {
 		if n == 0 {
 			return io.ErrUnexpectedEOF
 		}
-		if err := pwriteAll(to, b[:n], start); err != nil {
+		if err := archive.WriteAt(to, b[:n], start); err != nil {
 			return err
 		}
 		start += int64(n)

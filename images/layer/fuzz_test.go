@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"berth/archive"
 	"berth/fail"
 )
 
@@ -130,7 +131,7 @@ func inOrder(t *testing.T, s *Store, data []byte) (string, error) {
 		t.Fatal(err)
 	}
 	u := &unpacker{tree: newTree(int(root.Fd())), ctx: t.Context(), makers: startMakers(born), born: born, marks: s.marks}
-	u.root.uid, u.root.gid = born.uid, born.gid
+	u.root.UID, u.root.GID = born.UID, born.GID
 	defer u.closeAll()
 	defer u.makers.stop()
 	for r := tar.NewReader(bytes.NewReader(data)); ; {
@@ -141,7 +142,7 @@ func inOrder(t *testing.T, s *Store, data []byte) (string, error) {
 		}
 		u.last = nil
 		if err := u.entry(h, r); err != nil {
-			return root.Name(), invalidEntry(err)
+			return root.Name(), archive.InvalidEntry(err)
 		}
 		if err := u.makers.drain(); err != nil {
 			return root.Name(), err

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/archive"
 	"berth/oci"
 )
 
@@ -58,19 +59,19 @@ type found struct {
 
 // copyAttributes gives the directory fd the owner, mode, attributes and times of from.
 func (s *Store) copyAttributes(from found, fd int) error {
-	xattrs, _, err := readXattrs(s.marks, procPath(from.fd))
+	xattrs, _, err := readXattrs(s.marks, from.fd)
 	if err != nil {
 		return err
 	}
-	a := attributes{
-		mode: from.stat.Mode & 0o7777, uid: from.stat.Uid, gid: from.stat.Gid,
-		times: [2]unix.Timespec{from.stat.Atim, from.stat.Mtim}, xattrs: xattrs,
+	a := archive.Attributes{
+		Mode: from.stat.Mode & 0o7777, UID: from.stat.Uid, GID: from.stat.Gid,
+		Times: [2]unix.Timespec{from.stat.Atim, from.stat.Mtim}, Xattrs: xattrs,
 	}
 	var now unix.Stat_t
 	if err := unix.Fstat(fd, &now); err != nil {
 		return err
 	}
-	return a.setFile(fd, creation{uid: now.Uid, gid: now.Gid}, false)
+	return a.SetFile(fd, archive.Creation{UID: now.Uid, GID: now.Gid}, false)
 }
 
 // lookup finds what a stack of layers (their directories, top first) shows at path, as

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"berth/archive"
 	"berth/fail"
 	"berth/kernel"
 	"berth/oci"
@@ -332,7 +333,7 @@ func mountRoot(t *testing.T, r oci.Rootfs) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { mnt.Close() })
-	return procPath(int(mnt.Fd())) + "/"
+	return archive.ProcPath(int(mnt.Fd())) + "/"
 }
 
 func TestTheKernelShowsTheStackAsTheImageMeantIt(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"berth/archive"
 )
 
 const (
@@ -19,7 +21,7 @@ var bodyPool = sync.Pool{New: func() any { return new([smallFile]byte) }}
 // file is a file to make that is not a directory.
 type file struct {
 	place
-	attributes
+	archive.Attributes
 	label string // for errors: the entry's own name
 
 	kind   uint32           // S_IFREG, S_IFLNK, S_IFCHR …
@@ -47,7 +49,7 @@ type place struct {
 // makers make files in several goroutines, each as it comes, while the next entries are
 // read. Whoever needs the outcome of an earlier entry waits for its place to settle.
 type makers struct {
-	born  creation
+	born  archive.Creation
 	tasks chan file
 	wg    sync.WaitGroup
 
@@ -57,7 +59,7 @@ type makers struct {
 	err     error // the first one
 }
 
-func startMakers(born creation) *makers {
+func startMakers(born archive.Creation) *makers {
 	m := &makers{born: born, tasks: make(chan file, maxPending), pending: map[place]struct{}{}}
 	m.changed.L = &m.mu
 	for range makerCount {
@@ -73,7 +75,7 @@ func (m *makers) work() {
 			bodyPool.Put(f.body)
 		}
 		if err != nil {
-			err = entryError{f.label, invalidEntry(err)}
+			err = entryError{f.label, archive.InvalidEntry(err)}
 		}
 		f.in.pins.Add(-1)
 		m.mu.Lock()
@@ -133,17 +135,17 @@ func (m *makers) stop() {
 
 // make puts the file at its place. What is there already is never a directory: the
 // unpacker has seen to that.
-func (f *file) make(born creation) error {
+func (f *file) make(born archive.Creation) error {
 	dirfd := f.in.fd
 	switch f.kind {
 	case unix.S_IFREG:
-		fd, final, err := createFile(f.place, &f.attributes, born)
+		fd, final, err := createFile(f.place, &f.Attributes, born)
 		if err != nil {
 			return err
 		}
 		err = writeAll(fd, f.body[:f.size])
 		if err == nil {
-			err = f.setFile(fd, born, final)
+			err = f.SetFile(fd, born, final)
 		}
 		return errors.Join(err, unix.Close(fd))
 	case unix.S_IFLNK:
@@ -157,13 +159,13 @@ func (f *file) make(born creation) error {
 			return fmt.Errorf("make special file: %w", err)
 		}
 	}
-	return f.setNode(dirfd, f.name, born, f.kind == unix.S_IFLNK)
+	return f.SetNode(dirfd, f.name, born, f.kind == unix.S_IFLNK)
 }
 
 // createFile creates a regular file for writing. modeIsFinal tells setFile that the mode
 // needs no further call.
-func createFile(p place, a *attributes, born creation) (fd int, modeIsFinal bool, err error) {
-	mode, final := a.openMode(born)
+func createFile(p place, a *archive.Attributes, born archive.Creation) (fd int, modeIsFinal bool, err error) {
+	mode, final := a.OpenMode(born)
 	err = replacing(p.in.fd, p.name, func() (err error) {
 		fd, err = openat(p.in.fd, p.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, mode)
 		return err

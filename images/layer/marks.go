@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"berth/archive"
 )
 
 // marks are how a driver's layers tell what they hide of the layers below.
@@ -74,7 +76,7 @@ func (m overlayMarks) setOpaque(fd int) error {
 
 func (m overlayMarks) isOpaque(fd int) bool {
 	var b [1]byte
-	n, err := unix.Getxattr(procPath(fd), m.opaque(), b[:])
+	n, err := unix.Getxattr(archive.ProcPath(fd), m.opaque(), b[:])
 	return err == nil && n == 1 && b[0] == 'y'
 }
 

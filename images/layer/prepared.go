@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/archive"
 	"berth/oci"
 )
 
@@ -202,11 +203,11 @@ func (w *preparedWalk) same(f, old *upperFile) (bool, error) {
 
 // sameContent compares what stat(2) does not tell of two files of the same type and size.
 func sameContent(ctx context.Context, m marks, f, old *upperFile) (bool, error) {
-	fx, _, err := readXattrs(m, procPath(f.fd))
+	fx, _, err := readXattrs(m, f.fd)
 	if err != nil {
 		return false, err
 	}
-	ox, _, err := readXattrs(m, procPath(old.fd))
+	ox, _, err := readXattrs(m, old.fd)
 	if err != nil || !sameXattrs(fx, ox) {
 		return false, err
 	}
@@ -224,33 +225,33 @@ func sameContent(ctx context.Context, m marks, f, old *upperFile) (bool, error) 
 	return true, nil
 }
 
-func sameXattrs(a, b []xattr) bool {
-	less := func(x, y xattr) int { return bytes.Compare([]byte(x.name), []byte(y.name)) }
+func sameXattrs(a, b []archive.Xattr) bool {
+	less := func(x, y archive.Xattr) int { return bytes.Compare([]byte(x.Name), []byte(y.Name)) }
 	slices.SortFunc(a, less)
 	slices.SortFunc(b, less)
 	return slices.Equal(a, b)
 }
 
 func sameBytes(ctx context.Context, f, old *upperFile) (bool, error) {
-	a, err := os.Open(procPath(f.fd))
+	a, err := os.Open(archive.ProcPath(f.fd))
 	if err != nil {
 		return false, err
 	}
 	defer a.Close()
-	b, err := os.Open(procPath(old.fd))
+	b, err := os.Open(archive.ProcPath(old.fd))
 	if err != nil {
 		return false, err
 	}
 	defer b.Close()
-	x, y := copyPool.Get().(*[copySize]byte), copyPool.Get().(*[copySize]byte)
-	defer copyPool.Put(x)
-	defer copyPool.Put(y)
+	x, y := archive.TakeBuffer(), archive.TakeBuffer()
+	defer x.GiveBack()
+	defer y.GiveBack()
 	for {
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
-		n, errA := fill(a, x[:])
-		m, errB := fill(b, y[:])
+		n, errA := archive.Fill(a, x[:])
+		m, errB := archive.Fill(b, y[:])
 		if n != m || !bytes.Equal(x[:n], y[:m]) {
 			return false, nil
 		}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/archive"
 	"berth/durable"
 	"berth/fail"
 	"berth/oci"
@@ -111,7 +112,7 @@ func (st *Staged) unpack(in *stream, rootfd int) error {
 		return fmt.Errorf("unpack layer: %w", err)
 	}
 	u := &unpacker{tree: newTree(rootfd), ctx: in.ctx, makers: startMakers(born), born: born, marks: st.store.marks}
-	u.root.uid, u.root.gid = born.uid, born.gid
+	u.root.UID, u.root.GID = born.UID, born.GID
 	defer u.closeAll()
 	defer u.makers.stop()
 	if err := u.entries(in); err != nil {
@@ -126,16 +127,16 @@ func (st *Staged) unpack(in *stream, rootfd int) error {
 
 // prepareRoot learns how files come into being in the staging directory. A default ACL
 // that the directory got from above would change that, and goes.
-func prepareRoot(rootfd int, umask uint32) (creation, error) {
+func prepareRoot(rootfd int, umask uint32) (archive.Creation, error) {
 	err := unix.Fremovexattr(rootfd, "system.posix_acl_default")
 	if err != nil && err != unix.ENODATA && err != unix.ENOTSUP {
-		return creation{}, err
+		return archive.Creation{}, err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(rootfd, &st); err != nil {
-		return creation{}, err
+		return archive.Creation{}, err
 	}
-	return creation{umask: umask, uid: st.Uid, gid: st.Gid}, nil
+	return archive.Creation{Umask: umask, UID: st.Uid, GID: st.Gid}, nil
 }
 
 func (u *unpacker) entries(in *stream) error {
@@ -161,7 +162,7 @@ func (u *unpacker) entries(in *stream) error {
 			if errors.As(err, new(entryError)) { // of an entry before, made meanwhile
 				return err
 			}
-			return entryError{h.Name, invalidEntry(err)}
+			return entryError{h.Name, archive.InvalidEntry(err)}
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"berth/archive"
 	"berth/fail"
 	"berth/oci"
 )
@@ -70,7 +71,7 @@ func (s *stream) read(r io.Reader) {
 		}
 		c := chunkPool.Get().(*chunk)
 		var err error
-		c.n, err = fill(r, c.buf[:])
+		c.n, err = archive.Fill(r, c.buf[:])
 		if c.n > 0 {
 			c.left.Store(2)
 			for _, to := range []chan *chunk{s.hashed, s.chunks} {
@@ -89,20 +90,6 @@ func (s *stream) read(r io.Reader) {
 			return
 		}
 	}
-}
-
-// fill reads until b is full or the input ends. (io.ReadFull would not tell an input
-// that ends from one that breaks off.)
-func fill(r io.Reader, b []byte) (n int, err error) {
-	for n < len(b) && err == nil {
-		var k int
-		k, err = r.Read(b[n:])
-		n += k
-	}
-	if n == len(b) {
-		err = nil // if it ended here, the next read says so
-	}
-	return n, err
 }
 
 func (s *stream) hash() {

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/archive"
 	"berth/fail"
 )
 
@@ -30,7 +31,7 @@ type dir struct {
 	children map[string]*dir
 	length   int // of its path
 
-	attributes
+	archive.Attributes
 	implicit bool // no entry named it
 	opaque   bool // it hides what lower layers have there
 
@@ -50,7 +51,7 @@ type tree struct {
 
 func newTree(rootfd int) *tree {
 	root := &dir{fd: rootfd, implicit: true}
-	root.mode = 0o755
+	root.Mode = 0o755
 	return &tree{root: root, count: 1}
 }
 
@@ -58,7 +59,7 @@ func newTree(rootfd int) *tree {
 func (t *tree) add(parent *dir, name string) *dir {
 	name = strings.Clone(name) // not a piece of a whole header
 	d := &dir{parent: parent, name: name, length: parent.length + 1 + len(name), implicit: true, fd: -1}
-	d.mode = 0o755
+	d.Mode = 0o755
 	if parent.children == nil {
 		parent.children = map[string]*dir{}
 	}
@@ -79,12 +80,12 @@ func (t *tree) room(parent *dir, name string) error {
 }
 
 // describe gives d the attributes of its entry.
-func (t *tree) describe(d *dir, a attributes) error {
-	t.xattrs += a.xattrBytes() - d.xattrBytes()
+func (t *tree) describe(d *dir, a archive.Attributes) error {
+	t.xattrs += xattrBytes(&a) - xattrBytes(&d.Attributes)
 	if t.xattrs > maxDirXattrs {
 		return fail.New(fail.Invalid, "directories have more than %d MiB of extended attributes", maxDirXattrs>>20)
 	}
-	d.attributes, d.implicit = a, false
+	d.Attributes, d.implicit = a, false
 	return nil
 }
 
@@ -143,7 +144,7 @@ func (t *tree) forget(d *dir) {
 	var mark func(*dir)
 	mark = func(d *dir) {
 		gone[d] = true
-		t.xattrs -= d.xattrBytes()
+		t.xattrs -= xattrBytes(&d.Attributes)
 		for _, c := range d.children {
 			mark(c)
 		}

@@ -2,16 +2,15 @@ package layer
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"berth/archive"
 	"berth/fail"
 )
 
@@ -23,14 +22,6 @@ const (
 	whiteoutOpaque = ".wh..wh..opq"
 )
 
-const copySize = 1 << 20
-
-// maxSparse bounds the time that a few bytes of a hostile tar can cost. A lastlog file
-// for the highest user ID (1.2 TB) is the largest that honest images have.
-const maxSparse = 2 << 40
-
-var copyPool = sync.Pool{New: func() any { return new([copySize]byte) }}
-
 // unpacker makes the files of one layer. Entries are taken in order; a later entry
 // replaces an earlier one of the same name, and a whiteout says something about lower
 // layers only, so it deletes nothing here.
@@ -38,7 +29,7 @@ type unpacker struct {
 	*tree
 	ctx    context.Context
 	makers *makers
-	born   creation
+	born   archive.Creation
 	marks  marks
 	size   int64 // of all regular files
 
@@ -88,7 +79,7 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 }
 
 // put makes the file that is no whiteout.
-func (u *unpacker) put(p place, h *tar.Header, a attributes, body io.Reader) error {
+func (u *unpacker) put(p place, h *tar.Header, a archive.Attributes, body io.Reader) error {
 	if h.Typeflag == tar.TypeDir {
 		d, err := u.makeDir(p)
 		if err != nil {
@@ -99,7 +90,7 @@ func (u *unpacker) put(p place, h *tar.Header, a attributes, body io.Reader) err
 	if h.Typeflag == tar.TypeLink {
 		return u.link(p, h.Linkname)
 	}
-	f := file{place: p, attributes: a, label: strings.Clone(h.Name)}
+	f := file{place: p, Attributes: a, label: strings.Clone(h.Name)}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		f.kind = unix.S_IFREG
@@ -168,137 +159,14 @@ func (u *unpacker) largeFile(f file, h *tar.Header, body io.Reader) error {
 	if err := u.makers.settle(f.place); err != nil {
 		return err
 	}
-	fd, final, err := createFile(f.place, &f.attributes, u.born)
+	fd, final, err := createFile(f.place, &f.Attributes, u.born)
 	if err != nil {
 		return err
 	}
-	if sparse(h) {
-		err = copySparse(u.ctx, fd, body, h.Size)
-	} else {
-		err = copyPlain(fd, body)
-	}
-	if err == nil {
-		err = f.setFile(fd, u.born, final)
+	if err = archive.WriteContent(u.ctx, fd, h, body); err == nil {
+		err = f.SetFile(fd, u.born, final)
 	}
 	return errors.Join(err, unix.Close(fd))
-}
-
-func sparse(h *tar.Header) bool {
-	if h.Typeflag == tar.TypeGNUSparse {
-		return true
-	}
-	for k := range h.PAXRecords {
-		if strings.HasPrefix(k, "GNU.sparse.") {
-			return true
-		}
-	}
-	return false
-}
-
-// holeSize is how many zeros become a hole in a file that its tar does not call sparse.
-const holeSize = 64 << 10
-
-// copyPlain writes body to fd. Long runs of zeros become holes: a tar that was written of
-// a sparse file without saying so, as most are, does not fill the disk.
-func copyPlain(fd int, body io.Reader) error {
-	b := copyPool.Get().(*[copySize]byte)
-	defer copyPool.Put(b)
-	for at, end := int64(0), int64(0); ; { // end is that of the file so far
-		n, err := fill(body, b[:])
-		for part := b[:n]; len(part) > 0; {
-			data := dataBefore(part)
-			if len(data) > 0 {
-				if e := pwriteAll(fd, data, at); e != nil {
-					return e
-				}
-				end = at + int64(len(data))
-			}
-			hole := zerosBefore(part[len(data):])
-			part, at = part[len(data)+hole:], at+int64(len(data)+hole)
-		}
-		if err == io.EOF {
-			if at > end {
-				if e := unix.Ftruncate(fd, at); e != nil {
-					return fmt.Errorf("write: %w", e)
-				}
-			}
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// dataBefore is what of b comes before its first whole block of zeros.
-func dataBefore(b []byte) []byte {
-	for i := 0; i+holeSize <= len(b); i += holeSize {
-		if bytes.Equal(b[i:i+holeSize], zeros[:]) {
-			return b[:i]
-		}
-	}
-	return b
-}
-
-// zerosBefore is how many bytes of b are whole blocks of zeros.
-func zerosBefore(b []byte) (n int) {
-	for n+holeSize <= len(b) && bytes.Equal(b[n:n+holeSize], zeros[:]) {
-		n += holeSize
-	}
-	return n
-}
-
-var zeros [holeSize]byte
-
-// sparseBlock is what a file takes space by on most file systems.
-const sparseBlock = 4096
-
-// copySparse leaves out the blocks of zeros. It looks at ctx itself: in a hole, which
-// can be far larger than the tar, nothing is read from the input.
-func copySparse(ctx context.Context, fd int, body io.Reader, size int64) error {
-	if size > maxSparse {
-		return fail.New(fail.Invalid, "sparse file of %d bytes is too large", size)
-	}
-	if err := unix.Ftruncate(fd, size); err != nil {
-		return fmt.Errorf("write: %w", err)
-	}
-	b := copyPool.Get().(*[copySize]byte)
-	defer copyPool.Put(b)
-	for at := int64(0); ; {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		n, err := fill(body, b[:])
-		for i := 0; i < n; i += sparseBlock {
-			block := b[i:min(i+sparseBlock, n)]
-			if !bytes.Equal(block, zeros[:len(block)]) {
-				if e := pwriteAll(fd, block, at+int64(i)); e != nil {
-					return e
-				}
-			}
-		}
-		at += int64(n)
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func pwriteAll(fd int, b []byte, at int64) error {
-	for len(b) > 0 {
-		n, err := unix.Pwrite(fd, b, at)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("write: %w", err)
-		}
-		b, at = b[n:], at+int64(n)
-	}
-	return nil
 }
 
 // link makes a hard link to a file of this layer. A symlink in the end of target is
@@ -493,7 +361,7 @@ func (u *unpacker) makeDir(p place) (*dir, error) {
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
 	d := u.add(p.in, p.name)
-	d.uid, d.gid = u.born.uid, u.born.gid
+	d.UID, d.GID = u.born.UID, u.born.GID
 	if replaced || hidden {
 		return d, u.hideLower(d)
 	}
@@ -539,7 +407,7 @@ func (u *unpacker) finish() (implicit []string, undated map[string]bool, err err
 
 func (u *unpacker) setDir(d *dir, fd int) error {
 	if d.implicit { // its times are those of its making
-		return unix.Fchmod(fd, d.mode)
+		return unix.Fchmod(fd, d.Mode)
 	}
-	return d.setFile(fd, u.born, false)
+	return d.SetFile(fd, u.born, false)
 }

@@ -1,4 +1,4 @@
-package layer
+package archive
 
 import (
 	"errors"
@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-type xattr struct{ name, value string }
+// Xattr is an extended attribute, xattr(7).
+type Xattr struct{ Name, Value string }
 
 // ignorable reports whether a file may live without the attribute that could not be
 // set: where the file system, the file's type or a missing privilege forbids it, as
@@ -22,15 +23,15 @@ func ignorable(name string, err error) bool {
 	return false
 }
 
-// readXattrs lists the attributes of the file that proc, a path /proc/self/fd/N, names.
-// The driver's own marks come apart from the others.
-func readXattrs(m marks, proc string) (attrs, own []xattr, err error) {
+// ReadXattrs lists the attributes of a file that is open, also by O_PATH.
+func ReadXattrs(fd int) (attrs []Xattr, err error) {
+	proc := ProcPath(fd)
 	list, err := growing(func(b []byte) (int, error) { return unix.Listxattr(proc, b) })
 	if errors.Is(err, unix.ENOTSUP) || len(list) == 0 {
-		return nil, nil, nil
+		return nil, nil
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
 		value, err := growing(func(b []byte) (int, error) { return unix.Getxattr(proc, name, b) })
@@ -38,15 +39,11 @@ func readXattrs(m marks, proc string) (attrs, own []xattr, err error) {
 			continue // gone meanwhile, or a name the file system lists but does not give
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		if m.own(name) {
-			own = append(own, xattr{name, string(value)})
-		} else {
-			attrs = append(attrs, xattr{name, string(value)})
-		}
+		attrs = append(attrs, Xattr{name, string(value)})
 	}
-	return attrs, own, nil
+	return attrs, nil
 }
 
 // growing calls read with larger buffers until the answer fits.
@@ -61,4 +58,15 @@ func growing(read func([]byte) (int, error)) ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+// portable reports whether an attribute means the same on another machine. Labels of
+// SELinux, IMA and EVM do not.
+func portable(name string) bool {
+	for _, p := range []string{"user.", "trusted.", "system.posix_acl_"} {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return name == "security.capability"
 }
