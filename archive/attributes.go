@@ -25,6 +25,8 @@ type Attributes struct {
 	UID, GID uint32
 	Times    [2]unix.Timespec // access, modification
 	Xattrs   []Xattr
+	// Unprivileged leaves out the owner, and attributes that may not be set.
+	Unprivileged bool
 }
 
 // Creation is how files come into being: what needs no further system call to be right.
@@ -80,7 +82,7 @@ func (a *Attributes) OpenMode(c Creation) (mode uint32, final bool) {
 // because chown(2) clears setuid and setgid, and the attributes after both, because it
 // clears capabilities too; the time is last.
 func (a *Attributes) SetFile(fd int, c Creation, modeIsFinal bool) error {
-	if a.UID != c.UID || a.GID != c.GID {
+	if (a.UID != c.UID || a.GID != c.GID) && !a.Unprivileged {
 		if err := unix.Fchown(fd, int(a.UID), int(a.GID)); err != nil {
 			return fmt.Errorf("set owner %d:%d: %w", a.UID, a.GID, err)
 		}
@@ -91,7 +93,7 @@ func (a *Attributes) SetFile(fd int, c Creation, modeIsFinal bool) error {
 		}
 	}
 	for _, x := range a.Xattrs {
-		if err := unix.Fsetxattr(fd, x.Name, []byte(x.Value), 0); err != nil && !ignorable(x.Name, err) {
+		if err := unix.Fsetxattr(fd, x.Name, []byte(x.Value), 0); err != nil && !a.ignores(x.Name, err) {
 			return fmt.Errorf("set attribute %s: %w", x.Name, err)
 		}
 	}
@@ -129,15 +131,17 @@ func (a *Attributes) SetNode(dirfd int, name string, c Creation, symlink bool) e
 // setOpened is SetNode by a descriptor of the file itself (O_PATH), whatever its name stands
 // for by now. Linux cannot give a symlink attributes that way, which hardly any has.
 func (a *Attributes) setOpened(fd int, symlink bool) error {
-	if err := unix.Fchownat(fd, "", int(a.UID), int(a.GID), unix.AT_EMPTY_PATH); err != nil {
-		return fmt.Errorf("set owner %d:%d: %w", a.UID, a.GID, err)
+	if !a.Unprivileged {
+		if err := unix.Fchownat(fd, "", int(a.UID), int(a.GID), unix.AT_EMPTY_PATH); err != nil {
+			return fmt.Errorf("set owner %d:%d: %w", a.UID, a.GID, err)
+		}
 	}
 	if !symlink {
 		if err := unix.Chmod(ProcPath(fd), a.Mode); err != nil {
 			return fmt.Errorf("set mode: %w", err)
 		}
 		for _, x := range a.Xattrs {
-			if err := unix.Setxattr(ProcPath(fd), x.Name, []byte(x.Value), 0); err != nil && !ignorable(x.Name, err) {
+			if err := unix.Setxattr(ProcPath(fd), x.Name, []byte(x.Value), 0); err != nil && !a.ignores(x.Name, err) {
 				return fmt.Errorf("set attribute %s: %w", x.Name, err)
 			}
 		}
@@ -153,6 +157,10 @@ func (a *Attributes) setOpened(fd int, symlink bool) error {
 		return fmt.Errorf("set times: %w", err)
 	}
 	return nil
+}
+
+func (a *Attributes) ignores(attribute string, err error) bool {
+	return ignorable(attribute, err) || a.Unprivileged && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP))
 }
 
 // setTimes is futimens(3): utimensat(2) on the descriptor itself, by a null path.

@@ -24,6 +24,11 @@ func Open(root *os.File, p string) (f *os.File, name string, err error) {
 	return f, name, err
 }
 
+// OpenDir opens a directory of root, through all symbolic links.
+func OpenDir(root *os.File, p string) (*os.File, error) {
+	return kernel.OpenIn(root, p, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+}
+
 // Resolvable makes a path as Docker's API takes it absolute and clean, with a slash at its end if
 // a directory is asked for, and tells how its file is called. As with Docker "DIR/.." is taken from the
 // text, whatever DIR is.

@@ -24,9 +24,12 @@ type UnpackOptions struct {
 	KeepKinds bool
 	// Owner is who all files are given to; nil: to whom the tar says.
 	Owner *Owner
-	// Confined has directories that are symbolic links to elsewhere replaced, not followed:
-	// nothing is made outside of dir, whatever root is.
+	// Confined refuses a way through symbolic links: nothing is made outside of dir.
 	Confined bool
+	// As is what the top of the tar is called instead of Top ("", "." or "/": all is its content).
+	Top, As string
+	// Unprivileged leaves out what only root may set: owners, and attributes.
+	Unprivileged bool
 }
 
 // Owner is a user and a group.
@@ -142,6 +145,8 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 	if o := u.options.Owner; o != nil {
 		a.UID, a.GID = o.UID, o.GID
 	}
+	a.Unprivileged = u.options.Unprivileged
+	name = u.rename(name)
 	if name == "" {
 		if h.Typeflag != tar.TypeDir {
 			return fail.New(fail.Invalid, "it would replace the directory that is unpacked into")
@@ -158,6 +163,22 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		return err
 	}
 	return u.put(h, name, int(in.Fd()), base, &a, body)
+}
+
+// rename gives what is below the top its other name.
+func (u *unpacker) rename(name string) string {
+	as, _ := clean(u.options.As)
+	top, _ := clean(u.options.Top)
+	if as == "" {
+		return name
+	}
+	if top == "" {
+		return strings.TrimSuffix(as+"/"+name, "/")
+	}
+	if rest, below := strings.CutPrefix(name, top); below && (rest == "" || rest[0] == '/') {
+		return as + rest
+	}
+	return name
 }
 
 // parent opens a directory of the tree, and makes what is missing of the way.
@@ -342,6 +363,7 @@ func (u *unpacker) regular(h *tar.Header, in int, base string, a *Attributes, bo
 // link makes a hard link to a file of the directory that is unpacked into.
 func (u *unpacker) link(target, name string, in int, base string) error {
 	to, err := clean(target)
+	to = u.rename(to)
 	if err != nil || to == "" {
 		return fail.New(fail.Invalid, "invalid hardlink %q -> %q", path.Join(u.dir, name), target)
 	}

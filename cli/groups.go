@@ -12,8 +12,11 @@ func newContainerGroup(a *app) *cobra.Command {
 	return newGroup(a, "container", "Manage containers", []entry{
 		{name: "attach", build: newAttach},
 		{name: "commit", build: newCommit},
+		{name: "cp", build: newCp},
 		{name: "create", build: newCreate},
+		{name: "diff", build: newDiff},
 		{name: "exec", build: newExec},
+		{name: "export", build: newExport},
 		{name: "inspect", build: newContainerInspect},
 		{name: "kill", build: newKill},
 		{name: "logs", build: newLogs},

@@ -52,8 +52,11 @@ func topLevel() []entry {
 
 		{"attach", nil, groupCommands, newAttach},
 		{"commit", nil, groupCommands, newCommit},
+		{"cp", nil, groupCommands, newCp},
 		{"create", nil, groupCommands, newCreate},
+		{"diff", nil, groupCommands, newDiff},
 		{"events", nil, groupCommands, newEvents},
+		{"export", nil, groupCommands, newExport},
 		{"history", nil, groupCommands, newHistory},
 		{"import", nil, groupCommands, newImport},
 		{"inspect", nil, groupCommands, newInspect},
@@ -175,7 +178,7 @@ func newRoot(a *app, args []string) *cobra.Command {
 
 // laterCommands are Docker's whose part of the engine does not exist yet. Nobody shall take
 // them for mistyped.
-const laterCommands = " builder cp diff export "
+const laterCommands = " builder "
 
 func unknownCommand(parent, name string) error {
 	if strings.Contains(laterCommands, " "+name+" ") && (parent == "berth" || parent == "berth container") {

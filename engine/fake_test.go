@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -59,9 +60,13 @@ func (f *fakeImages) Commit(ctx context.Context, _ oci.Digest, _ string, o image
 	release()
 	return f.img.ID, nil
 }
-func (f *fakeImages) Use(_ context.Context, _ oci.Digest, fn func() error) error { return fn() }
-func (f *fakeImages) Release(oci.Digest) error                                   { return nil }
-func (f *fakeImages) GraphDriver() string                                        { return "overlay" }
+func (f *fakeImages) Changes(context.Context, oci.Digest, string, []string) ([]images.Change, error) {
+	return nil, nil
+}
+func (f *fakeImages) Export(context.Context, oci.Digest, string, io.Writer) error { return nil }
+func (f *fakeImages) Use(_ context.Context, _ oci.Digest, fn func() error) error  { return fn() }
+func (f *fakeImages) Release(oci.Digest) error                                    { return nil }
+func (f *fakeImages) GraphDriver() string                                         { return "overlay" }
 
 // fakeShims is a world of supervisors that outlives engines, as the real ones do.
 type fakeShims struct {
@@ -306,7 +311,8 @@ func bind(want []supervisor.Port) []supervisor.Port {
 	return out
 }
 
-func (c *fakeConn) Destroy(context.Context) error { c.vanish(); return nil }
+func (c *fakeConn) Root(context.Context) (*os.File, error) { return os.Open("/") }
+func (c *fakeConn) Destroy(context.Context) error          { c.vanish(); return nil }
 
 // fixture is an engine over fakes that can be opened again.
 type fixture struct {

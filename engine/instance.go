@@ -33,6 +33,8 @@ type instance struct {
 
 	measured atomic.Pointer[CPUReading] // the latest one that somebody asked for
 
+	lent lending // files of a run, see files.go
+
 	mu        sync.Mutex              // guards all below
 	run       *run                    // the life under way, nil if there is none
 	last      *run                    // the latest life; its shim may still be clearing up

@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"io"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +28,7 @@ type shim interface {
 	Update(ctx context.Context, r *oci.LinuxResources) error
 	Ports() []supervisor.Port
 	SetNetwork(ctx context.Context, n supervisor.Network) ([]supervisor.Port, error)
+	Root(ctx context.Context) (*os.File, error)
 	Destroy(ctx context.Context) error
 	Close() error
 }
@@ -60,6 +63,8 @@ type imageStore interface {
 	GetFor(name string, platform *oci.Platform) (images.Image, error)
 	Rootfs(ctx context.Context, id oci.Digest, dir string) (oci.Rootfs, error)
 	WritableSize(ctx context.Context, id oci.Digest, dir string) (int64, error)
+	Changes(ctx context.Context, id oci.Digest, dir string, targets []string) ([]images.Change, error)
+	Export(ctx context.Context, id oci.Digest, dir string, w io.Writer) error
 	Commit(ctx context.Context, id oci.Digest, dir string, o images.CommitOptions) (oci.Digest, error)
 	Use(ctx context.Context, id oci.Digest, fn func() error) error
 	Release(id oci.Digest) error

@@ -366,6 +366,7 @@ func (l *lifecycle) previousRunGone(i *instance) error {
 	case <-l.ctx.Done():
 		return errClosed
 	}
+	i.lent.takeBack()
 	return l.previousRunLeft(i)
 }
 

@@ -70,6 +70,13 @@ func decompress(r io.Reader) (io.ReadCloser, compression, error) {
 	return u, kind, nil
 }
 
+// Decompress unpacks r, plain or gzip, bzip2, xz or zstd. What cannot be unpacked is class
+// Invalid. The result must be closed, which does not close r.
+func Decompress(r io.Reader) (io.ReadCloser, error) {
+	u, _, err := decompress(r)
+	return u, err
+}
+
 // compressionOf tells it from a stream's first six bytes.
 func compressionOf(head []byte) compression {
 	for _, m := range magics {

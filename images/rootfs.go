@@ -40,13 +40,13 @@ func (s *Store) Rootfs(ctx context.Context, id oci.Digest, dir string) (oci.Root
 
 // Changes lists what the writable layer changes of the image, sorted by path. The
 // directories that lead to a change count as modified. Without a writable layer the
-// error is NotFound.
-func (s *Store) Changes(ctx context.Context, id oci.Digest, dir string) ([]Change, error) {
+// error is NotFound. What mounting on targets (absolute paths) leaves is no change.
+func (s *Store) Changes(ctx context.Context, id oci.Digest, dir string, targets []string) ([]Change, error) {
 	chains, err := s.stackOf(id)
 	if err != nil {
 		return nil, err
 	}
-	return s.layers.Changes(ctx, chains, dir)
+	return s.layers.Changes(ctx, chains, dir, targets)
 }
 
 // Diff writes what the writable layer changes as a layer's tar: uncompressed, the same

@@ -75,6 +75,14 @@ func (f *fakeEngine) Update(_ context.Context, _ string, r engine.UpdateRequest)
 	f.updated = r
 	return nil, f.err
 }
+func (f *fakeEngine) Files(context.Context, string) (*engine.Files, error) {
+	return nil, fail.New(fail.NotFound, "No such container")
+}
+func (f *fakeEngine) Changes(context.Context, string) ([]images.Change, error) { return nil, nil }
+func (f *fakeEngine) Export(_ context.Context, _ string, begin func() io.Writer) error {
+	begin()
+	return nil
+}
 func (f *fakeEngine) Commit(_ context.Context, _ string, r engine.CommitRequest) (oci.Digest, error) {
 	f.committed = r
 	return oci.Digest("sha256:" + strings.Repeat("a", 64)), f.err

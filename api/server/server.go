@@ -46,6 +46,9 @@ type Containers interface {
 	Unpause(ctx context.Context, ref string) error
 	Update(ctx context.Context, ref string, r engine.UpdateRequest) (warnings []string, err error)
 	Commit(ctx context.Context, ref string, r engine.CommitRequest) (image oci.Digest, err error)
+	Files(ctx context.Context, ref string) (*engine.Files, error)
+	Changes(ctx context.Context, ref string) ([]images.Change, error)
+	Export(ctx context.Context, ref string, begin func() io.Writer) error
 	Get(ref string) (engine.Container, error)
 	List() []engine.Container
 	Size(ctx context.Context, ref string) (rw, rootfs int64, err error)

@@ -29,8 +29,8 @@ type Change struct {
 
 // Changes lists what the writable layer in dir changes of the stack chains (lowest
 // first, as given to Rootfs), sorted by path. The directories that lead to a change
-// count as modified.
-func (s *Store) Changes(ctx context.Context, chains []oci.Digest, dir string) ([]Change, error) {
+// count as modified. What mounting on targets leaves is left out, as by DiffWithout.
+func (s *Store) Changes(ctx context.Context, chains []oci.Digest, dir string, targets []string) ([]Change, error) {
 	topFirst := slices.Clone(chains)
 	slices.Reverse(topFirst)
 	lowers, err := s.lowers(topFirst)
@@ -45,7 +45,7 @@ func (s *Store) Changes(ctx context.Context, chains []oci.Digest, dir string) ([
 			return nil
 		}
 	}
-	err = s.walkWritable(ctx, chains, dir, tell)
+	err = s.walkWritable(ctx, chains, dir, newTargets(s, lowers, targets, tell).file)
 	if err != nil {
 		return nil, fmt.Errorf("changes: %w", err)
 	}

@@ -107,7 +107,7 @@ func TestDiffTellsWhatAContainerChanged(t *testing.T) {
 		t.Fatalf("the committed image differs from the container: %s", d)
 	}
 
-	changes, err := s.Changes(t.Context(), c.chains, c.dir)
+	changes, err := s.Changes(t.Context(), c.chains, c.dir, nil)
 	must(t, err)
 	var got []string
 	for _, ch := range changes {

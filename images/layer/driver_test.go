@@ -105,7 +105,7 @@ func TestEveryDriverTellsWhatAContainerChanged(t *testing.T) {
 			os.WriteFile(c.path("a"), []byte("x"), 0o600), os.Link(c.path("a"), c.path("z")), os.Chmod(c.path("second"), 0o4755),
 			unix.Mkfifo(c.path("fifo"), 0o600), unix.Mknod(c.path("null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))),
 		)
-		changes, err := s.Changes(t.Context(), c.chains, c.dir)
+		changes, err := s.Changes(t.Context(), c.chains, c.dir, nil)
 		must(t, err)
 		var got []string
 		for _, ch := range changes {
@@ -138,7 +138,7 @@ func TestEveryDriverTellsWhatAContainerChanged(t *testing.T) {
 		if d := cmp.Diff(seen, listing(t, s, run(t, s, flat).root)); d != "" {
 			t.Fatalf("the export differs from the container: %s", d)
 		}
-		if changes, err := s.Changes(t.Context(), []oci.Digest{flat}, run(t, s, flat).dir); err != nil || len(changes) != 0 {
+		if changes, err := s.Changes(t.Context(), []oci.Digest{flat}, run(t, s, flat).dir, nil); err != nil || len(changes) != 0 {
 			t.Fatal("a fresh container has changes:", changes, err)
 		}
 		for _, missing := range []error{
