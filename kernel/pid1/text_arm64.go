@@ -1,0 +1,3 @@
+package pid1
+
+const machine = 183 // EM_AARCH64
