@@ -42,6 +42,8 @@ func (d *daemon) reload() {
 		{"log-format", d.set.LogFormat, next.LogFormat},
 		{"default-ulimits", d.set.DefaultUlimits, next.DefaultUlimits},
 		{"default-shm-size", d.set.DefaultShmSize, next.DefaultShmSize},
+		{"init", d.set.Init, next.Init},
+		{"init-path", d.set.InitPath, next.InitPath},
 		{"idle-timeout", d.set.IdleTimeout, next.IdleTimeout},
 		{"tls", []any{d.set.TLS, d.set.TLSVerify, d.set.TLSCA, d.set.TLSCert, d.set.TLSKey}, []any{next.TLS, next.TLSVerify, next.TLSCA, next.TLSCert, next.TLSKey}},
 	} {

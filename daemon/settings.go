@@ -53,6 +53,8 @@ type Settings struct {
 	Labels         []string
 	Runtimes       map[string]engine.Runtime // external ones, by name
 	DefaultRuntime string
+	Init           bool   // an init for containers that do not say whether they want one
+	InitPath       string // the program, if not our own
 
 	NetworkSettings
 	networks     network.Config // from NetworkSettings
@@ -112,7 +114,7 @@ var dockerKeys = []string{
 	"allow-direct-routing", "api-cors-header", "authorization-plugins", "bridge-accept-fwmark",
 	"builder", "containerd", "containerd-namespace", "containerd-plugins-namespace", "cpu-rt-period", "cpu-rt-runtime", "data-path-port",
 	"default-cgroupns-mode", "default-ipc-mode", "exec-opts",
-	"experimental", "features", "init", "init-path",
+	"experimental", "features",
 	"ip-forward-no-drop", "live-restore",
 	"metrics-addr", "min-api-version", "network-control-plane-mtu", "no-new-privileges", "node-generic-resources", "oom-score-adjust", "raw-logs",
 	"registries", "seccomp-profile", "selinux-enabled", "storage-opts", "swarm-default-advertise-addr", "userland-proxy-path",
@@ -183,6 +185,8 @@ func newSettings() *Settings {
 	f.StringArrayVar(&s.Labels, "label", nil, "Label of the engine, key=value")
 	f.Var(runtimeValue{s.Runtimes}, "add-runtime", "Register an OCI runtime with runc's command line, name=path")
 	f.StringVar(&s.DefaultRuntime, "default-runtime", engine.OwnRuntime, "OCI runtime of containers that name none: berth, crun, runc or runsc if installed, or a registered one")
+	f.BoolVar(&s.Init, "init", false, "Run an init in containers that do not say whether they want one")
+	f.StringVar(&s.InitPath, "init-path", "", "Init of containers; it is given \"--\" and the command (default: Berth's own)")
 	s.NetworkSettings.register(f)
 	f.BoolVar(&s.TLS, "tls", false, "Use TLS; implied by --tlsverify")
 	f.BoolVar(&s.TLSVerify, "tlsverify", false, "Use TLS and verify the client")

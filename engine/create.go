@@ -113,6 +113,9 @@ func (k *creator) assemble(id string, r CreateRequest, img images.Image) (Contai
 		return Container{}, nil, err
 	}
 	warnings = append(warnings, warn...)
+	if host.Init != nil && *host.Init && !host.PidMode.IsPrivate() {
+		warnings = append(warnings, "--init is ignored: the container shares its processes' namespace with others, where somebody else reaps them")
+	}
 	if cfg.Hostname == "" {
 		cfg.Hostname = id[:12]
 	}

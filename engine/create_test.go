@@ -14,7 +14,7 @@ import (
 func TestCreateRefusesWhatItCannotHonour(t *testing.T) {
 	f := newFixture(t)
 	donor := f.create("donor", nil)
-	yes, big := true, int64(200)
+	big := int64(200)
 	for _, c := range []struct {
 		name   string
 		change func(*CreateRequest)
@@ -38,7 +38,6 @@ func TestCreateRefusesWhatItCannotHonour(t *testing.T) {
 		{"a CDI device without a class", func(r *CreateRequest) {
 			r.HostConfig.DeviceRequests = []container.DeviceRequest{{Driver: "cdi", DeviceIDs: []string{"a=b"}}}
 		}, fail.Invalid, "a=b"},
-		{"init", func(r *CreateRequest) { r.HostConfig.Init = &yes }, fail.NotImplemented, "--init"},
 		{"health check of no known type", func(r *CreateRequest) {
 			r.Config.Healthcheck = &container.HealthConfig{Test: []string{"SHELL", "x"}}
 		}, fail.Invalid, `unknown type "SHELL" of a health check`},

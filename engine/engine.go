@@ -69,6 +69,10 @@ type Options struct {
 	LogOpts   map[string]string
 	// DefaultUlimits are given to containers that do not set the same ones.
 	DefaultUlimits map[string]*container.Ulimit
+	// Init gives containers an init that do not say whether they want one. InitPath is a program
+	// to use instead of Berth's own.
+	Init     bool
+	InitPath string
 	// Runtimes are the external ones that containers may name.
 	Runtimes Runtimes
 	// CDISpecDirs hold the specifications of devices that containers may name, the last one
@@ -144,7 +148,7 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 	work.Go(rec.run)
 	idx := newIndex()
 	ann := announcer{o.Events}
-	spec := &specMaker{host: host, cgroupParent: o.CgroupParent, ulimits: o.DefaultUlimits, named: named}
+	spec := &specMaker{host: host, cgroupParent: o.CgroupParent, ulimits: o.DefaultUlimits, named: named, init: newInitProgram(dirs, o.InitPath, o.Init)}
 	boxes := &sandboxes{idx: idx, cgroupParent: o.CgroupParent}
 	execs := newExecs(idx, ann, spec)
 	runtimes := newRuntimes(o.Runtimes)

@@ -19,7 +19,6 @@ func refuseUnbuilt(cfg *container.Config, h *container.HostConfig) error {
 		asked bool
 		what  string
 	}{
-		{h.Init != nil && *h.Init, "--init is not built yet"},
 		{len(h.StorageOpt) > 0, "--storage-opt is not built yet"},
 	} {
 		if r.asked {

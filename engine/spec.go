@@ -23,6 +23,7 @@ type specMaker struct {
 	ulimits      map[string]*container.Ulimit
 	profiles     defaultProfiles
 	named        *namedDevices
+	init         *initProgram
 }
 
 // surroundings is what a start finds out and the request does not say.
@@ -127,6 +128,9 @@ func (m *specMaker) process(c Container) (*oci.Process, error) {
 		NoNewPrivileges: sec.noNewPrivs,
 		OOMScoreAdj:     &oom,
 	}
+	if m.init.wanted(h) {
+		p.Args = m.init.before(p.Args)
+	}
 	p.User.Umask = h.Umask
 	if sec.apparmor != "unconfined" {
 		p.ApparmorProfile = sec.apparmor
@@ -222,7 +226,15 @@ func (m *specMaker) mounts(c Container, s surroundings) ([]oci.Mount, string, er
 		}
 		out = append(out, d)
 	}
-	return append(out, asked...), propagation, nil
+	out = append(out, asked...)
+	if m.init.wanted(h) && !taken[initInside] { // on top of all: it may lie in a volume
+		init, err := m.init.mount()
+		if err != nil {
+			return nil, "", err
+		}
+		out = append(out, init)
+	}
+	return out, propagation, nil
 }
 
 // systemMounts are the file systems every container has.

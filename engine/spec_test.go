@@ -44,7 +44,7 @@ var allLimits = cgroup.Support{Version: 1, Memory: true, Swap: true, MemorySwapp
 	CPURealtime: true, CPUSet: true, PIDs: true, BlockIO: true, BlockIOWeight: true, DeviceWeight: true, Hugetlb: true, Devices: true, Freezer: true}
 
 func testMaker() *specMaker {
-	return &specMaker{cgroupParent: "/berth", host: &machine{cpus: 2, limits: allLimits, caps: append(slices.Clone(defaultCaps), "CAP_SYS_ADMIN", "CAP_NET_ADMIN"), rro: true}}
+	return &specMaker{cgroupParent: "/berth", host: &machine{cpus: 2, limits: allLimits, caps: append(slices.Clone(defaultCaps), "CAP_SYS_ADMIN", "CAP_NET_ADMIN"), rro: true}, init: newInitProgram(layout{}, "", false)}
 }
 
 func TestSpecificationGoldens(t *testing.T) {

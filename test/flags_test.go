@@ -62,7 +62,7 @@ var runFlags = []struct {
 	{"--health-start-period 1s", `"Healthcheck":{"StartPeriod":1000000000}`, ``},
 	{"--health-timeout 1s", `"Healthcheck":{"Timeout":1000000000}`, ``},
 	{"--hostname h", `"Hostname":"h"`, ``},
-	{"--init", ``, `--init is not built yet`},
+	{"--init", `"Init":true`, ``},
 	{"--interactive", `"OpenStdin":true`, ``},
 	{"--io-maxbandwidth 1m", ``, `Windows only`},
 	{"--io-maxiops 1", ``, `Windows only`},

@@ -129,6 +129,9 @@ func (s *Server) info() (system.Info, error) {
 		LiveRestoreEnabled: true, // containers never depend on the engine
 		SecurityOptions:    securityOptions(lim.version),
 	}
+	if info.InitBinary = f.InitPath; info.InitBinary == "" {
+		info.InitBinary = "docker-init"
+	}
 	info.CDISpecDirs, info.DiscoveredDevices = cdiDevices(f)
 	known := f.Runtimes()
 	info.DefaultRuntime = known.Default

@@ -113,6 +113,7 @@ type Facts struct {
 	Runtimes           func() engine.Runtimes
 	// CDIDevices tells of directories with specifications of devices, and of the devices.
 	CDIDevices     func() (dirs, names []string)
+	InitPath       string   // of containers' init; empty: our own
 	Warnings       []string // of info, about how the engine is configured
 	DefaultShmSize int64    // bytes, for containers that ask for none; 0: the engine's own default
 }
