@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	berthevents "berth/events"
+	"berth/fail"
 )
 
 // eventMessage adds to moby's newest type the fields that versions before 1.52 answer.
@@ -40,6 +41,8 @@ func streamEvents(w *writer, r *request) error {
 	}
 	if r.has("until") && r.query("until") == "0" {
 		until = time.Unix(0, 0)
+	} else if !until.IsZero() && until.Before(sinceTime) {
+		return fail.New(fail.Invalid, "`since` time (%s) cannot be after `until` time (%s)", r.query("since"), r.query("until"))
 	}
 	ctx, cancel := r.stream()
 	defer cancel()
