@@ -50,8 +50,8 @@ func (a *app) events(ctx context.Context, format string, o mobyclient.EventsList
 	if err := present(ctx, engine); err != nil {
 		return err
 	}
-	// An engine that ends and comes back has forgotten what was before: only the news of the new
-	// one follow.
+	// An engine that ends and comes back knows what was before: the stream goes on behind the
+	// last event that was seen.
 	return persist(ctx, nil, func(ctx context.Context) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()

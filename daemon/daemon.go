@@ -56,6 +56,7 @@ type daemon struct {
 	ready       *readiness
 	live        atomic.Pointer[Settings] // after reloads
 	setRuntimes func(engine.Runtimes)
+	tellReload  func(*Settings)
 	cleanup     []func() // in order of starting; run backwards
 
 	registry *registry.Client
@@ -152,7 +153,12 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 
-	bus := events.NewBus()
+	bus, err := events.Open(set.DataRoot, d.log)
+	if err != nil {
+		return err
+	}
+	d.later(func() { d.note("keep the history of events", bus.Close()) })
+	d.tellReload = func(next *Settings) { bus.Publish(reloadEvent(id, next)) }
 	d.registry = registry.New(registry.Config{
 		Insecure: set.InsecureRegistries, Mirrors: set.RegistryMirrors, HostDirs: set.RegistryHostsDirs,
 		Tries: set.MaxDownloadAttempts, Stall: set.RegistryStallTimeout, UserAgent: "berth/" + version.Version, Log: d.log,

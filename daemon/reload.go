@@ -1,10 +1,17 @@
 package daemon
 
 import (
+	"encoding/json"
 	"log/slog"
 	"maps"
+	"os"
 	"reflect"
 	"slices"
+	"strconv"
+	"strings"
+
+	"berth/engine"
+	"berth/events"
 )
 
 // reload reads the configuration file again, on SIGHUP. What can change while we run
@@ -56,7 +63,33 @@ func (d *daemon) reload() {
 			d.log.Warn("changed in the configuration: restart the engine to use it", "directive", now.name)
 		}
 	}
+	d.tellReload(next)
 	d.log.Info("configuration reloaded", "level", d.level.Level(), "labels", next.Labels, "runtimes", slices.Sorted(maps.Keys(next.Runtimes)), "default-runtime", next.DefaultRuntime)
+}
+
+// reloadEvent tells of the configuration in Docker's words, as far as a reload changes it.
+func reloadEvent(engineID string, s *Settings) events.Event {
+	host, _ := os.Hostname()
+	list := func(words []string) string {
+		text, _ := json.Marshal(slices.Concat([]string{}, words)) // strings always encode
+		return string(text)
+	}
+	runtimes := []string{engine.OwnRuntime}
+	for name, r := range s.Runtimes {
+		runtimes = append(runtimes, name+":"+r.Path)
+	}
+	slices.Sort(runtimes)
+	return events.Event{Type: "daemon", Action: "reload", ID: engineID, Attrs: map[string]string{
+		"name":                host,
+		"debug":               strconv.FormatBool(s.level() <= slog.LevelDebug),
+		"labels":              list(s.Labels),
+		"insecure-registries": list(s.InsecureRegistries),
+		"registry-mirrors":    list(s.RegistryMirrors),
+		"default-runtime":     s.DefaultRuntime,
+		"runtimes":            strings.Join(runtimes, " "),
+		"live-restore":        "true",
+		"shutdown-timeout":    strconv.Itoa(s.ShutdownTimeout),
+	}}
 }
 
 // directive is a setting by its key in daemon.json.

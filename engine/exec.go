@@ -85,9 +85,13 @@ func (x *Execs) Create(ctx context.Context, container string, r ExecRequest) (id
 	x.purge()
 	x.byID[id] = e
 	x.mu.Unlock()
-	x.ann.tell(c, "exec_create: "+strings.Join(r.Cmd, " "), "execID", id)
+	x.ann.tell(c, "exec_create: "+commandLine(r.Cmd), "execID", id)
 	return id, nil
 }
+
+// commandLine is a command as events tell it: like Docker's with a space behind the program,
+// also when nothing follows.
+func commandLine(argv []string) string { return argv[0] + " " + strings.Join(argv[1:], " ") }
 
 // execLive is live, in the words of exec.
 func execLive(i *instance) (*run, Container, error) {
@@ -161,7 +165,7 @@ func (x *Execs) Start(ctx context.Context, id string, o ExecStart, hijack Hijack
 	if user == "" {
 		user = c.Config.User
 	}
-	x.ann.tell(c, "exec_start: "+strings.Join(e.req.Cmd, " "), "execID", id)
+	x.ann.tell(c, "exec_start: "+commandLine(e.req.Cmd), "execID", id)
 	durable.Failpoint("engine.exec.starting")
 	pid, err := r.shim.Exec(context.WithoutCancel(ctx), supervisor.Exec{
 		ID: id, Process: process, User: user, Groups: c.HostConfig.GroupAdd,

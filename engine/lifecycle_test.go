@@ -26,7 +26,7 @@ func actions(f *fixture, since time.Time) []string {
 	var out []string
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	for _, e := range f.opt.Events.Subscribe(ctx, since).History {
+	for _, e := range f.opt.Events.Subscribe(ctx, since, nil).History {
 		out = append(out, e.Action)
 	}
 	return out

@@ -441,7 +441,7 @@ func TestRealOutOfMemoryIsTold(t *testing.T) {
 	}
 	ctx := t.Context()
 	var seen []string
-	for _, e := range l.Events.Subscribe(ctx, begin).History {
+	for _, e := range l.Events.Subscribe(ctx, begin, nil).History {
 		seen = append(seen, e.Action)
 	}
 	if !slices.Contains(seen, "oom") {

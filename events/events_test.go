@@ -11,7 +11,7 @@ func TestSubscriberSeesHistoryThenLiveWithoutGap(t *testing.T) {
 	b := NewBus()
 	start := time.Now()
 	b.Publish(Event{Action: "old"})
-	s := b.Subscribe(t.Context(), start)
+	s := b.Subscribe(t.Context(), start, nil)
 	b.Publish(Event{Action: "new"})
 	if len(s.History) != 1 || s.History[0].Action != "old" {
 		t.Fatalf("history %v", s.History)
@@ -26,7 +26,7 @@ func TestHistoryKeepsTheNewest(t *testing.T) {
 	for i := range historySize + 10 {
 		b.Publish(Event{Action: strconv.Itoa(i)})
 	}
-	s := b.Subscribe(t.Context(), time.Unix(1, 0))
+	s := b.Subscribe(t.Context(), time.Unix(1, 0), nil)
 	if len(s.History) != historySize || s.History[0].Action != "10" {
 		t.Fatalf("%d kept, first %v", len(s.History), s.History[0])
 	}
@@ -34,7 +34,7 @@ func TestHistoryKeepsTheNewest(t *testing.T) {
 
 func TestSlowSubscriberIsCutOffAndCancelEndsOne(t *testing.T) {
 	b := NewBus()
-	slow := b.Subscribe(t.Context(), time.Time{})
+	slow := b.Subscribe(t.Context(), time.Time{}, nil)
 	for range subscriberBuffer + 1 {
 		b.Publish(Event{})
 	}
@@ -46,7 +46,7 @@ func TestSlowSubscriberIsCutOffAndCancelEndsOne(t *testing.T) {
 		t.Fatalf("%d events, %d subscribers", n, b.Subscribers())
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	s := b.Subscribe(ctx, time.Time{})
+	s := b.Subscribe(ctx, time.Time{}, nil)
 	cancel()
 	if _, open := <-s.C; open {
 		t.Fatal("channel still open")

@@ -69,10 +69,10 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (oci.D
 	if err := s.record(a); err != nil {
 		return "", fmt.Errorf("import: %w", err)
 	}
-	s.tell("import", img.id, img.id.String(), img.id.String())
 	if o.Ref != nil {
 		s.tell("tag", img.id, img.id.String(), reference.FamiliarString(o.Ref))
 	}
+	s.tell("import", img.id, img.id.String(), img.id.String())
 	return img.id, nil
 }
 

@@ -108,8 +108,13 @@ func (s *Store) named(full string) []*entry {
 // tell publishes an event about an image. actor is what Docker gives as its id, name
 // the attribute of that name; the image's labels come along.
 func (s *Store) tell(action string, id oci.Digest, actor, name string) {
+	s.tellOf(s.entry(id), action, actor, name)
+}
+
+// tellOf is tell about an image that may be gone from the index, nil if nothing is known of it.
+func (s *Store) tellOf(e *entry, action, actor, name string) {
 	attrs := map[string]string{}
-	if e := s.entry(id); e != nil {
+	if e != nil {
 		if c, err := e.config(); err == nil {
 			for k, v := range c.image.Config.Labels {
 				attrs[k] = v

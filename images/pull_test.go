@@ -516,7 +516,7 @@ func TestPullAndRemoveTellEvents(t *testing.T) {
 	s := newStore(t)
 	f := newFakeRegistry(t)
 	f.add("1", gzipImage("events", layerTar("a", "one")))
-	sub := s.events.Subscribe(t.Context(), time.Unix(1, 0))
+	sub := s.events.Subscribe(t.Context(), time.Unix(1, 0), nil)
 	ref := f.ref(t, ":1")
 	got, err := s.Pull(t.Context(), ref, nil, nil, nil)
 	if err != nil {

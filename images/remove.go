@@ -48,8 +48,8 @@ func (s *Store) Remove(ctx context.Context, name string, o RemoveOptions) ([]Rem
 	}
 	durable.Failpoint("images.remove.recorded")
 	for _, u := range r.log {
-		if u.Untagged != "" {
-			s.tell("untag", r.id, r.id.String(), r.id.String())
+		if u.Untagged != "" && !(r.byTag && strings.Contains(u.Untagged, "@")) {
+			s.tellOf(r.from, "untag", r.id.String(), r.id.String())
 		}
 	}
 	for _, id := range r.deleted {
@@ -71,6 +71,8 @@ func (s *Store) Remove(ctx context.Context, name string, o RemoveOptions) ([]Rem
 // removed is what takeAway decided and recorded.
 type removed struct {
 	id      oci.Digest
+	from    *entry // as it was
+	byTag   bool   // a tag was asked for: digests that go with it are not told of, as in Docker
 	log     []Removal
 	deleted []oci.Digest
 	gone    []record // of deleted, those whose content nothing needs any more
@@ -99,7 +101,7 @@ func (s *Store) takeAway(name string, o RemoveOptions) (removed, error) {
 			return removed{}, err
 		}
 	}
-	out := removed{id: f.ID}
+	out := removed{id: f.ID, from: f.entry, byTag: f.ref != "" && !strings.Contains(f.ref, "@")}
 	err = s.change(func(d *draft) error {
 		for _, e := range these {
 			r, ok := d.get(e.ID)

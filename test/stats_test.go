@@ -28,13 +28,19 @@ func apiGet(t *testing.T, e *testkit.Engine, path string) (status int, body stri
 	return answer.StatusCode, string(text)
 }
 
-// apiOpen is apiGet for answers that go on until ctx ends.
-func apiOpen(t *testing.T, ctx context.Context, e *testkit.Engine, path string, header http.Header) *http.Response {
+// apiClient speaks to the engine's socket, over one connection at a time.
+func apiClient(t *testing.T, e *testkit.Engine) *http.Client {
 	t.Helper()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(e.Host, "unix://"))
 	}}
 	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// apiOpen is apiGet for answers that go on until ctx ends.
+func apiOpen(t *testing.T, ctx context.Context, e *testkit.Engine, path string, header http.Header) *http.Response {
+	t.Helper()
 	r, err := http.NewRequestWithContext(ctx, "GET", "http://berth"+path, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +48,7 @@ func apiOpen(t *testing.T, ctx context.Context, e *testkit.Engine, path string, 
 	for k, v := range header {
 		r.Header[k] = v
 	}
-	answer, err := transport.RoundTrip(r)
+	answer, err := apiClient(t, e).Do(r)
 	if err != nil {
 		t.Fatalf("%s: %v", path, err)
 	}

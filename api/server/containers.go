@@ -315,5 +315,6 @@ func pruneContainers(w *writer, r *request) error {
 	if err != nil {
 		return err
 	}
+	r.s.tellPrune("container", uint64(freed))
 	return writeJSON(w, http.StatusOK, container.PruneReport{ContainersDeleted: ids, SpaceReclaimed: uint64(freed)})
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"encoding/json"
 	"mime"
 	"net/http"
@@ -31,51 +32,42 @@ func streamEvents(w *writer, r *request) error {
 	if err != nil {
 		return err
 	}
-	sinceTime, err := timestamp("since", r.query("since"))
+	since, err := eventTime(r, "since")
 	if err != nil {
 		return err
 	}
-	until, err := timestamp("until", r.query("until"))
+	until, err := eventTime(r, "until")
 	if err != nil {
 		return err
 	}
-	if r.has("until") && r.query("until") == "0" {
-		until = time.Unix(0, 0)
-	} else if !until.IsZero() && until.Before(sinceTime) {
+	bounded := !until.IsZero()
+	if bounded && until.Before(since) {
 		return fail.New(fail.Invalid, "`since` time (%s) cannot be after `until` time (%s)", r.query("since"), r.query("until"))
+	}
+	if bounded && since.IsZero() {
+		since = time.Unix(0, 0) // all there is
 	}
 	ctx, cancel := r.stream()
 	defer cancel()
-	sub := r.s.Events.Subscribe(ctx, sinceTime)
-	contentType := eventsType(r.Header.Values("Accept"), r.version)
-	w.Header().Set("Content-Type", contentType)
+	out := &eventWriter{writer: w, version: r.version, form: eventsType(r.Header.Values("Accept"), r.version)}
+	control := http.NewResponseController(w.ResponseWriter)
+	// A client that does not read holds the handler in a write: that fails then.
+	sub := r.s.Events.Subscribe(ctx, since, func() { _ = control.SetWriteDeadline(time.Now()) })
+	w.Header().Set("Content-Type", out.form)
 	w.WriteHeader(http.StatusOK)
-	if err := w.flush(); err != nil {
-		return err
-	}
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	send := func(e berthevents.Event) error {
-		if !f.takesEvent(e) || (!until.IsZero() && e.Time.After(until)) {
-			return nil
-		}
-		if contentType == types.MediaTypeJSONSequence {
-			if _, err := w.Write([]byte{0x1e}); err != nil { // RFC 7464: record separator before each text
+	wanted := func(e berthevents.Event) bool { return f.takesEvent(e) && (!bounded || !e.Time.After(until)) }
+	for _, e := range sub.History {
+		if wanted(e) {
+			if err := out.send(e); err != nil {
 				return err
 			}
 		}
-		if err := enc.Encode(eventAnswer(e, r.version)); err != nil {
-			return err
-		}
-		return w.flush()
 	}
-	for _, e := range sub.History {
-		if err := send(e); err != nil {
-			return err
-		}
+	if err := w.flush(); err != nil {
+		return err
 	}
 	var end <-chan time.Time
-	if !until.IsZero() {
+	if bounded {
 		left := time.Until(until)
 		if left <= 0 {
 			return nil
@@ -87,16 +79,73 @@ func streamEvents(w *writer, r *request) error {
 	for {
 		select {
 		case e, ok := <-sub.C:
-			if !ok {
-				return nil
+			// What came meanwhile goes with it: one write for all.
+			for sent := false; ; {
+				if !ok {
+					if ctx.Err() != nil {
+						return nil
+					}
+					return fail.New(fail.Unavailable, "the client does not keep up with the events")
+				}
+				if wanted(e) {
+					if err := out.send(e); err != nil {
+						return err
+					}
+					sent = true
+				}
+				if len(sub.C) == 0 {
+					if sent {
+						err = w.flush()
+					}
+					break
+				}
+				e, ok = <-sub.C
 			}
-			if err := send(e); err != nil {
+			if err != nil {
 				return err
 			}
 		case <-end:
 			return nil
 		}
 	}
+}
+
+// tellPrune publishes that objects of a kind were pruned, and how many bytes that freed.
+func (s *Server) tellPrune(kind string, reclaimed uint64) {
+	s.Events.Publish(berthevents.Event{Type: kind, Action: "prune", Attrs: map[string]string{"reclaimed": strconv.FormatUint(reclaimed, 10)}})
+}
+
+// eventTime reads since or until: unlike elsewhere 0 is a time, the beginning of 1970.
+func eventTime(r *request, name string) (time.Time, error) {
+	if r.query(name) == "0" {
+		return time.Unix(0, 0), nil
+	}
+	return timestamp(name, r.query(name))
+}
+
+// eventWriter writes events in the form that was agreed on.
+type eventWriter struct {
+	*writer
+	version version
+	form    string
+	buf     bytes.Buffer
+	enc     *json.Encoder
+}
+
+func (w *eventWriter) send(e berthevents.Event) error {
+	if w.enc == nil {
+		w.enc = json.NewEncoder(&w.buf)
+		w.enc.SetEscapeHTML(false)
+	}
+	w.buf.Reset()
+	if w.form == types.MediaTypeJSONSequence {
+		w.buf.WriteByte(0x1e) // RFC 7464: record separator before each text
+	}
+	if err := w.enc.Encode(eventAnswer(e, w.version)); err != nil {
+		return err
+	}
+	_, err := w.Write(w.buf.Bytes())
+	return err
 }
 
 // eventsType chooses the form of the stream. Until 1.51 there is only one name for it.
@@ -146,8 +195,8 @@ func eventAnswer(e berthevents.Event, v version) eventMessage {
 	return m
 }
 
-// takesEvent applies the filters of GET /events. An object's filter takes its ID, a
-// prefix of it for containers, or its name.
+// takesEvent applies the filters of GET /events. An object's filter takes the beginning
+// of its ID or name, as Docker's does; an image's the whole, with or without the tag.
 func (f filters) takesEvent(e berthevents.Event) bool {
 	// "exec_create: sh" matches the filter exec_create, "health_status: healthy" health_status.
 	verb, _, _ := strings.Cut(e.Action, ":")
@@ -159,23 +208,25 @@ func (f filters) takesEvent(e berthevents.Event) bool {
 		if len(f[kind]) == 0 {
 			continue
 		}
-		if e.Type != kind {
-			return false
-		}
-		if !f.any(kind, func(want string) bool {
-			return e.ID == want || e.Attrs["name"] == want || (kind == "container" && len(want) >= 12 && strings.HasPrefix(e.ID, want))
+		if e.Type != kind || !f.any(kind, func(want string) bool {
+			return strings.HasPrefix(e.ID, want) || strings.HasPrefix(e.Attrs["name"], want)
 		}) {
 			return false
 		}
 	}
-	if len(f["image"]) > 0 {
-		name := e.Attrs["name"]
-		if e.Type != "image" {
-			name = e.Attrs["image"]
-		}
-		if !f.any("image", func(want string) bool { return e.ID == want || name == want || matchReference(want, name) }) {
-			return false
-		}
+	name := e.Attrs["image"]
+	if e.Type == "image" {
+		name = e.Attrs["name"]
 	}
-	return true
+	return f.any("image", func(want string) bool {
+		return want == e.ID || want == untagged(e.ID) || want == name || want == untagged(name) || want == strings.TrimPrefix(e.ID, "sha256:")
+	})
+}
+
+// untagged is a familiar reference without its tag.
+func untagged(ref string) string {
+	if i := strings.LastIndex(ref, ":"); i > strings.LastIndex(ref, "/") {
+		return ref[:i]
+	}
+	return ref
 }

@@ -469,6 +469,7 @@ func pruneImages(w *writer, r *request) error {
 		return err
 	}
 	report.SpaceReclaimed = uint64(max(before-after, 0))
+	r.s.tellPrune("image", report.SpaceReclaimed)
 	return writeJSON(w, http.StatusOK, report)
 }
 

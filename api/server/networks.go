@@ -328,7 +328,7 @@ func pruneNetworks(w *writer, r *request) error {
 			r.s.Log.Warn("a network could not be pruned", "network", n.Name, "error", err)
 		}
 	}
-	r.s.Events.Publish(events.Event{Type: "network", Action: "prune", Attrs: map[string]string{"reclaimed": "0"}})
+	r.s.tellPrune("network", 0)
 	return writeJSON(w, http.StatusOK, report)
 }
 

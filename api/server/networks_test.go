@@ -199,7 +199,7 @@ func TestSubnetsAreCounted(t *testing.T) {
 
 func TestNetworksAreCreated(t *testing.T) {
 	b := withNetworks(t)
-	sub := b.Events.Subscribe(t.Context(), time.Time{})
+	sub := b.Events.Subscribe(t.Context(), time.Time{}, nil)
 	body := `{"Name":"new","CheckDuplicate":true,"Driver":"bridge","EnableIPv4":false,"EnableIPv6":true,"IPAM":{"Driver":"default","Options":{"k":"v"},"Config":[{"Subnet":"10.1.0.0/16","IPRange":"10.1.2.0/24","Gateway":"10.1.0.9","AuxiliaryAddresses":{"a":"10.1.0.7"}},{"Subnet":"","Gateway":""}]},
 		"Internal":true,"Attachable":true,"ConfigFrom":{"Network":"pattern"},"Options":{"o":"1"},"Labels":{"l":"2"}}`
 	w := b.ask("POST", "/v1.50/networks/create", body)
@@ -256,7 +256,7 @@ func TestBadNetworkRequestsAreRefused(t *testing.T) {
 		t.Errorf("%d %v", w.Code, b.nets.removed)
 	}
 	b.nets.err = fail.New(fail.Forbidden, "network front has active endpoints")
-	sub := b.Events.Subscribe(t.Context(), time.Time{})
+	sub := b.Events.Subscribe(t.Context(), time.Time{}, nil)
 	if w := b.ask("DELETE", "/networks/front", ""); w.Code != 403 {
 		t.Errorf("%d", w.Code)
 	}

@@ -135,6 +135,7 @@ func (s *Server) containerUsage(out *usageResponse, r *request) error {
 
 // pruneBuildCache has nothing to remove: there is no build cache, as the disk usage tells.
 // Docker's client asks for it with every system prune.
-func pruneBuildCache(w *writer, _ *request) error {
+func pruneBuildCache(w *writer, r *request) error {
+	r.s.tellPrune("builder", 0)
 	return writeJSON(w, http.StatusOK, build.CachePruneReport{CachesDeleted: []string{}})
 }

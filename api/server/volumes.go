@@ -2,14 +2,12 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/volume"
 
-	"berth/events"
 	"berth/fail"
 	"berth/volumes"
 )
@@ -105,7 +103,7 @@ func pruneVolumes(w *writer, r *request) error {
 	if err != nil {
 		return err
 	}
-	r.s.Events.Publish(events.Event{Type: "volume", Action: "prune", Attrs: map[string]string{"reclaimed": fmt.Sprint(freed)}})
+	r.s.tellPrune("volume", uint64(freed))
 	if names == nil {
 		names = []string{}
 	}
