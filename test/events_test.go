@@ -22,8 +22,8 @@ import (
 	"berth/testkit"
 )
 
-// event is one line of events --format json.
-type event struct {
+// eventLine is one line of events --format json.
+type eventLine struct {
 	Type, Action string
 	Actor        struct {
 		ID         string
@@ -32,11 +32,11 @@ type event struct {
 	TimeNano int64
 }
 
-func parseEventLines(t *testing.T, text string) []event {
+func parseEventLines(t *testing.T, text string) []eventLine {
 	t.Helper()
-	var out []event
+	var out []eventLine
 	for line := range strings.Lines(text) {
-		var e event
+		var e eventLine
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("%v in %q", err, line)
 		}
@@ -53,7 +53,7 @@ func now() string {
 
 // shape is what can be compared of an event of two engines: type, action and attributes,
 // with everything that is random called by what it is.
-func (e event) shape() string {
+func (e eventLine) shape() string {
 	var parts []string
 	for _, k := range slices.Sorted(maps.Keys(e.Actor.Attributes)) {
 		v := e.Actor.Attributes[k]
@@ -122,7 +122,7 @@ func TestEventsAreDockers(t *testing.T) {
 	registry := testkit.Registry(t, testkit.RegistryOptions{})
 	registry.ServeIn(d.Pid)
 	tar := testkit.BusyboxTar(t)
-	take := func(do func(...string) testkit.Result, dir string) (tour []event, codes []string) {
+	take := func(do func(...string) testkit.Result, dir string) (tour []eventLine, codes []string) {
 		for _, words := range eventTour {
 			words = slices.Clone(words)
 			for k, w := range words {
@@ -156,11 +156,11 @@ func TestEventsAreDockers(t *testing.T) {
 // comparable are the shapes of events without what differs on purpose or by Docker's version:
 // 20.10 tells of a volume's creation once more when it is used, and knows neither
 // execDuration nor an image's create; Berth lets a container go on earlier in a commit.
-func comparable(all []event) []string {
+func comparable(all []eventLine) []string {
 	var out []string
 	for k, e := range all {
 		delete(e.Actor.Attributes, "execDuration")
-		near := slices.ContainsFunc(all[max(0, k-3):min(len(all), k+4)], func(o event) bool { return o.Action == "commit" })
+		near := slices.ContainsFunc(all[max(0, k-3):min(len(all), k+4)], func(o eventLine) bool { return o.Action == "commit" })
 		shape := e.shape()
 		switch {
 		case e.Type == "image" && e.Action == "create", e.Action == "unpause" && near,
