@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -37,6 +38,8 @@ type Streams struct {
 // configuration once somebody asks for them.
 type app struct {
 	Streams
+	name          string // of the program, in its own words: "berth", or "docker" under that name
+	understood    bool   // the global options were
 	engineOptions client.Options
 	debug         bool
 	logLevel      string
@@ -64,7 +67,7 @@ func Main(args []string, streams Streams) int {
 }
 
 func run(args []string, streams Streams, connect func(client.Options) (*mobyclient.Client, error)) int {
-	a := &app{Streams: streams, connect: connect}
+	a := &app{Streams: streams, name: programName(args[0]), connect: connect}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	interrupted := make(chan os.Signal, 1)
@@ -89,7 +92,20 @@ func run(args []string, streams Streams, connect func(client.Options) (*mobyclie
 	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return 128 + int(syscall.SIGINT)
 	}
-	return report(a.Err, err)
+	if !a.understood && err != nil && !errors.As(err, new(usageError)) && !errors.As(err, new(statusError)) {
+		// An option before the command, where cobra does not ask the root how to tell it.
+		err = usageError{code: 125, command: a.name, message: err.Error()}
+	}
+	return a.report(err)
+}
+
+// programName is what the program calls itself. A link named docker makes it take that name in
+// help and errors, for people and scripts that know no other.
+func programName(path string) string {
+	if filepath.Base(path) == "docker" {
+		return "docker"
+	}
+	return "berth"
 }
 
 // engine returns the connection to the engine, made on first use.
@@ -163,6 +179,7 @@ func terminalOf(stream any) (fd uintptr, ok bool) {
 type statusError struct {
 	code    int
 	message string
+	named   bool // the program's name comes before the message
 }
 
 func (e statusError) Error() string { return e.message }
@@ -177,23 +194,26 @@ type usageError struct {
 func (e usageError) Error() string { return e.message }
 
 // report prints err the way Docker's users expect it and returns the exit code.
-func report(w io.Writer, err error) int {
+func (a *app) report(err error) int {
 	if err == nil {
 		return 0
 	}
 	var status statusError
 	if errors.As(err, &status) {
-		if status.message != "" {
-			fmt.Fprintln(w, status.message)
+		switch {
+		case status.named:
+			fmt.Fprintf(a.Err, "%s: %s\n", a.name, status.message)
+		case status.message != "":
+			fmt.Fprintln(a.Err, status.message)
 		}
 		return status.code
 	}
 	var usage usageError
 	if errors.As(err, &usage) {
-		fmt.Fprintf(w, "berth: %s\nSee '%s --help'.\n", usage.message, usage.command)
+		fmt.Fprintf(a.Err, "%s: %s\nSee '%s --help'.\n", a.name, usage.message, usage.command)
 		return usage.code
 	}
-	fmt.Fprintln(w, explain(err))
+	fmt.Fprintln(a.Err, explain(err))
 	return 1
 }
 

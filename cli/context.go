@@ -270,7 +270,7 @@ func (a *app) inspectContexts(names []string, format string) error {
 		return err
 	}
 	if len(problems) > 0 {
-		return statusError{1, strings.Join(problems, "\n")}
+		return statusError{code: 1, message: strings.Join(problems, "\n")}
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ type Command struct {
 
 // Commands is the whole tree, the root first.
 func Commands() []Command {
-	root := newRoot(&app{Streams: Streams{Out: io.Discard, Err: io.Discard}}, nil)
+	root := newRoot(&app{name: "berth", Streams: Streams{Out: io.Discard, Err: io.Discard}}, nil)
 	var out []Command
 	var walk func(*cobra.Command)
 	walk = func(cmd *cobra.Command) {
@@ -37,7 +37,7 @@ func Commands() []Command {
 // Given tells which command a command line is and which options it gives, those of the root
 // apart. A line that does not parse is an error.
 func Given(args []string) (c Command, global []string, err error) {
-	root := newRoot(&app{Streams: Streams{Out: io.Discard, Err: io.Discard}}, args)
+	root := newRoot(&app{name: "berth", Streams: Streams{Out: io.Discard, Err: io.Discard}}, args)
 	cmd, rest, err := root.Traverse(args)
 	if err != nil {
 		return Command{}, nil, err

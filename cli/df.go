@@ -93,7 +93,8 @@ type verboseUsage struct {
 }
 
 func (a *app) verboseDiskUsage(usage mobyclient.DiskUsageResult, format string) error {
-	v := verboseUsage{Images: imageRows(usage.Images.Items, true, false)}
+	// One row for each image: its further names take no space.
+	v := verboseUsage{Images: slices.CompactFunc(imageRows(usage.Images.Items, true, false), func(a, b *imageRow) bool { return a.i.ID == b.i.ID })}
 	for _, c := range usage.Containers.Items {
 		c.SizeRootFs = 0
 		v.Containers = append(v.Containers, &containerRow{c: c, trunc: true, now: time.Now()})

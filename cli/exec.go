@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/docker/cli/opts"
 	"github.com/moby/moby/api/types/container"
@@ -124,11 +123,11 @@ func (a *app) execAttached(ctx context.Context, engine *mobyclient.Client, id st
 	switch {
 	case err != nil && engineGone(err):
 		// The engine is gone and with it the exit code: 255 says that it is unknown.
-		return statusError{255, explain(err)}
+		return statusError{code: 255, message: explain(err)}
 	case err != nil:
 		return err
 	case code == nil:
-		return statusError{255, "the engine ended before the command had begun, or lost sight of it"}
+		return statusError{code: 255, message: "the engine ended before the command had begun, or lost sight of it"}
 	}
 	return exitStatus(*code)
 }
@@ -139,7 +138,7 @@ func execError(err error) error {
 		return nil
 	}
 	if code := commandErrorCode(err, 1); code != 1 {
-		return statusError{code, fmt.Sprint(explain(err))}
+		return statusError{code: code, message: explain(err)}
 	}
 	return err
 }

@@ -58,7 +58,11 @@ func (a *app) history(ctx context.Context, name string, o historyFlags) error {
 	for i, item := range answer.Items {
 		rows[i] = &historyRow{h: item, trunc: !o.noTrunc, human: o.human, now: time.Now()}
 	}
-	return historyList.print(a.Out, o.format, o.quiet, rows)
+	rowsList := historyList
+	if !o.human {
+		rowsList.standard = []string{"ID", "CreatedAt", "CreatedBy", "Size", "Comment"}
+	}
+	return rowsList.print(a.Out, o.format, o.quiet, rows)
 }
 
 var historyList = list[*historyRow]{

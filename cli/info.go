@@ -75,7 +75,7 @@ func (a *app) info(ctx context.Context, format string) error {
 	case "":
 		printInfo(a.Out, a.Err, report)
 		if err != nil {
-			return statusError{1, "errors pretty printing info"}
+			return statusError{code: 1, message: "errors pretty printing info"}
 		}
 		return nil
 	case "json":

@@ -137,7 +137,7 @@ func inspectorOf(o inspectFlags) (inspector, error) {
 				return k.look, nil
 			}
 		}
-		return nil, fmt.Errorf("%q is not a valid value for --type", o.kind)
+		return nil, fmt.Errorf(`unknown type: %q: must be one of "container", "image", "network", "volume"`, o.kind)
 	}
 	return func(ctx context.Context, engine *mobyclient.Client, name string) (inspected, error) {
 		for _, k := range kinds {
@@ -182,7 +182,7 @@ func (a *app) inspect(ctx context.Context, names []string, format string, look i
 		return err
 	}
 	if len(problems) > 0 {
-		return statusError{1, strings.Join(problems, "\n")}
+		return statusError{code: 1, message: strings.Join(problems, "\n")}
 	}
 	return nil
 }

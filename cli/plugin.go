@@ -25,7 +25,7 @@ func newPluginCommand(name, short string) func(*app) *cobra.Command {
 				}
 				path := filepath.Join(filepath.Dir(self), "berth-"+name)
 				if info, err := os.Stat(path); err != nil || info.IsDir() {
-					return statusError{1, fmt.Sprintf("berth: 'berth %s' is not part of this release yet", name)}
+					return statusError{code: 1, message: fmt.Sprintf("'%s %s' is not part of this release yet", a.name, name), named: true}
 				}
 				// The process becomes the plugin, so signals, terminal and exit code are its own.
 				err = syscall.Exec(path, append([]string{path}, args...), a.pluginEnvironment())

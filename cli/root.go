@@ -121,7 +121,7 @@ func commandWords(args []string) []string {
 // newRoot builds what a command line needs of the tree of commands.
 func newRoot(a *app, args []string) *cobra.Command {
 	root := &cobra.Command{
-		Use:              "berth [OPTIONS] COMMAND",
+		Use:              a.name + " [OPTIONS] COMMAND",
 		Short:            "Build, ship and run containers, with nothing to install beside it",
 		SilenceUsage:     true,
 		SilenceErrors:    true,
@@ -132,11 +132,11 @@ func newRoot(a *app, args []string) *cobra.Command {
 			if len(args) == 0 {
 				return nil
 			}
-			return unknownCommand("berth", args[0])
+			return unknownCommand(a.name, args[0])
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if show, _ := cmd.Flags().GetBool("version"); show {
-				fmt.Fprintln(a.Out, shortVersion())
+				fmt.Fprintln(a.Out, a.shortVersion())
 				return nil
 			}
 			return cmd.Help()
@@ -181,8 +181,8 @@ func newRoot(a *app, args []string) *cobra.Command {
 const laterCommands = " builder "
 
 func unknownCommand(parent, name string) error {
-	if strings.Contains(laterCommands, " "+name+" ") && (parent == "berth" || parent == "berth container") {
-		return statusError{1, fmt.Sprintf("berth: '%s %s' is not part of this release yet", parent, name)}
+	if strings.Contains(laterCommands, " "+name+" ") && (!strings.Contains(parent, " ") || strings.HasSuffix(parent, " container")) {
+		return statusError{code: 1, message: fmt.Sprintf("'%s %s' is not part of this release yet", parent, name), named: true}
 	}
 	return usageError{code: 1, command: parent, message: fmt.Sprintf("unknown command: %s %s", parent, name)}
 }
@@ -204,16 +204,17 @@ func addGlobalFlags(a *app, flags *pflag.FlagSet) {
 
 // applyGlobals checks and applies the options before the sub-command.
 func (a *app) applyGlobals(cmd *cobra.Command) error {
+	a.understood = true
 	flags := cmd.Root().Flags()
 	if dir, _ := flags.GetString("config"); dir != "" {
 		config.SetDir(dir)
 	}
 	a.engineOptions.ConfigDir = config.Dir()
 	if a.engineOptions.Host != "" && a.engineOptions.Context != "" {
-		return usageError{code: 1, command: "berth", message: "conflicting options: either specify --host or --context, not both"}
+		return usageError{code: 1, command: a.name, message: "conflicting options: either specify --host or --context, not both"}
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error", "fatal"}, a.logLevel) {
-		return usageError{code: 125, command: "berth", message: fmt.Sprintf("unable to parse logging level: %s", a.logLevel)}
+		return usageError{code: 1, command: a.name, message: fmt.Sprintf("unable to parse logging level: %s", a.logLevel)}
 	}
 	if a.engineOptions.TLSVerify {
 		a.engineOptions.TLS = true

@@ -62,7 +62,7 @@ func (a *app) runCommand(cmd *cobra.Command, c *containerFlags, o *runFlags, arg
 	config := request.config
 	if o.detach {
 		if c.attach.Len() > 0 {
-			return flagError(cmd, errors.New("conflicting options: cannot specify both --attach and --detach"))
+			return usageError{code: 1, command: cmd.CommandPath(), message: "conflicting options: cannot specify both --attach and --detach"}
 		}
 		config.AttachStdin, config.AttachStdout, config.AttachStderr, config.StdinOnce = false, false, false, false
 	} else if err := a.checkTTY(config.AttachStdin, config.Tty); err != nil {
@@ -223,9 +223,9 @@ func (a *app) waitCondition(ctx context.Context, engine *mobyclient.Client, id s
 		case ctx.Err() != nil:
 			result <- context.Cause(ctx)
 		case err != nil:
-			result <- statusError{exitEngineError, "Error waiting for container: " + explain(err)}
+			result <- statusError{code: exitEngineError, message: "Error waiting for container: " + explain(err)}
 		case answer.Error != nil:
-			result <- statusError{exitEngineError, "Error waiting for container: " + answer.Error.Message}
+			result <- statusError{code: exitEngineError, message: "Error waiting for container: " + answer.Error.Message}
 		default:
 			result <- exitStatus(int(answer.StatusCode))
 		}
@@ -257,7 +257,7 @@ func runError(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
-	return statusError{exitEngineError, "berth: " + explain(err)}
+	return statusError{code: exitEngineError, message: explain(err), named: true}
 }
 
 // startError reads from the engine's words whether the command was missing or not executable:
@@ -266,7 +266,7 @@ func startError(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
-	return statusError{commandErrorCode(err, exitEngineError), "berth: " + explain(err)}
+	return statusError{code: commandErrorCode(err, exitEngineError), message: explain(err), named: true}
 }
 
 func commandErrorCode(err error, otherwise int) int {

@@ -207,7 +207,7 @@ func TestBadFlagsAreOneLineAnd125(t *testing.T) {
 	e := newFakeEngine(t, nil)
 	for _, line := range []string{
 		"run --nope alpine", "run -m 3x alpine", "run --pid x alpine", "run --pull x alpine", "run --restart always --rm alpine",
-		"run -a nope alpine", "run -d -a stdout alpine", "run -e = alpine", "run --env-file /nonexistent alpine", "run -v a:b:c:d alpine",
+		"run -a nope alpine", "run -e = alpine", "run --env-file /nonexistent alpine", "run -v a:b:c:d alpine",
 		"run -v : alpine", "run --mount type=bind alpine", "run --mount nonsense alpine", "run -p x alpine", "run -p 1:2:3:4 alpine", "run --expose 1:2 alpine",
 		"run --device x alpine", "run --device /dev/a:/b:q alpine", "run --ulimit nope=1 alpine", "run --security-opt seccomp=/nonexistent alpine",
 		"run --security-opt nonsense alpine", "run --memory-swappiness 101 alpine", "run --health-interval -1s --health-cmd x alpine",

@@ -25,7 +25,7 @@ func newStart(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.attach || o.stdin {
 				if len(args) > 1 {
-					return errors.New("Error: you cannot start and attach multiple containers at once")
+					return errors.New("you cannot start and attach multiple containers at once")
 				}
 				return a.startAttached(cmd.Context(), args[0], o)
 			}

@@ -65,7 +65,18 @@ func newVersion(a *app) *cobra.Command {
 	return cmd
 }
 
-func shortVersion() string { return "Berth version " + version.Version + ", build " + version.Commit }
+// dockerVersion is the release of Docker's command line whose commands and flags these are.
+const dockerVersion = "29.0.0"
+
+// shortVersion is the answer to --version. Under the name docker it begins as that one's does,
+// because scripts look there for a number.
+func (a *app) shortVersion() string {
+	own := "version " + version.Version + ", build " + version.Commit
+	if a.name == "docker" {
+		return "Docker version " + dockerVersion + " (Berth " + own + ")"
+	}
+	return "Berth " + own
+}
 
 // version prints what is known even when no engine answers; the exit code tells.
 func (a *app) version(ctx context.Context, format string) error {

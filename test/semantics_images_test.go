@@ -299,3 +299,7 @@ func savedImages(s *subject) {
 	s.says("1 [] []", "inspect", "-f", "{{len .RootFS.Layers}} {{.Config.Entrypoint}} {{.Config.Env}}", func() string { return s.must("import", testkit.BusyboxTar(s.T)) }())
 	s.must("rmi", "saved:1")
 }
+
+func dirHeader(name string) tar.Header {
+	return tar.Header{Name: name + "/", Typeflag: tar.TypeDir}
+}
