@@ -220,6 +220,10 @@ func (a *app) report(err error) int {
 // explain words an error for the user: a failed connection names the engine it looked for,
 // everything else speaks for itself.
 func explain(err error) string {
+	var far *client.UnreachableError
+	if errors.As(err, &far) {
+		return far.Error()
+	}
 	if mobyclient.IsErrConnectionFailed(err) {
 		if text := replaceDaemonWords(err.Error()); text != "" {
 			return text

@@ -10,8 +10,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 
-	"github.com/docker/cli/cli/connhelper"
 	"github.com/docker/go-connections/tlsconfig"
 	mobyclient "github.com/moby/moby/client"
 
@@ -59,13 +59,15 @@ func New(o Options) (*mobyclient.Client, error) {
 
 // connector says how the endpoint is reached.
 func connector(e endpoint) ([]mobyclient.Opt, error) {
-	if helper, err := connhelper.GetConnectionHelper(e.host); err != nil {
-		return nil, err
-	} else if helper != nil {
-		// ssh://: the far end runs "docker system dial-stdio" for us.
-		transport := &http.Transport{DialContext: helper.Dialer}
-		return []mobyclient.Opt{mobyclient.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: mobyclient.CheckRedirect}),
-			mobyclient.WithHost(helper.Host), mobyclient.WithDialContext(helper.Dialer)}, nil
+	if strings.HasPrefix(e.host, "ssh://") {
+		f, err := parseSSH(e.host)
+		if err != nil {
+			return nil, err
+		}
+		dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return f.dial(ctx) }
+		// After the host, which would bring the proxies of the environment with it.
+		own := &http.Client{Transport: &http.Transport{DialContext: dial}, CheckRedirect: mobyclient.CheckRedirect}
+		return []mobyclient.Opt{mobyclient.WithHost("http://" + mobyclient.DummyHost), mobyclient.WithHTTPClient(own)}, nil
 	}
 	var opts []mobyclient.Opt
 	if e.tls != nil {

@@ -104,6 +104,9 @@ func hostEndpoint(host string, o Options, env func(string) string) (endpoint, er
 			return endpoint{}, err
 		}
 	case "ssh":
+		if _, err := parseSSH(host); err != nil {
+			return endpoint{}, err
+		}
 	default:
 		return endpoint{}, fail.New(fail.Invalid, "invalid host %q: use unix://PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]", host)
 	}
