@@ -102,6 +102,12 @@ func (c *Containers) Remove(ctx context.Context, ref string, o RemoveOptions) er
 	return c.with(ref, func(i *instance) error { return c.life.remove(ctx, i, o) })
 }
 
+// RemoveLink removes what HostConfig.Links of a container on the default bridge says of an alias
+// (CONTAINER/ALIAS), and its lines in the container's hosts file.
+func (c *Containers) RemoveLink(ctx context.Context, name string) error {
+	return c.life.unlink(ctx, name)
+}
+
 // Rename gives a container another name.
 func (c *Containers) Rename(ctx context.Context, ref, name string) error {
 	return c.with(ref, func(i *instance) error { return c.life.rename(ctx, i, name) })

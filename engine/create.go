@@ -75,7 +75,7 @@ func (k *creator) create(ctx context.Context, r CreateRequest) (string, []string
 	if err != nil {
 		return "", nil, err
 	}
-	if err := k.withImages(ctx, c.images(), func() error { return k.commit(&c, name) }); err != nil {
+	if err := k.withImages(ctx, c.images(), func() error { return k.commit(ctx, &c, name) }); err != nil {
 		return "", nil, err
 	}
 	k.ann.tell(c, "create")
@@ -91,7 +91,7 @@ func (k *creator) assemble(id string, r CreateRequest, img images.Image) (Contai
 		host = &h
 	}
 	var warnings []string
-	if err := refuseUnbuilt(cfg, host); err != nil {
+	if err := refuseForeign(host); err != nil {
 		return Container{}, nil, err
 	}
 	// Only the request's own wish contradicts a shared network; an image's EXPOSE does not.
@@ -145,7 +145,7 @@ func (k *creator) assemble(id string, r CreateRequest, img images.Image) (Contai
 
 // commit takes the name, makes the directory and records the container. Until the
 // record is there, the directory is debris that the next Open collects.
-func (k *creator) commit(c *Container, name string) (err error) {
+func (k *creator) commit(ctx context.Context, c *Container, name string) (err error) {
 	if c.Name, err = k.takeName(name, c.ID); err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (k *creator) commit(c *Container, name string) (err error) {
 	defer func() {
 		if err != nil {
 			k.idx.release(c.Name, c.ID)
-			_ = os.Remove(i.dir)
+			_ = os.RemoveAll(i.dir)
 		}
 	}()
 	needs := c.volumeNeeds()
@@ -170,6 +170,9 @@ func (k *creator) commit(c *Container, name string) (err error) {
 	}()
 	if err := os.Mkdir(i.dir, 0o710); err != nil {
 		return fmt.Errorf("make the container's directory: %w", err)
+	}
+	if err := k.limitStorage(ctx, *c, i.dir); err != nil {
+		return err
 	}
 	durable.Failpoint("engine.create.directory")
 	if err := k.rec.insert(i, held); err != nil {
@@ -292,6 +295,9 @@ func (k *creator) normalise(cfg *container.Config, h *container.HostConfig, aske
 	}
 	if h.Runtime == "" {
 		h.Runtime = k.runtimes.byDefault()
+	}
+	if _, err := storageSize(h.StorageOpt); err != nil {
+		return nil, nil, err
 	}
 	if _, err := k.runtimes.get(h.Runtime); err != nil {
 		return nil, nil, err

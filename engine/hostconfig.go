@@ -11,20 +11,8 @@ import (
 	"berth/fail"
 )
 
-// refuseUnbuilt refuses, in one line each, what belongs to parts of Berth that do not
-// exist yet, and what never will on Linux. It looks at the request before the image is
-// merged into it: an image's own wishes (VOLUME, HEALTHCHECK, EXPOSE) are no request.
-func refuseUnbuilt(cfg *container.Config, h *container.HostConfig) error {
-	for _, r := range []struct {
-		asked bool
-		what  string
-	}{
-		{len(h.StorageOpt) > 0, "--storage-opt is not built yet"},
-	} {
-		if r.asked {
-			return fail.New(fail.NotImplemented, "%s", r.what)
-		}
-	}
+// refuseForeign refuses, in one line each, what is not for Linux, or for no container of ours.
+func refuseForeign(h *container.HostConfig) error {
 	if h.CPUCount != 0 || h.CPUPercent != 0 || h.IOMaximumBandwidth != 0 || h.IOMaximumIOps != 0 {
 		return fail.New(fail.Invalid, "CPU count, CPU percent and IO maximum exist on Windows only")
 	}

@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"context"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"berth/fail"
@@ -118,4 +120,40 @@ func (w *wiring) relink(c Container) {
 			}
 		}
 	}
+}
+
+// unlink removes a link of a container on the default bridge; name is CONTAINER/ALIAS.
+func (l *lifecycle) unlink(ctx context.Context, name string) error {
+	name = strings.TrimPrefix(name, "/")
+	parent, alias, ok := strings.Cut(name, "/")
+	if !ok {
+		return fail.New(fail.Conflict, "Conflict, cannot remove the default link name of the container")
+	}
+	i, err := l.idx.find(parent)
+	if err != nil {
+		return fail.New(fail.NotFound, "Cannot get parent /%s for link name /%s", parent, name)
+	}
+	giveBack, err := l.take(ctx, i)
+	if err != nil {
+		return err
+	}
+	defer giveBack()
+	old := i.now().HostConfig
+	next := *old
+	at := slices.IndexFunc(old.Links, func(link string) bool { _, a := SplitLink(link); return a == alias })
+	if at < 0 || i.isRemoved() || !old.NetworkMode.IsBridge() {
+		return fail.New(fail.NotFound, "No such container: %s", name)
+	}
+	next.Links = slices.Delete(slices.Clone(old.Links), at, at+1)
+	c := i.setHostConfig(&next)
+	if err := l.rec.save(i); err != nil {
+		i.setHostConfig(old)
+		return err
+	}
+	target, _ := SplitLink(old.Links[at])
+	if linked, err := l.idx.find(target); err == nil && c.Network != nil {
+		names := "\t" + strings.Join(linkNames(alias, linked.now()), " ")
+		return editHosts(i.dir, func(line string) bool { return strings.HasSuffix(line, names) }, nil)
+	}
+	return nil
 }

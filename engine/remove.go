@@ -156,6 +156,7 @@ func (l *lifecycle) sweep(i *instance, bury func()) {
 			l.log.Warn("files of a removed container are left for the next start of the engine", "id", i.id, "error", err)
 			return
 		}
+		l.unlimitStorage(i.now(), i.dir)
 		if err := l.discard(i.id); err != nil {
 			l.log.Error("files of a removed container could not be deleted", "id", i.id, "error", err)
 			return

@@ -98,6 +98,8 @@ type security struct {
 	apparmor   string
 	noNewPrivs bool
 	openSystem bool // systempaths=unconfined
+	// ownGroups: whether the container may make control groups of its own; nil: if it is privileged.
+	ownGroups *bool
 }
 
 func parseSecurity(opts []string, m *machine) (security, error) {
@@ -139,6 +141,12 @@ func parseSecurity(opts []string, m *machine) (security, error) {
 			if kind != "disable" && m.selinux {
 				return s, fail.New(fail.NotImplemented, "SELinux labels are not built yet: only label=disable is possible")
 			}
+		case "writable-cgroups":
+			on, err := strconv.ParseBool(value)
+			if err != nil {
+				return s, fail.New(fail.Invalid, "invalid --security-opt: %q", opt)
+			}
+			s.ownGroups = &on
 		case "systempaths":
 			if value != "unconfined" {
 				return s, fail.New(fail.Invalid, "invalid --security-opt: %q", opt)

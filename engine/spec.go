@@ -214,13 +214,17 @@ func (m *specMaker) mounts(c Container, s surroundings) ([]oci.Mount, string, er
 	if err != nil {
 		return nil, "", err
 	}
+	sec, err := parseSecurity(h.SecurityOpt, m.host)
+	if err != nil {
+		return nil, "", err
+	}
 	slices.SortStableFunc(asked, func(a, b oci.Mount) int { return depth(a.Destination) - depth(b.Destination) })
 	taken := map[string]bool{}
 	for _, a := range asked {
 		taken[a.Destination] = true
 	}
 	var out []oci.Mount
-	for _, d := range slices.Concat(systemMounts(h, s), fileMounts(h, s)) {
+	for _, d := range slices.Concat(systemMounts(h, s, sec), fileMounts(h, s)) {
 		if taken[d.Destination] || taken["/dev"] && strings.HasPrefix(d.Destination, "/dev/") {
 			continue // the user's own mount takes its place
 		}
@@ -238,24 +242,27 @@ func (m *specMaker) mounts(c Container, s surroundings) ([]oci.Mount, string, er
 }
 
 // systemMounts are the file systems every container has.
-func systemMounts(h *container.HostConfig, s surroundings) []oci.Mount {
+func systemMounts(h *container.HostConfig, s surroundings, sec security) []oci.Mount {
 	access := "ro"
 	if h.Privileged {
 		access = "rw"
+	}
+	groups := access
+	if sec.ownGroups != nil {
+		if groups = "ro"; *sec.ownGroups {
+			groups = "rw"
+		}
 	}
 	out := []oci.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{access, "nosuid", "noexec", "nodev"}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{groups, "nosuid", "noexec", "nodev"}},
 	}
 	shared := []string{"rbind", "rprivate"}
-	if h.IpcMode.IsHost() {
-		out = append(out, oci.Mount{Destination: "/dev/mqueue", Type: "bind", Source: "/dev/mqueue", Options: shared})
-	} else {
-		out = append(out, oci.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})
-	}
+	// It shows the queues of the IPC namespace that it is mounted in, the host's too.
+	out = append(out, oci.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})
 	switch {
 	case h.IpcMode.IsNone():
 	case h.IpcMode.IsHost():

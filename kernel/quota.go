@@ -1,6 +1,8 @@
 package kernel
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"os"
 	"unsafe"
@@ -44,6 +46,37 @@ func ProjectIsFree(f *os.File, project uint32) (bool, error) {
 	}
 	l.valid = 0
 	return l == projectLimits{}, err
+}
+
+// MakeProject makes empty directories of one file system a new project that may hold size bytes,
+// and returns its number.
+func MakeProject(size int64, dirs ...*os.File) (project uint32, err error) {
+	for free := false; !free; {
+		var b [4]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			return 0, err
+		}
+		// Small numbers are what people choose in /etc/projects.
+		project = binary.NativeEndian.Uint32(b[:])&0x3fffffff | 0x40000000
+		if free, err = ProjectIsFree(dirs[0], project); err != nil {
+			return 0, err
+		}
+	}
+	if err := LimitProject(dirs[0], project, size); err != nil {
+		return 0, err
+	}
+	for _, dir := range dirs {
+		if err := SetProject(dir, project); err != nil {
+			return 0, errors.Join(err, LimitProject(dir, project, 0))
+		}
+	}
+	return project, nil
+}
+
+// ProjectOf is the number of the project that f belongs to; 0: of none.
+func ProjectOf(f *os.File) (uint32, error) {
+	a, err := attributesOf(f)
+	return a.project, err
 }
 
 // LimitProject bounds what belongs to a project on the file system of f to size bytes; 0

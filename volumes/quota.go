@@ -1,8 +1,6 @@
 package volumes
 
 import (
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"os"
 
@@ -36,24 +34,8 @@ func limit(dir string, size int64) (project uint32, err error) {
 		return 0, err
 	}
 	defer f.Close()
-	for free := false; !free; {
-		var b [4]byte
-		if _, err := rand.Read(b[:]); err != nil {
-			return 0, err
-		}
-		// Small numbers are what people choose in /etc/projects.
-		project = binary.NativeEndian.Uint32(b[:])&0x3fffffff | 0x40000000
-		if free, err = kernel.ProjectIsFree(f, project); err != nil {
-			return 0, asNoQuota(err)
-		}
-	}
-	if err := kernel.LimitProject(f, project, size); err != nil {
-		return 0, asNoQuota(err)
-	}
-	if err := kernel.SetProject(f, project); err != nil {
-		return 0, asNoQuota(errors.Join(err, kernel.LimitProject(f, project, 0)))
-	}
-	return project, nil
+	project, err = kernel.MakeProject(size, f)
+	return project, asNoQuota(err)
 }
 
 func asNoQuota(err error) error {

@@ -217,7 +217,7 @@ func renameContainer(w *writer, r *request) error {
 
 func removeContainer(w *writer, r *request) error {
 	if r.boolean("link") {
-		return fail.New(fail.NotImplemented, "removing a link of a container is not supported by this version of Berth: make the container anew without it")
+		return noContent(w, r.s.Containers.RemoveLink(r.Context(), r.path["id"]))
 	}
 	return noContent(w, r.s.Containers.Remove(r.Context(), r.path["id"], engine.RemoveOptions{Force: r.boolean("force"), Volumes: r.boolean("v")}))
 }

@@ -69,6 +69,7 @@ func (f *fakeEngine) Wait(context.Context, string, engine.WaitCondition) (<-chan
 }
 func (f *fakeEngine) Remove(context.Context, string, engine.RemoveOptions) error { return f.err }
 func (f *fakeEngine) Rename(context.Context, string, string) error               { return f.err }
+func (f *fakeEngine) RemoveLink(context.Context, string) error                   { return f.err }
 func (f *fakeEngine) Pause(context.Context, string) error                        { return f.err }
 func (f *fakeEngine) Unpause(context.Context, string) error                      { return f.err }
 func (f *fakeEngine) Update(_ context.Context, _ string, r engine.UpdateRequest) ([]string, error) {

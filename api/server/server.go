@@ -41,6 +41,7 @@ type Containers interface {
 	Kill(ctx context.Context, ref, signal string) error
 	Wait(ctx context.Context, ref string, cond engine.WaitCondition) (<-chan engine.WaitResult, error)
 	Remove(ctx context.Context, ref string, o engine.RemoveOptions) error
+	RemoveLink(ctx context.Context, name string) error
 	Rename(ctx context.Context, ref, name string) error
 	Pause(ctx context.Context, ref string) error
 	Unpause(ctx context.Context, ref string) error
