@@ -34,6 +34,7 @@ type createFlags struct {
 	name, platform, pull string
 	quiet                bool
 	contentTrustOff      bool
+	apiSocket            bool
 }
 
 func (o *createFlags) register(flags *pflag.FlagSet) {
@@ -42,6 +43,7 @@ func (o *createFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&o.platform, "platform", os.Getenv("DOCKER_DEFAULT_PLATFORM"), "Set platform if server is multi-platform capable")
 	flags.StringVar(&o.pull, "pull", pullMissing, `Pull image before running ("always", "missing", "never")`)
 	flags.BoolVarP(&o.quiet, "quiet", "q", false, "Suppress the pull output")
+	flags.BoolVar(&o.apiSocket, "use-api-socket", false, "Bind mount the engine's API socket and copy the credentials of registries")
 	registerContentTrust(flags, &o.contentTrustOff)
 }
 
@@ -112,6 +114,11 @@ func (a *app) containerRequest(cmd *cobra.Command, c *containerFlags, o *createF
 	request, err := c.parse(cmd.Flags())
 	if err != nil {
 		return nil, flagError(cmd, err)
+	}
+	if o.apiSocket {
+		if err := a.addAPISocket(request); err != nil {
+			return nil, flagError(cmd, err)
+		}
 	}
 	return request, nil
 }
@@ -185,6 +192,12 @@ func (a *app) createContainer(ctx context.Context, request *containerRequest, o 
 	}
 	if err != nil {
 		return "", err
+	}
+	if o.apiSocket {
+		if err := a.copyCredentials(ctx, engine, created.ID); err != nil {
+			_, _ = engine.ContainerRemove(context.WithoutCancel(ctx), created.ID, mobyclient.ContainerRemoveOptions{RemoveVolumes: true})
+			return "", err
+		}
 	}
 	for _, warning := range created.Warnings {
 		fmt.Fprintf(a.Err, "WARNING: %s\n", warning)

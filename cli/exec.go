@@ -30,6 +30,9 @@ func newExec(a *app) *cobra.Command {
 			if err != nil {
 				return flagError(cmd, err)
 			}
+			if err := checkDetachKeys(a.detachKeys(o.detachKeys)); err != nil {
+				return flagError(cmd, err)
+			}
 			return a.exec(cmd.Context(), args[0], args[1:], env, o)
 		},
 		ValidArgsFunction: a.completeContainers(running),

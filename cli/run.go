@@ -59,6 +59,9 @@ func (a *app) runCommand(cmd *cobra.Command, c *containerFlags, o *runFlags, arg
 	if err != nil {
 		return err
 	}
+	if err := checkDetachKeys(a.detachKeys(o.detachKeys)); err != nil {
+		return flagError(cmd, err)
+	}
 	config := request.config
 	if o.detach {
 		if c.attach.Len() > 0 {

@@ -26,6 +26,14 @@ type conversation struct {
 	connection     mobyclient.HijackedResponse
 }
 
+// checkDetachKeys finds a sequence that no keyboard can type before anything is done.
+func checkDetachKeys(keys string) error {
+	if _, err := term.ToBytes(keys); keys != "" && err != nil {
+		return fmt.Errorf("invalid detach escape keys provided: %s", keys)
+	}
+	return nil
+}
+
 // converse copies both ways until the container's output ends, the user detaches, or ctx
 // ends. The terminal is raw in between when both sides have one. It closes the connection.
 func (a *app) converse(ctx context.Context, c conversation) error {
@@ -37,7 +45,7 @@ func (a *app) converse(ctx context.Context, c conversation) error {
 		if c.detachKeys != "" {
 			custom, err := term.ToBytes(c.detachKeys)
 			if err != nil {
-				return fmt.Errorf("invalid detach escape keys provided: %s", c.detachKeys)
+				return checkDetachKeys(c.detachKeys)
 			}
 			keys = custom
 		}

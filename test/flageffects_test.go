@@ -214,3 +214,21 @@ func TestConflictingFlagsAreOneLineAndLeaveNothing(t *testing.T) {
 		t.Errorf("volumes left: %s", left)
 	}
 }
+
+func TestAContainerWithTheAPISocketIsAClientWithOurCredentials(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	e.Berth("version") // makes the client's home
+	config := filepath.Join(e.Dir, "home", ".docker")
+	if err := os.MkdirAll(config, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(config, "config.json"), `{"auths":{"registry.test":{"auth":"dXNlcjpzZWNyZXQ="}}}`)
+	out := e.Must("run", "--rm", "--network", "none", "--use-api-socket", "busybox", "sh", "-c",
+		`printf 'GET /_ping HTTP/1.0\r\n\r\n' | nc local:/var/run/docker.sock 2>/dev/null; ls -l /var/run/docker.sock; stat -c %a $DOCKER_CONFIG/config.json; cat $DOCKER_CONFIG/config.json`)
+	for _, want := range []string{`srw.*docker.sock`, `(?m)^600$`, `registry.test`, `secret|dXNlcjpzZWNyZXQ=`} {
+		if !regexp.MustCompile(want).MatchString(out) {
+			t.Errorf("no %s in %s", want, out)
+		}
+	}
+}
