@@ -17,7 +17,7 @@ import (
 var inspected = []string{
 	`busybox`,
 	`-it -e A=1 -e B= -l x=y -h web --domainname example.org -u app:50 -w /nowhere/yet --group-add 50 --group-add audio busybox sh -c true`,
-	`--entrypoint /bin/sh --stop-signal INT --stop-timeout 3 --restart on-failure:4 busybox -c true`,
+	`--entrypoint /bin/sh --stop-signal INT --stop-timeout 3 --restart on-failure:4 --init busybox -c true`,
 	`--entrypoint= --rm --read-only --tmpfs /t --tmpfs /u:size=1m,mode=700 --shm-size 8m busybox true`,
 	`-m 64m --memory-reservation 32m --memory-swappiness 7 --oom-kill-disable --oom-score-adj 55 --cpus 0.5 --cpuset-cpus 0 --cpuset-mems 0 --pids-limit 77 busybox`,
 	`-c 512 --cpu-period 50000 --cpu-quota 20000 -m 64m --memory-swap 96m busybox`,
