@@ -78,8 +78,10 @@ func (c *containerFlags) parse(flags *pflag.FlagSet) (*containerRequest, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := container.ValidateRestartPolicy(restart); err != nil {
-		return nil, err
+	if restart.Name != onUnhealthy { // which the engine checks
+		if err := container.ValidateRestartPolicy(restart); err != nil {
+			return nil, err
+		}
 	}
 	for _, m := range c.mounts.Value() {
 		if m.Target == "" {

@@ -123,7 +123,7 @@ func registerContainerFlags(flags *pflag.FlagSet) *containerFlags {
 	flags.VarP(&c.labels, "label", "l", "Set meta data on a container")
 	flags.Var(&c.labelsFile, "label-file", "Read in a line delimited file of labels")
 	flags.BoolVar(&c.readOnly, "read-only", false, "Mount the container's root filesystem as read only")
-	flags.StringVar(&c.restart, "restart", string(container.RestartPolicyDisabled), "Restart policy to apply when a container exits")
+	flags.StringVar(&c.restart, "restart", string(container.RestartPolicyDisabled), restartHelp)
 	flags.StringVar(&c.stopSignal, "stop-signal", "", "Signal to stop the container")
 	flags.IntVar(&c.stopTimeout, "stop-timeout", 0, "Timeout (in seconds) to stop a container")
 	flags.Var(c.sysctls, "sysctl", "Sysctl options")

@@ -8,6 +8,13 @@ import (
 	"github.com/moby/moby/api/types/container"
 )
 
+// onUnhealthy is a restart policy beyond Docker's.
+const onUnhealthy = "on-unhealthy"
+
+// restartHelp is the help of --restart.
+const restartHelp = "Restart policy to apply when a container exits: no, always, unless-stopped, on-failure[:max], or " +
+	onUnhealthy + "[:max]: on failure, and when it becomes unhealthy"
+
 // parseHealth returns nil when no flag speaks of health: the image decides then.
 func (c *containerFlags) parseHealth() (*container.HealthConfig, error) {
 	set := c.healthCmd != "" || c.healthInterval != 0 || c.healthTimeout != 0 ||

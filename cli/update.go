@@ -76,6 +76,6 @@ func newUpdate(a *app) *cobra.Command {
 	flags.Var(&reservation, "memory-reservation", "Memory soft limit")
 	flags.Var(&swap, "memory-swap", "Swap limit equal to memory plus swap: -1 to enable unlimited swap")
 	flags.Int64Var(&pids, "pids-limit", 0, "Tune container pids limit (set -1 for unlimited)")
-	flags.StringVar(&restart, "restart", "", "Restart policy to apply when a container exits")
+	flags.StringVar(&restart, "restart", "", restartHelp)
 	return cmd
 }

@@ -113,6 +113,9 @@ func (k *creator) assemble(id string, r CreateRequest, img images.Image) (Contai
 		return Container{}, nil, err
 	}
 	warnings = append(warnings, warn...)
+	if restartsUnhealthy(Container{HostConfig: host}) && healthOf(cfg) == nil {
+		warnings = append(warnings, "the restart policy on-unhealthy without a health check is on-failure")
+	}
 	if host.Init != nil && *host.Init && !host.PidMode.IsPrivate() {
 		warnings = append(warnings, "--init is ignored: the container shares its processes' namespace with others, where somebody else reaps them")
 	}

@@ -13,7 +13,6 @@ import (
 // before the outcome of the start is recorded waits for that: a container may be over
 // before its start has been answered.
 func (l *lifecycle) watch(i *instance, r *run) {
-	defer close(r.gone)
 	// An engine that closes lets go of its shims; one whose start failed is of no use.
 	letGo := context.AfterFunc(l.ctx, func() { _ = r.shim.Close() })
 	defer letGo()
@@ -41,18 +40,42 @@ func (l *lifecycle) watch(i *instance, r *run) {
 			}
 		}
 	}
+	if over {
+		_ = os.Remove(i.runDir) // stays if something is in it
+		close(r.gone)
+		l.restarted(i, r)
+		_ = r.shim.Close()
+		return
+	}
+	defer close(r.gone)
 	_ = r.shim.Close()
-	defer func() { _ = os.Remove(i.runDir) }() // stays if something is in it
+	defer func() { _ = os.Remove(i.runDir) }() // as above
 	switch {
 	case r.failed:
 		// What is left there would look like a run that was lost.
 		if err := os.RemoveAll(i.runDir); err != nil {
 			l.log.Error("a run directory could not be deleted", "id", i.id, "error", err)
 		}
-	case !over && l.ctx.Err() == nil:
+	case l.ctx.Err() == nil:
 		if rec := l.lost(i); l.ctx.Err() == nil {
 			l.ended(i, r, rec)
 		}
+	}
+}
+
+// restarted keeps the shim of a run that has ended until the container runs again, if that is
+// planned: were this engine killed before, nobody else would wake the next one.
+func (l *lifecycle) restarted(i *instance, r *run) {
+	i.mu.Lock()
+	pausing := i.pausing
+	i.mu.Unlock()
+	if pausing == nil {
+		return
+	}
+	r.shim.Hold()
+	select {
+	case <-pausing:
+	case <-l.ctx.Done():
 	}
 }
 

@@ -311,6 +311,14 @@ func bind(want []supervisor.Port) []supervisor.Port {
 	return out
 }
 
+func (c *fakeConn) SetPolicy(_ context.Context, p supervisor.Policy) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cfg.Policy = p
+	return nil
+}
+func (c *fakeConn) Hold() {}
+
 func (c *fakeConn) Root(context.Context) (*os.File, error) { return os.Open("/") }
 func (c *fakeConn) Destroy(context.Context) error          { c.vanish(); return nil }
 

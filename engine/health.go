@@ -158,6 +158,7 @@ func (l *lifecycle) healthChanged(i *instance, r *run, h supervisor.HealthState)
 		l.ann.tell(c, "health_status: "+h.Status)
 		l.rec.later(i)
 	}
+	l.ailed(i, r)
 }
 
 // healthOfEnd is the health of a container that has ended, whose shim has told last what
@@ -178,4 +179,12 @@ func healthOfEnd(before *container.Health, told *supervisor.HealthState) *contai
 	}
 	end.Status = container.Unhealthy
 	return &end
+}
+
+// healthMissed tells of a change that came while no engine was there.
+func (l *lifecycle) healthMissed(before, now Container) {
+	old, h := before.State.Health, now.State.Health
+	if h != nil && h.Status != container.Starting && (old == nil || old.Status != h.Status || !before.State.StartedAt.Equal(now.State.StartedAt)) {
+		l.ann.tell(now, "health_status: "+string(h.Status))
+	}
 }

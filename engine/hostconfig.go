@@ -97,8 +97,8 @@ func refuseBesideDonor(cfg *container.Config, h *container.HostConfig) error {
 
 // checkRestart validates the restart policy.
 func checkRestart(h *container.HostConfig) error {
-	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
-		return fail.Mark(fail.Invalid, err)
+	if err := checkPolicy(h.RestartPolicy); err != nil {
+		return err
 	}
 	if h.AutoRemove && !h.RestartPolicy.IsNone() {
 		return fail.New(fail.Invalid, "can't create 'AutoRemove' container with restart policy")

@@ -46,6 +46,8 @@ type instance struct {
 	noRemove  bool                    // a manual restart is under way: --rm does not apply
 	boot      string                  // boot ID of the latest start
 	backoff   time.Duration           // the last pause before an automatic restart
+	ailing    bool                    // the run is being ended because it is unhealthy
+	pausing   chan struct{}           // closed when a restart that was planned is done, or off; nil: there is none
 	timer     func()                  // cancels a planned restart
 }
 
@@ -157,6 +159,7 @@ func (i *instance) letGo() {
 		i.timer()
 		i.timer = nil
 	}
+	i.endPause()
 	i.tell(func(*waiter) bool { return true }, WaitResult{Err: errClosed})
 	i.mu.Unlock()
 	closeAll(attached)

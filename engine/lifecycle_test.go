@@ -315,8 +315,11 @@ func TestRestartPolicies(t *testing.T) {
 		{container.RestartPolicy{Name: "on-failure"}, 2, 99, false, true},
 		{container.RestartPolicy{Name: "on-failure", MaximumRetryCount: 3}, 2, 2, false, true},
 		{container.RestartPolicy{Name: "on-failure", MaximumRetryCount: 3}, 2, 3, false, false},
+		{container.RestartPolicy{Name: "on-unhealthy"}, 0, 0, false, false},
+		{container.RestartPolicy{Name: "on-unhealthy"}, 2, 99, false, true},
+		{container.RestartPolicy{Name: "on-unhealthy", MaximumRetryCount: 3}, 2, 3, false, false},
 	} {
-		if got := wantsRestart(c.policy, c.code, c.count, c.manual); got != c.want {
+		if got := wantsRestart(c.policy, c.code != 0, c.count, c.manual); got != c.want {
 			t.Errorf("%+v: %v", c, got)
 		}
 	}

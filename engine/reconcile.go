@@ -42,6 +42,9 @@ func (r reconciler) run(ctx context.Context) error {
 		}
 		i := newInstance(r.dirs, rec.container(id))
 		i.manual, i.boot, i.volatile = rec.Manual, rec.Boot, rec.volatile
+		if rec.Boot == r.life.host.boot {
+			i.backoff = rec.Backoff
+		}
 		if err := r.life.idx.reserve(rec.Name, id); err != nil {
 			r.log.Error("two containers are recorded under one name; rename one of them", "name", rec.Name, "id", id)
 		}
@@ -167,6 +170,7 @@ func (r reconciler) attach(ctx context.Context, i *instance) error {
 	r.life.adoptVolumes(i.now())
 	r.life.execs.adopt(i, st.Execs)
 	i.mu.Lock()
+	before := i.now()
 	i.run, i.last = run, run
 	i.boot = r.life.host.boot
 	status := running
@@ -178,11 +182,14 @@ func (r reconciler) attach(ctx context.Context, i *instance) error {
 			Health: healthTold(st.Health)}
 		c.Network = r.life.wire.found(i.id)
 	})
+	c := i.now()
 	i.mu.Unlock()
 	if st.Exit != nil {
 		r.life.ended(i, run, *st.Exit)
 	} else {
 		r.life.rewire(ctx, i, run)
+		r.life.healthMissed(before, c)
+		r.life.ailed(i, run)
 	}
 	r.life.work.Go(func() { r.life.watch(i, run) })
 	return nil
@@ -226,7 +233,7 @@ func (r reconciler) noShim(ctx context.Context, i *instance, rec record) {
 		i.change(func(c *Container) { c.State.Status = dead })
 		i.mu.Unlock()
 	case rec.State.Status == restarting || restartAtOpen(rec, rebooted):
-		r.startAgain(i)
+		r.startAgain(i, pauseLeft(rec.State.FinishedAt, i.backoff))
 	case rec.HostConfig.AutoRemove && rec.State.Status != created:
 		r.life.follow(i, i.now(), -1)
 	}
@@ -251,19 +258,27 @@ func (r reconciler) record(i *instance, rec record, exit supervisor.ExitRecord, 
 	i.mu.Unlock()
 	r.life.tellExit(i, c, exit)
 	if again {
-		r.startAgain(i)
+		r.startAgain(i, 0)
 		return
+	}
+	if plan >= 0 {
+		plan = pauseLeft(exit.ExitedAt, plan)
 	}
 	r.life.follow(i, c, plan)
 }
 
-// startAgain starts a container by its policy, without a pause.
-func (r reconciler) startAgain(i *instance) {
+// pauseLeft is what is left of a pause that began at the time given.
+func pauseLeft(began time.Time, pause time.Duration) time.Duration {
+	return min(max(pause-time.Since(began), 0), pause)
+}
+
+// startAgain starts a container by its policy after the pause.
+func (r reconciler) startAgain(i *instance, pause time.Duration) {
 	i.mu.Lock()
 	i.noRestart = false
 	i.change(func(c *Container) { c.State.Status = restarting })
 	i.mu.Unlock()
-	r.life.planned(i, 0)
+	r.life.planned(i, pause)
 }
 
 // strays lists ids that have a directory and no record: what was being created or

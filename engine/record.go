@@ -35,8 +35,9 @@ type record struct {
 	Sandbox      string                    `json:"sandbox"`
 	State        State                     `json:"state"`
 	RestartCount int                       `json:"restartCount,omitempty"`
-	Manual       bool                      `json:"manual,omitempty"` // stopped by hand
-	Boot         string                    `json:"boot"`             // boot ID of its creation or latest start
+	Manual       bool                      `json:"manual,omitempty"`  // stopped by hand
+	Boot         string                    `json:"boot"`              // boot ID of its creation or latest start
+	Backoff      time.Duration             `json:"backoff,omitempty"` // the latest pause before an automatic restart
 
 	volatile bool // it was read from under the exec root
 }
@@ -59,7 +60,7 @@ func (i *instance) record() record {
 		Name: c.Name, Created: c.Created, Image: c.Image, Path: c.Path, Args: c.Args,
 		Config: c.Config, HostConfig: c.HostConfig, Networking: c.Networking,
 		Driver: c.Driver, Mounts: c.Mounts, Plan: c.plan, Sandbox: c.Sandbox,
-		State: c.State, RestartCount: c.RestartCount, Manual: i.manual, Boot: i.boot,
+		State: c.State, RestartCount: c.RestartCount, Manual: i.manual, Boot: i.boot, Backoff: i.backoff,
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
+	"berth/fail"
 	"berth/supervisor"
 )
 
@@ -34,7 +35,9 @@ func (wallClock) After(d time.Duration, fn func()) func() {
 // next start, or a negative one for none. The caller holds mu.
 func (i *instance) planRestart(rec supervisor.ExitRecord) time.Duration {
 	c := i.now()
-	if i.noRestart || !wantsRestart(c.HostConfig.RestartPolicy, rec.Code, c.RestartCount, i.manual) {
+	failed := rec.Code != 0 || i.ailing || rec.Health != nil && rec.Health.Status == supervisor.Unhealthy && restartsUnhealthy(c)
+	i.ailing = false
+	if i.noRestart || !wantsRestart(c.HostConfig.RestartPolicy, failed, c.RestartCount, i.manual) {
 		return -1
 	}
 	switch ran := rec.ExitedAt.Sub(rec.StartedAt); {
@@ -46,16 +49,82 @@ func (i *instance) planRestart(rec supervisor.ExitRecord) time.Duration {
 	return i.backoff
 }
 
-func wantsRestart(p container.RestartPolicy, code, count int, manual bool) bool {
+// onUnhealthy is a restart policy beyond Docker's: on-failure, and a container that becomes
+// unhealthy has failed too. It is stopped then.
+const onUnhealthy = "on-unhealthy"
+
+func restartsUnhealthy(c Container) bool { return c.HostConfig.RestartPolicy.Name == onUnhealthy }
+
+// checkPolicy validates a restart policy.
+func checkPolicy(p container.RestartPolicy) error {
+	if p.Name != onUnhealthy {
+		return fail.Mark(fail.Invalid, container.ValidateRestartPolicy(p))
+	}
+	if p.MaximumRetryCount < 0 {
+		return fail.New(fail.Invalid, "invalid restart policy: maximum retry count cannot be negative")
+	}
+	return nil
+}
+
+func wantsRestart(p container.RestartPolicy, failed bool, count int, manual bool) bool {
 	switch {
 	case p.IsAlways():
 		return true
 	case p.IsUnlessStopped():
 		return !manual
-	case p.IsOnFailure():
-		return code != 0 && (p.MaximumRetryCount == 0 || count < p.MaximumRetryCount)
+	case p.IsOnFailure(), p.Name == onUnhealthy:
+		return failed && (p.MaximumRetryCount == 0 || count < p.MaximumRetryCount)
 	}
 	return false
+}
+
+// shimPolicy is what the container's shim does when no engine is there.
+func (l *lifecycle) shimPolicy(c Container) (p supervisor.Policy) {
+	if c.HostConfig.AutoRemove || !c.HostConfig.RestartPolicy.IsNone() || l.hasMountedVolumes(c) {
+		p.WakeEngine = l.wake
+	}
+	// One that will not be started again is not ended for its health.
+	p.WakeUnhealthy = restartsUnhealthy(c) && wantsRestart(c.HostConfig.RestartPolicy, true, c.RestartCount, false)
+	return p
+}
+
+// ailed ends a run that is unhealthy, if its policy is to start the container again then. It
+// returns when that has begun.
+func (l *lifecycle) ailed(i *instance, r *run) {
+	i.mu.Lock()
+	c := i.now()
+	h := c.State.Health
+	due := i.run == r && !i.ailing && !i.noRestart && restartsUnhealthy(c) && h != nil && h.Status == container.Unhealthy &&
+		wantsRestart(c.HostConfig.RestartPolicy, true, c.RestartCount, i.manual)
+	i.ailing = i.ailing || due
+	i.mu.Unlock()
+	if !due || l.ctx.Err() != nil {
+		return
+	}
+	l.work.Go(func() { // ends with the run, or the engine
+		sig, patience, err := stopTerms(c, StopOptions{})
+		if err == nil {
+			p := l.shimPolicy(c)
+			p.Condemned = true
+			if err = r.shim.SetPolicy(l.ctx, p); err == nil {
+				err = l.signal(l.ctx, i, r, sig)
+			}
+		}
+		if err == nil {
+			err = l.awaitExit(l.ctx, i, r, patience)
+		}
+		if err != nil && l.ctx.Err() == nil && !fail.Is(err, fail.NotFound) {
+			l.log.Error("an unhealthy container could not be ended to start it again", "id", i.id, "error", err)
+		}
+	})
+}
+
+// endPause tells that a planned restart is done, or off. The caller holds mu.
+func (i *instance) endPause() {
+	if i.pausing != nil {
+		close(i.pausing)
+		i.pausing = nil
+	}
 }
 
 // planned starts a container that is restarting after the pause.
@@ -64,6 +133,9 @@ func (l *lifecycle) planned(i *instance, pause time.Duration) {
 	defer i.mu.Unlock()
 	if i.now().State.Status != restarting || l.ctx.Err() != nil {
 		return
+	}
+	if i.pausing == nil {
+		i.pausing = make(chan struct{})
 	}
 	l.work.Add(1)
 	fired := make(chan struct{}, 1) // taken by whichever of the two comes first
@@ -114,6 +186,7 @@ func (l *lifecycle) startByPolicy(i *instance) {
 		plan = i.planRestart(supervisor.ExitRecord{Code: c.State.ExitCode, StartedAt: now, ExitedAt: now})
 		if plan < 0 {
 			c, _ = i.become(exited, func(*Container) {})
+			i.endPause()
 		} else {
 			c = i.change(func(c *Container) { c.RestartCount++ })
 		}
@@ -154,6 +227,7 @@ func (l *lifecycle) cancelRestart(i *instance) bool {
 		i.timer()
 		i.timer = nil
 	}
+	i.endPause()
 	i.mu.Unlock()
 	l.rec.later(i)
 	return err == nil
@@ -173,7 +247,7 @@ func restartAtOpen(rec record, rebooted bool) bool {
 		return true
 	case p.IsUnlessStopped():
 		return !rec.Manual
-	case p.IsOnFailure():
+	case p.IsOnFailure(), p.Name == onUnhealthy:
 		return rec.State.Running() && !rec.Manual
 	}
 	return false

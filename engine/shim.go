@@ -29,6 +29,8 @@ type shim interface {
 	Ports() []supervisor.Port
 	SetNetwork(ctx context.Context, n supervisor.Network) ([]supervisor.Port, error)
 	Root(ctx context.Context) (*os.File, error)
+	SetPolicy(ctx context.Context, p supervisor.Policy) error
+	Hold()
 	Destroy(ctx context.Context) error
 	Close() error
 }

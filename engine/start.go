@@ -236,6 +236,9 @@ func (l *lifecycle) nowRunning(i *instance, r *run, sb *network.Sandbox, pid int
 	l.ann.tell(c, "start")
 	l.wire.relink(c)
 	close(r.started)
+	i.mu.Lock()
+	i.endPause()
+	i.mu.Unlock()
 	l.rec.later(i)
 	return nil
 }
@@ -331,9 +334,7 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, joi
 		LogPath: i.logFile(logging), Log: logging,
 		Volatile: c.HostConfig.AutoRemove,
 	}
-	if c.HostConfig.AutoRemove || !c.HostConfig.RestartPolicy.IsNone() || l.hasMountedVolumes(c) {
-		cfg.WakeEngine = l.wake
-	}
+	cfg.Policy = l.shimPolicy(c)
 	return cfg, lent.close, nil
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -32,8 +33,8 @@ func (l *lifecycle) update(ctx context.Context, i *instance, r UpdateRequest) (w
 	if err := checkLimits(&asked, l.host); err != nil {
 		return nil, err
 	}
-	if err := container.ValidateRestartPolicy(r.RestartPolicy); err != nil {
-		return nil, fail.Mark(fail.Invalid, err)
+	if err := checkPolicy(r.RestartPolicy); err != nil {
+		return nil, err
 	}
 	giveBack, err := l.take(ctx, i)
 	if err != nil {
@@ -63,7 +64,28 @@ func (l *lifecycle) update(ctx context.Context, i *instance, r UpdateRequest) (w
 		return nil, err
 	}
 	l.ann.tell(c, "update")
+	if r.RestartPolicy.Name != "" {
+		if err := l.tellPolicy(ctx, i, c); err != nil {
+			return nil, err
+		}
+	}
 	return warnings, nil
+}
+
+// tellPolicy lets the shim of a container that runs know of its restart policy.
+func (l *lifecycle) tellPolicy(ctx context.Context, i *instance, c Container) error {
+	r, _, err := i.live()
+	if fail.Is(err, fail.Conflict) {
+		return nil // it does not run: the next start tells
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.shim.SetPolicy(ctx, l.shimPolicy(c)); err != nil && !fail.Is(err, fail.NotFound) {
+		return fmt.Errorf("the restart policy is changed, but the container's supervisor does not know of it: %w", err)
+	}
+	l.ailed(i, r)
+	return nil
 }
 
 func (i *instance) setHostConfig(h *container.HostConfig) Container {

@@ -73,12 +73,22 @@ type Config struct {
 	LogPath   string       `json:"logPath,omitempty"`   // empty: no files are written
 	Log       logs.Options `json:"log"`
 
+	Policy
+	// Volatile: the exit record need not survive a power loss (--rm).
+	Volatile bool `json:"volatile,omitempty"`
+}
+
+// Policy says what a shim does on its own when no engine is connected.
+type Policy struct {
 	// WakeEngine is the command that starts the engine, run after the container has
 	// ended if no engine is connected then; empty if nothing has to be done at its end.
 	// It must be harmless where an engine runs already.
 	WakeEngine []string `json:"wakeEngine,omitempty"`
-	// Volatile: the exit record need not survive a power loss (--rm).
-	Volatile bool `json:"volatile,omitempty"`
+	// WakeUnhealthy runs it too while the container is unhealthy.
+	WakeUnhealthy bool `json:"wakeUnhealthy,omitempty"`
+	// Condemned: the container is being ended for its health. Its probes stop, so that
+	// the exit record says why.
+	Condemned bool `json:"condemned,omitempty"`
 }
 
 // AttachOptions say how a client's connection is joined to a process's streams.

@@ -404,6 +404,15 @@ func (s *Shim) Root(ctx context.Context) (*os.File, error) {
 	return os.NewFile(uintptr(r.files[0]), "root"), nil
 }
 
+// SetPolicy changes what the shim does without an engine.
+func (s *Shim) SetPolicy(ctx context.Context, p Policy) error {
+	return s.call(ctx, opPolicy, p, nil, nil)
+}
+
+// Hold keeps the shim after the exit event was delivered, until Close: if this engine is killed
+// before, it wakes the next one.
+func (s *Shim) Hold() { _ = s.w.send(frame{Op: opHold}, nil, nil) }
+
 // Destroy ends a container that was created and never started, with its shim.
 func (s *Shim) Destroy(ctx context.Context) error { return s.call(ctx, opDestroy, nil, nil, nil) }
 

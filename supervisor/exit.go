@@ -70,24 +70,31 @@ func (s *shim) wait(stopWatching func()) {
 	s.mu.Unlock()
 	clientsGone := s.streams.end()
 	if !connected || !s.exitTaken() {
-		if err := wake(s.file.WakeEngine, s.file.Env); err != nil {
-			fmt.Fprintln(os.Stderr, "berth-shim:", err)
-		}
+		s.mu.Lock()
+		command, env := s.file.WakeEngine, s.file.Env
+		s.mu.Unlock()
+		s.wakeNow(command, env)
 	}
 	clientsGone()
 	close(s.over)
 }
 
-// exitTaken waits until an engine has dealt with the exit, or none is left.
+// exitTaken waits until an engine has dealt with the exit, or none is left. An engine that
+// is about to start the container again keeps the shim till then: nobody else could wake
+// the next engine if that one were killed.
 func (s *shim) exitTaken() bool {
 	timeout := time.NewTimer(noAnswer)
 	defer timeout.Stop()
+	held := s.held
 	for {
 		select {
 		case <-s.tookExit:
 			return true
 		case <-timeout.C:
 			return true // it is there, however slow
+		case <-held:
+			held = nil
+			timeout.Stop()
 		case <-s.alone:
 			s.mu.Lock()
 			none := len(s.peers) == 0
@@ -100,6 +107,19 @@ func (s *shim) exitTaken() bool {
 					return false
 				}
 			}
+		}
+	}
+}
+
+// hold keeps the shim until taken.
+func (s *shim) hold() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.held:
+	default:
+		if s.exit != nil {
+			close(s.held)
 		}
 	}
 }

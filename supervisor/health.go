@@ -177,6 +177,10 @@ func (s *shim) probe() {
 	if counts {
 		h.state.took(result, h.cfg, s.file.StartedAt)
 		s.tellLocked(Event{Kind: EventHealth, Health: &HealthState{h.state.Status, h.state.Streak, []Probe{result}}})
+		if h.state.Status == Unhealthy && s.cfg.WakeUnhealthy && len(s.peers) == 0 {
+			command, env := s.file.WakeEngine, s.file.Env
+			defer s.wakeNow(command, env)
+		}
 	}
 	h.cancel = nil
 	close(h.done)
@@ -260,4 +264,28 @@ func readProbe(r *output) string {
 		kept = append(kept, "..."...)
 	}
 	return string(kept)
+}
+
+func (s *shim) wakeNow(command, env []string) {
+	if err := wake(command, env); err != nil {
+		fmt.Fprintln(os.Stderr, "berth-shim:", err)
+	}
+}
+
+// setPolicy takes effect at once, also for whoever clears up after this shim.
+func (s *shim) setPolicy(p Policy) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cfg.Policy = p
+	s.file.WakeEngine = p.WakeEngine
+	if len(p.WakeEngine) > 0 && s.file.Env == nil {
+		s.file.Env = os.Environ()
+	}
+	if p.Condemned {
+		s.stopProbes()
+	}
+	if s.phase >= ending { // the file goes, or has gone
+		return nil
+	}
+	return s.file.write(s.cfg.RunDir)
 }

@@ -88,6 +88,13 @@ var ops = map[string]func(s *shim, ctx context.Context, r *request) (answer, err
 		return answer{files: []int{fd}}, nil
 	},
 	opNetwork: (*shim).setNetwork,
+	opPolicy: func(s *shim, _ context.Context, r *request) (answer, error) {
+		var req Policy
+		if err := r.decode(&req); err != nil {
+			return answer{}, err
+		}
+		return answer{}, s.setPolicy(req)
+	},
 	opDestroy: (*shim).destroy,
 }
 
@@ -141,6 +148,10 @@ func (p *peer) serve() {
 				cancel()
 			}
 			p.mu.Unlock()
+			closeFiles(files)
+			continue
+		case opHold:
+			p.s.hold()
 			closeFiles(files)
 			continue
 		case opTaken:

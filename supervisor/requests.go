@@ -26,8 +26,10 @@ const (
 	opUpdate  = "update"  // oci.LinuxResources
 	opNetwork = "network" // Network → networkReply
 	opRoot    = "root"    // → a descriptor
+	opPolicy  = "policy"  // Policy
 	opDestroy = "destroy" //
 	opCancel  = "cancel"  // with the id of a request under way; it has no answer of its own
+	opHold    = "hold"    // the exit event will be dealt with later; no answer
 	opTaken   = "taken"   // the exit event has been dealt with; no answer
 	opEvent   = "event"   // Event, from the shim
 )

@@ -47,6 +47,7 @@ type shim struct {
 	over     chan struct{} // closed when the shim may end
 	begun    chan struct{} // closed when it is known whether the start succeeded
 	tookExit chan struct{} // closed when an engine has dealt with the exit
+	held     chan struct{} // closed when an engine wants to keep the shim after the exit
 	alone    chan struct{} // gets a value when the last engine has left
 	execWork sync.WaitGroup
 	calm     *time.Timer // runs settle
@@ -67,7 +68,7 @@ type shim struct {
 
 func newShim(cfg *Config, guard *guardian) *shim {
 	return &shim{cfg: cfg, guard: guard, over: make(chan struct{}), begun: make(chan struct{}), tookExit: make(chan struct{}),
-		alone: make(chan struct{}, 1), calm: time.AfterFunc(settleAfter, settle), peers: map[*peer]struct{}{}, execs: map[string]*execution{}}
+		held: make(chan struct{}), alone: make(chan struct{}, 1), calm: time.AfterFunc(settleAfter, settle), peers: map[*peer]struct{}{}, execs: map[string]*execution{}}
 }
 
 // create makes the container. After an error nothing of it is left.
