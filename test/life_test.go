@@ -1,0 +1,240 @@
+package test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"berth/testkit"
+)
+
+// lives are what a container has written at each of its starts to a file on the host. No
+// client is needed to read it, and so no engine.
+type lives struct {
+	t    *testing.T
+	file string
+}
+
+// liver is an engine with a directory that containers have as /host.
+func liver(t *testing.T, o testkit.EngineOptions) (*testkit.Engine, lives, []string) {
+	e := testkit.StartEngine(t, o)
+	e.Busybox()
+	dir := filepath.Join(e.Dir, "host")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return e, lives{t, filepath.Join(dir, "lives")}, []string{"run", "-d", "--network", "none", "-v", dir + ":/host"}
+}
+
+// starts are the moments of the starts so far.
+func (l lives) starts() (at []time.Time) {
+	data, _ := os.ReadFile(l.file) // none yet
+	for line := range strings.Lines(string(data)) {
+		seconds, fraction, _ := strings.Cut(strings.TrimSpace(line), ".")
+		s, err := strconv.ParseInt(seconds, 10, 64)
+		if err != nil {
+			l.t.Fatalf("%q: %v", line, err)
+		}
+		hundredths, _ := strconv.ParseInt(fraction, 10, 64)
+		at = append(at, time.Unix(s, hundredths*10e6))
+	}
+	return at
+}
+
+// await waits for the start number n.
+func (l lives) await(n int) []time.Time {
+	l.t.Helper()
+	testkit.Eventually(l.t, "start number "+strconv.Itoa(n), func() bool { return len(l.starts()) >= n })
+	return l.starts()
+}
+
+// living is a command that notes its start and goes on with what follows.
+func living(rest string) []string {
+	return []string{"busybox", "sh", "-c", `cut -d" " -f1 /proc/uptime >> /host/lives; ` + rest}
+}
+
+// end kills a container's process without the engine.
+func end(t *testing.T, pid string) {
+	t.Helper()
+	n, err := strconv.Atoi(pid)
+	if err == nil {
+		err = syscall.Kill(n, syscall.SIGKILL)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPoliciesActWithoutTheEngine(t *testing.T) {
+	for _, name := range []string{"berth", "runc"} {
+		if name != "berth" {
+			testkit.NeedTool(t, name)
+		}
+		for _, policy := range []string{"always", "unless-stopped", "on-failure:5", "on-unhealthy"} {
+			t.Run(name+" "+policy, func(t *testing.T) {
+				e, lives, run := liver(t, testkit.EngineOptions{Runtime: name})
+				id := e.Must(append(append(run, "--restart", policy), living("exec sleep 1000")...)...)
+				lives.await(1)
+				pid := e.Must("inspect", "-f", "{{.State.Pid}}", id)
+				e.Kill()
+				since := time.Now()
+				end(t, pid)
+				lives.await(2)
+				t.Logf("it runs again after %s", time.Since(since))
+				testkit.Eventually(t, "it is told", func() bool {
+					return e.Must("inspect", "-f", "{{.State.Running}} {{.RestartCount}}", id) == "true 1"
+				})
+			})
+		}
+	}
+}
+
+func TestAPauseBeforeARestartSurvivesTheEngine(t *testing.T) {
+	e, lives, run := liver(t, testkit.EngineOptions{})
+	id := e.Must(append(append(run, "--restart", "always"), living("exit 3")...)...)
+	// 100, 200, 400, 800: the next pause is of 1.6 seconds.
+	starts := lives.await(5)
+	testkit.Eventually(t, "it pauses", func() bool {
+		return e.Must("inspect", "-f", "{{.State.Status}} {{.RestartCount}}", id) == "restarting 5"
+	})
+	e.Kill()
+	n := len(starts)
+	starts = lives.await(n + 1)
+	if pause := starts[n].Sub(starts[n-1]); pause < 1500*time.Millisecond {
+		t.Errorf("the container was started again after %s", pause)
+	}
+	// The pauses grow on: 3.2 seconds.
+	if len(starts) > n+1 {
+		t.Errorf("%d starts follow", len(starts)-n)
+	}
+	e.Must("rm", "-f", id)
+}
+
+func TestAStopEndsAPause(t *testing.T) {
+	e, lives, run := liver(t, testkit.EngineOptions{})
+	id := e.Must(append(append(run, "--restart", "always"), living("exit 3")...)...)
+	lives.await(3)
+	testkit.Eventually(t, "it pauses", func() bool { return e.Must("inspect", "-f", "{{.State.Status}}", id) == "restarting" })
+	e.Must("stop", id)
+	n := len(lives.starts())
+	if s := e.Must("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", id); s != "exited 3" {
+		t.Errorf("it is %s", s)
+	}
+	e.Must("start", id)
+	lives.await(n + 1)
+	if c := e.Must("inspect", "-f", "{{.RestartCount}}", id); c != "0" && c != "1" {
+		t.Errorf("restarts are counted from the start by hand: %s", c)
+	}
+	e.Must("rm", "-f", id)
+}
+
+func TestUpdateOfThePolicyTakesEffectAtOnce(t *testing.T) {
+	e, lives, run := liver(t, testkit.EngineOptions{})
+	id := e.Must(append(run, living("exec sleep 1000")...)...)
+	wakes := func() bool {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join(e.ExecRoot, "containers", id, "state.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var state struct{ WakeEngine []string }
+		if err := json.Unmarshal(data, &state); err != nil {
+			t.Fatal(err)
+		}
+		return len(state.WakeEngine) > 0
+	}
+	if wakes() {
+		t.Error("a container without a policy wakes the engine")
+	}
+	e.Must("update", "--restart", "always", id)
+	e.Must("update", "--restart", "no", id)
+	if wakes() {
+		t.Error("a container whose policy was taken away wakes the engine")
+	}
+	e.Must("update", "--restart", "unless-stopped", id)
+	if !wakes() {
+		t.Error("a container that was given a policy does not wake the engine")
+	}
+	lives.await(1)
+	pid := e.Must("inspect", "-f", "{{.State.Pid}}", id)
+	e.Kill()
+	end(t, pid)
+	lives.await(2)
+	if r := e.Berth("update", "--restart", "sometimes", id); r.Code == 0 || !strings.Contains(r.Stderr, "sometimes") {
+		t.Errorf("an unknown policy: %+v", r)
+	}
+	e.Must("rm", "-f", id)
+}
+
+func TestAnUnhealthyContainerIsStartedAgain(t *testing.T) {
+	e, lives, run := liver(t, testkit.EngineOptions{})
+	well := filepath.Join(filepath.Dir(lives.file), "well")
+	unwell := func(ill bool) {
+		t.Helper()
+		err := os.WriteFile(well, nil, 0o644)
+		if ill {
+			err = os.Remove(well)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	unwell(false)
+	// It ends with 0: by its exit code nothing has failed.
+	id := e.Must(append(append(run, "--name", "web", "--restart", "on-unhealthy:2", "--health-cmd", "test -e /host/well", "--health-interval", "100ms", "--health-retries", "2"),
+		living("trap 'rm -f /host/deaf; exit 0' TERM; while :; do sleep 0.05; done")...)...)
+	becomes(t, e, id, "healthy")
+	since := time.Now()
+	unwell(true)
+	lives.await(2)
+	unwell(false)
+	becomes(t, e, id, "healthy")
+	if got := e.Must("inspect", "-f", "{{.RestartCount}} {{.HostConfig.RestartPolicy.Name}} {{.HostConfig.RestartPolicy.MaximumRetryCount}}", id); got != "1 on-unhealthy 2" {
+		t.Errorf("after one restart: %s", got)
+	}
+	told := e.Must("events", "--since", strconv.FormatInt(since.Unix()-1, 10), "--until", strconv.FormatInt(time.Now().Unix()+1, 10), "--filter", "container="+id, "--format", "{{.Action}}")
+	var order []string
+	for _, a := range strings.Split(told, "\n") {
+		if !strings.HasPrefix(a, "exec_") {
+			order = append(order, a)
+		}
+	}
+	want := []string{"health_status: unhealthy", "kill", "die", "start", "health_status: healthy"}
+	if n := len(order); n < len(want) || !slices.Equal(order[n-len(want):], want) {
+		t.Errorf("events: %q", order)
+	}
+
+	// Without the engine, the shim calls for one.
+	e.Kill()
+	unwell(true)
+	lives.await(3)
+	testkit.Eventually(t, "the second restart is counted", func() bool {
+		return e.Must("inspect", "-f", "{{.RestartCount}} {{.State.Running}}", id) == "2 true"
+	})
+	// That was the last one: it stays, unhealthy.
+	h := becomes(t, e, id, "unhealthy")
+	testkit.Eventually(t, "probes go on", func() bool { return health(t, e, id).FailingStreak > h.FailingStreak+2 })
+	if n := len(lives.starts()); n != 3 {
+		t.Errorf("%d starts", n)
+	}
+	e.Must("update", "--restart", "on-unhealthy", id)
+	lives.await(4)
+	unwell(false)
+	becomes(t, e, id, "healthy")
+	e.Must("stop", id)
+	if s := e.Must("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", id); s != "exited 0" {
+		t.Errorf("stopped by hand it is %s", s)
+	}
+	if r := e.Berth("create", "--restart", "on-unhealthy", "busybox", "true"); r.Code != 0 || !strings.Contains(r.Stderr, "without a health check") {
+		t.Errorf("the policy without a health check: %+v", r)
+	}
+	if r := e.Berth("create", "--restart", "on-unhealthy:-1", "busybox", "true"); r.Code == 0 {
+		t.Errorf("negative retries: %+v", r)
+	}
+}
