@@ -17,6 +17,11 @@ import (
 // and after the end of the process nothing waits any more: what is left is buffered whole.
 const clientBuffer = 1 << 20
 
+// headPatience is how long output waits for a client to read the head of the HTTP answer that
+// came before it. docker-py reads through a buffer and then goes on at the bare socket: what
+// arrives together with the head is lost to it. Docker is slow enough to keep the two apart.
+const headPatience = 50 * time.Millisecond
+
 // farewell is how long a client may take to close its connection after all was said.
 const farewell = 2 * time.Second
 
@@ -32,6 +37,7 @@ type client struct {
 	mu       sync.Mutex // guards all below
 	changed  *sync.Cond
 	out      []byte
+	headRead bool // what was written before us has been read, or shall not be waited for
 	writing  bool // a flush is under way
 	endless  bool // no back-pressure
 	finished bool // no output comes any more
@@ -57,6 +63,9 @@ func newClient(fd int, opts AttachOptions, tty bool) (*client, error) {
 	}
 	c := &client{opts: opts, f: f, raw: raw, keys: detacher{keys: keys}, tty: tty, closed: make(chan struct{})}
 	c.changed = sync.NewCond(&c.mu)
+	// Other sockets do not tell what their peer has read.
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	c.headRead = err != nil || domain != unix.AF_UNIX
 	return c, nil
 }
 
@@ -87,7 +96,7 @@ func (c *client) write(stream byte, data []byte) {
 		header[0] = stream
 		binary.BigEndian.PutUint32(header[4:], uint32(len(data)))
 	}
-	if !c.writing {
+	if !c.writing && c.clear() {
 		n, err := c.sendNow(header, data)
 		if err != nil {
 			c.lost()
@@ -126,9 +135,32 @@ func (c *client) sendNow(header, data []byte) (sent int, err error) {
 	return max(sent, 0), errors.Join(err, e)
 }
 
+// clear reports whether the client has read all that was written before our first byte. The
+// caller holds mu.
+func (c *client) clear() bool {
+	if c.headRead {
+		return true
+	}
+	e := c.raw.Control(func(fd uintptr) {
+		left, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+		c.headRead = err != nil || left == 0
+	})
+	return c.headRead || e != nil
+}
+
 func (c *client) flush() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	// Nothing announces that the other end has read.
+	for patient := time.Now().Add(headPatience); !c.clear() && !c.gone; {
+		if time.Now().After(patient) {
+			c.headRead = true
+			break
+		}
+		c.mu.Unlock()
+		time.Sleep(200 * time.Microsecond)
+		c.mu.Lock()
+	}
 	for len(c.out) > 0 && !c.gone {
 		out := c.out
 		c.out = nil

@@ -328,7 +328,7 @@ var apiContainers = []apiCase{
 			}
 			ids[id[0]] = id
 		}
-		a.ask(501, "DELETE", "/containers/running?link=1", "").says("removing a link")
+		a.ask(409, "DELETE", "/containers/running?link=1", "").says("cannot remove the default link name")
 		a.ask(204, "DELETE", "/containers/running?force=true", "")
 	}},
 	{row: "POST /containers/prune", test: func(a *apiTest) {

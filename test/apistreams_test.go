@@ -73,7 +73,7 @@ var apiStreams = []apiCase{
 			return a.split(strings.NewReader(r.body))
 		}
 		for query, want := range map[string]string{
-			"stdout=1": "out\nlast\n/", "stderr=true": "/err\n", "stdout=1&stderr=1&tail=1": "last\n/", "stdout=1&stderr=1&tail=0": "/", "stdout=1&tail=all": "out\nlast\n/", "stdout=1&tail=-1": "out\nlast\n/",
+			"stdout=1": "out\nlast\n/", "stderr=true": "/err\n", "stdout=1&stderr=1&tail=0": "/", "stdout=1&tail=all": "out\nlast\n/", "stdout=1&tail=-1": "out\nlast\n/",
 			"stdout=1&since=4000000000": "/", "stdout=1&until=1": "/", "stdout=1&since=1.000000001": "out\nlast\n/", "stdout=1&until=4000000000": "out\nlast\n/", "stdout=1&stderr=0": "out\nlast\n/",
 		} {
 			for _, minor := range []int{40, 41, 42, 55} {
@@ -82,10 +82,18 @@ var apiStreams = []apiCase{
 				}
 			}
 		}
-		if out, _ := read(55, "stdout=1&timestamps=1&tail=1"); len(strings.Fields(out)) != 2 {
-			a.Errorf("timestamps: %q", out)
-		} else if _, err := time.Parse(time.RFC3339Nano, strings.Fields(out)[0]); err != nil {
+		out, _ := read(55, "stdout=1&timestamps=1")
+		if len(strings.Fields(out)) != 4 {
+			a.Fatalf("timestamps: %q", out)
+		}
+		if _, err := time.Parse(time.RFC3339Nano, strings.Fields(out)[0]); err != nil {
 			a.Error(err)
+		}
+		a.create("counted-lines", `"Cmd":["seq","5"],"HostConfig":{"NetworkMode":"none"}`)
+		a.ask(204, "POST", "/containers/counted-lines/start", "")
+		a.ask(200, "POST", "/containers/counted-lines/wait", "")
+		if last, _ := a.split(strings.NewReader(a.ask(200, "GET", "/containers/counted-lines/logs?stdout=1&tail=2", "").body)); last != "4\n5\n" {
+			a.Errorf("the last two: %q", last)
 		}
 		a.create("spoke-tty", `"Tty":true,"Cmd":["echo","raw"],"HostConfig":{"NetworkMode":"none"}`)
 		a.ask(204, "POST", "/containers/spoke-tty/start", "")

@@ -28,6 +28,7 @@ var knownShapes = []struct{ path, at, why string }{
 	{"/info", `\.Runtimes\.io\.containerd.*`, "of containerd's shims"},
 	{"/version", `\.BuildTime`, "a build that does not know it says nothing"},
 	{"/networks/prune", `\.NetworksDeleted`, "[] rather than null"},
+	{"/containers/idle/changes", ``, "[] rather than null"},
 	{"/build/prune", `\.CachesDeleted`, "[] rather than null"},
 	{"/containers/plain/stats", `\.memory_stats\.stats\..*`, "as the kernel counts"},
 }
@@ -52,7 +53,7 @@ func TestAnswersHaveDockersShape(t *testing.T) {
 				"Healthcheck":{"Test":["NONE"]},"StopSignal":"SIGINT","StopTimeout":3,
 				"HostConfig":{"NetworkMode":"none","Binds":["named:/named:ro","/tmp:/host"],"Tmpfs":{"/t":""},"Mounts":[{"Type":"volume","Source":"other","Target":"/other"}],"CapAdd":["NET_ADMIN"],"CapDrop":["KILL"],
 				"RestartPolicy":{"Name":"no"},"Memory":33554432,"Sysctls":{"net.ipv4.ip_forward":"1"},"Ulimits":[{"Name":"nofile","Soft":100,"Hard":100}],"Devices":[{"PathOnHost":"/dev/null","PathInContainer":"/dev/n","CgroupPermissions":"rwm"}],
-				"LogConfig":{"Type":"json-file","Config":{"max-size":"1m"}},"SecurityOpt":["no-new-privileges"],"GroupAdd":["1"],"PidsLimit":50,"Init":false}}`},
+				"LogConfig":{"Type":"json-file","Config":{"max-size":"1m"}},"SecurityOpt":["no-new-privileges"],"GroupAdd":["1"],"PidsLimit":50,"Init":true}}`},
 			{"/containers/create?name=idle", `{"Image":"busybox","HostConfig":{"NetworkMode":"none"}}`},
 			{"/containers/create?name=nulls", `{"Image":"busybox","Cmd":null,"Entrypoint":null,"Env":null,"Labels":null,"Volumes":null,"HostConfig":{"NetworkMode":"none","Binds":[],"CapAdd":[],"CapDrop":[],"Dns":[],"ExtraHosts":[],"SecurityOpt":[],"Devices":[],"PortBindings":{},"Links":[],"Ulimits":[],"GroupAdd":[],"VolumesFrom":[],"DeviceCgroupRules":[],"DeviceRequests":[]}}`},
 			{"/containers/full/start", ``},
@@ -72,7 +73,7 @@ func TestAnswersHaveDockersShape(t *testing.T) {
 	for _, q := range []struct{ method, path, body string }{
 		{"GET", "/containers/plain/json", ""}, {"GET", "/containers/full/json", ""}, {"GET", "/containers/full/json?size=1", ""}, {"GET", "/containers/idle/json", ""}, {"GET", "/containers/nulls/json", ""},
 		{"GET", "/containers/json?all=1", ""}, {"GET", "/containers/json?all=1&size=1", ""}, {"GET", "/containers/json" + filters(`{"name":["nobody"]}`), ""},
-		{"GET", "/containers/plain/top", ""},
+		{"GET", "/containers/plain/top", ""}, {"GET", "/containers/full/changes", ""}, {"GET", "/containers/idle/changes", ""},
 		{"GET", "/containers/plain/stats?stream=0", ""}, {"GET", "/containers/idle/stats?stream=0", ""}, {"GET", "/containers/plain/stats?stream=0&one-shot=1", ""},
 		{"GET", "/images/json", ""}, {"GET", "/images/json?all=1&digests=1", ""}, {"GET", "/images/busybox/json", ""}, {"GET", "/images/made:1/json", ""},
 		{"GET", "/images/busybox/history", ""}, {"GET", "/images/made:1/history", ""},
