@@ -19,6 +19,9 @@ type logFollower struct {
 	out, err   io.Writer
 	timestamps bool // the user wants them too
 
+	pending []byte // of what is shown, not yet written to to
+	to      io.Writer
+
 	last  string // the timestamp of the last entry shown
 	shown int    // how many entries with that timestamp were shown
 	skip  int    // how many of them a new stream will begin with
@@ -41,10 +44,20 @@ func (f *logFollower) follow(ctx context.Context, engine *mobyclient.Client, id 
 }
 
 // print shows the entries of one stream, each of which is a frame of its own.
-func (f *logFollower) print(r io.Reader) error {
+func (f *logFollower) print(r *bufio.Reader) (err error) {
+	defer func() {
+		if e := f.flush(); err == nil {
+			err = e
+		}
+	}()
 	var head [8]byte
 	var entry []byte
 	for {
+		if r.Buffered() < len(head) || len(f.pending) > 32<<10 {
+			if err := f.flush(); err != nil {
+				return err
+			}
+		}
 		if _, err := io.ReadFull(r, head[:]); err == io.EOF {
 			return nil
 		} else if err != nil {
@@ -55,6 +68,11 @@ func (f *logFollower) print(r io.Reader) error {
 			entry = make([]byte, size)
 		}
 		entry = entry[:size]
+		if r.Buffered() < size {
+			if err := f.flush(); err != nil {
+				return err
+			}
+		}
 		if _, err := io.ReadFull(r, entry); err != nil {
 			return fmt.Errorf("a cut log entry: %w", err)
 		}
@@ -72,8 +90,7 @@ func (f *logFollower) print(r io.Reader) error {
 func (f *logFollower) show(to io.Writer, entry []byte) error {
 	stamp, text, found := bytes.Cut(entry, []byte(" "))
 	if _, err := time.Parse(time.RFC3339Nano, string(stamp)); !found || err != nil {
-		_, err := to.Write(entry) // a message of the engine's, not an entry
-		return err
+		return f.write(to, entry) // a message of the engine's, not an entry
 	}
 	if string(stamp) == f.last {
 		if f.skip > 0 {
@@ -87,6 +104,26 @@ func (f *logFollower) show(to io.Writer, entry []byte) error {
 	if f.timestamps {
 		text = entry
 	}
-	_, err := to.Write(text)
+	return f.write(to, text)
+}
+
+// write keeps what is for the same output together, as long as more is at hand.
+func (f *logFollower) write(to io.Writer, text []byte) error {
+	if to != f.to {
+		if err := f.flush(); err != nil {
+			return err
+		}
+		f.to = to
+	}
+	f.pending = append(f.pending, text...)
+	return nil
+}
+
+func (f *logFollower) flush() error {
+	if len(f.pending) == 0 {
+		return nil
+	}
+	_, err := f.to.Write(f.pending)
+	f.pending = f.pending[:0]
 	return err
 }

@@ -26,6 +26,7 @@ type Containers struct {
 	log    *slog.Logger
 
 	samples *sampler
+	watches logs.Watches // of those who follow logs
 }
 
 // Create records a container. A missing image is class NotFound, a taken name Conflict,
@@ -168,8 +169,9 @@ func (c *Containers) Sandbox(ref string) (Sandbox, error) {
 }
 
 // Logs reads a container's log; a driver that cannot be read is NotImplemented.
-// ReadOptions.Done is filled in by the engine.
+// ReadOptions.Done and Watches are filled in by the engine.
 func (c *Containers) Logs(ctx context.Context, ref string, o logs.ReadOptions, fn func(logs.Entry) error) error {
+	o.Watches = &c.watches
 	return c.with(ref, func(i *instance) error { return i.readLog(ctx, o, fn) })
 }
 

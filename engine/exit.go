@@ -167,6 +167,9 @@ func (l *lifecycle) ended(i *instance, r *run, rec supervisor.ExitRecord) {
 // recordExit changes the state; plan is the pause before a restart, negative for none.
 // The caller holds mu.
 func (l *lifecycle) recordExit(i *instance, rec supervisor.ExitRecord) (Container, time.Duration) {
+	if rec.Log != "" {
+		l.log.Warn("the log of a container is not whole", "container", i.id, "error", rec.Log)
+	}
 	plan := i.planRestart(rec)
 	status := exited
 	if plan >= 0 {

@@ -1,14 +1,10 @@
 package logs
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // follow delivers what is written behind the offset at of s, in it and in the files
@@ -58,6 +54,11 @@ func (r *reader) follow(w *watcher, s source, at int64) error {
 		}
 		if len(newer) > 0 {
 			continue
+		}
+		if r.o.Idle != nil {
+			if err := r.o.Idle(); err != nil {
+				return err
+			}
 		}
 		if err := w.wait(r.ctx, r.o.Done, r.o.Until); err != nil {
 			return err
@@ -114,70 +115,4 @@ func (r *reader) newer(s source) ([]source, error) {
 		}
 	}
 	return files, nil // it was rotated away while we were slow: all there is came later
-}
-
-// watcher waits for changes of a log. Without inotify (its instances are counted per
-// user) it looks every pollEvery instead.
-type watcher struct {
-	changed chan struct{}
-	in      *os.File
-}
-
-const pollEvery = 100 * time.Millisecond
-
-func newWatcher(path string) *watcher {
-	w := &watcher{changed: make(chan struct{}, 1)}
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return w
-	}
-	// The directory, not the file: one watch for all files, present and to come.
-	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_ONLYDIR); err != nil {
-		unix.Close(fd)
-		return w
-	}
-	w.in = os.NewFile(uintptr(fd), "inotify")
-	go w.run() // ends when close closes w.in
-	return w
-}
-
-func (w *watcher) run() {
-	buf := make([]byte, 4096)
-	for {
-		if _, err := w.in.Read(buf); err != nil {
-			return
-		}
-		// Which file it was does not matter, and that events were lost does not either.
-		select {
-		case w.changed <- struct{}{}:
-		default:
-		}
-	}
-}
-
-func (w *watcher) close() {
-	if w.in != nil {
-		w.in.Close()
-	}
-}
-
-// wait returns nil when the log may have changed, done is closed, or until has passed.
-func (w *watcher) wait(ctx context.Context, done <-chan struct{}, until time.Time) error {
-	timeout := time.Duration(1<<63 - 1)
-	if w.in == nil {
-		timeout = pollEvery
-	}
-	if !until.IsZero() {
-		timeout = min(timeout, time.Until(until)+time.Nanosecond)
-	}
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-w.changed:
-	case <-done:
-	case <-timer.C:
-	}
-	return nil
 }

@@ -71,7 +71,7 @@ func (f *jsonLines) encode(dst []byte, m *message) []byte {
 func (*jsonLines) decode(data []byte, scratch *[]byte) (Entry, error) { return decode(data, scratch) }
 
 // maxEntry bounds the memory that a broken file can make us use. Other writers of the
-// formats do not split lines at 16 KiB, so it is far above what ours needs.
+// format do not split lines at 16 KiB, so it is far above what ours needs.
 const maxEntry = 64 << 20
 
 func (*jsonLines) next(r *bufio.Reader, long *[]byte) ([]byte, error) {

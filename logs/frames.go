@@ -17,6 +17,10 @@ type frames struct{}
 // frameEnds is what the two lengths take.
 const frameEnds = 8
 
+// maxFrame bounds the memory that a broken file can make us use. Docker's messages are
+// shorter too.
+const maxFrame = 1 << 20
+
 // Keys of the fields: number and wire type.
 const (
 	keySource  = 1<<3 | 2
@@ -116,7 +120,7 @@ func (frames) next(r *bufio.Reader, long *[]byte) ([]byte, error) {
 		return nil, err
 	}
 	n := int(binary.BigEndian.Uint32(head))
-	if n > maxEntry {
+	if n > maxFrame {
 		return nil, errNoFrame
 	}
 	n += frameEnds

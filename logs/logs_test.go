@@ -430,3 +430,81 @@ func BenchmarkCopy(b *testing.B) {
 		}
 	}
 }
+
+func FuzzFramesAreReadOrRefused(f *testing.F) {
+	f.Add(frames{}.encode(nil, &message{Stream: Stdout, Time: time.Unix(1, 2), Text: []byte("text"), Open: true}))
+	f.Add([]byte("\x00\x00\x00\x04\x0a\x06st\x00\x00\x00\x04"))
+	f.Add(bytes.Repeat([]byte{0}, 64))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(t.TempDir(), "log")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, tail := range []int{-1, 2} {
+			_ = Read(t.Context(), path, Options{Driver: DriverLocal}, ReadOptions{Stdout: true, Stderr: true, Tail: tail}, func(e Entry) error {
+				if len(e.Line) > len(data)+1 {
+					t.Fatalf("an entry of %d bytes in a file of %d", len(e.Line), len(data))
+				}
+				return nil
+			})
+		}
+		w, err := Open(t.Context(), path, Options{Driver: DriverLocal})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Copy(Stdout, strings.NewReader("next\n"), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, path, DriverLocal, ReadOptions{Tail: 1}); len(got) != 1 || got[0] != "next\n" {
+			t.Fatalf("after it comes %q", got)
+		}
+	})
+}
+
+func TestARingDropsWhatItsOutputCannotTake(t *testing.T) {
+	slow := &gate{open: make(chan struct{})}
+	r := newRing(slow, 100)
+	for range 50 {
+		r.Add(&message{Text: []byte("0123456789")})
+		r.Flush()
+	}
+	close(slow.open)
+	err := r.Close()
+	if err == nil || slow.lines >= 50 || slow.lines < 10 || !strings.HasPrefix(err.Error(), fmt.Sprint(50-slow.lines, " log lines came faster")) {
+		t.Errorf("%d lines, %v", slow.lines, err)
+	}
+}
+
+// gate takes nothing until it is open.
+type gate struct {
+	open  chan struct{}
+	lines int
+}
+
+func (g *gate) Add(*message) { <-g.open; g.lines++ }
+func (g *gate) Flush()       {}
+func (g *gate) Close() error { return nil }
+
+func TestFollowersShareOneWatch(t *testing.T) {
+	dir := t.TempDir()
+	var all Watches
+	a, b, c := all.watch(filepath.Join(dir, "log")), all.watch(filepath.Join(dir, "log")), all.watch(filepath.Join(dir, "none", "log"))
+	if a.polls || b.polls || !c.polls || a.wd != b.wd {
+		t.Fatalf("watches %+v %+v %+v", a, b, c)
+	}
+	a.close()
+	write(t, filepath.Join(dir, "log"), Options{}, Stdout, "x\n")
+	select {
+	case <-b.changed:
+	case <-time.After(10 * time.Second):
+		t.Error("nobody said that the log has changed")
+	}
+	b.close()
+	c.close()
+	if all.in != nil {
+		t.Error("the instance is still open")
+	}
+}

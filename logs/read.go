@@ -22,6 +22,10 @@ type ReadOptions struct {
 	// Done ends a Follow: it is closed when the writer will write no more. What was
 	// written before is still delivered.
 	Done <-chan struct{}
+	// Idle, if not nil, is called when a follower has delivered all there is.
+	Idle func() error
+	// Watches are shared by the followers of a process; nil: one for this read alone.
+	Watches *Watches
 }
 
 // errEnough ends a read at the until bound.
@@ -73,7 +77,10 @@ func (r *reader) read() error {
 	var watch *watcher
 	if r.o.Follow {
 		// Before the first look, so that no change falls between look and watch.
-		watch = newWatcher(r.path)
+		if r.o.Watches == nil {
+			r.o.Watches = &Watches{}
+		}
+		watch = r.o.Watches.watch(r.path)
 		defer watch.close()
 	}
 	files, err := r.open()

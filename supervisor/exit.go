@@ -42,7 +42,7 @@ func (s *shim) wait(stopWatching func()) {
 	s.streams.drain()
 	if s.log != nil {
 		if err := s.log.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, "berth-shim: log:", err)
+			record.Log = err.Error()
 		}
 	}
 	cleared.Wait()

@@ -19,6 +19,7 @@ type ExitRecord struct {
 	Code      int       `json:"code"`
 	OOMKilled bool      `json:"oomKilled,omitempty"`
 	Reason    string    `json:"reason,omitempty"` // "supervisor lost", …
+	Log       string    `json:"log,omitempty"`    // what became of log lines that are lost; empty: nothing was
 	StartedAt time.Time `json:"startedAt"`
 	ExitedAt  time.Time `json:"exitedAt"`
 	// Health is what its health check had told last; nil without one, or if the shim was lost.

@@ -282,8 +282,9 @@ while True:
 // unix socket.
 func NewForward(t testing.TB, onSocket bool, c *Certificate) *Forward {
 	t.Helper()
-	NeedTool(t, "python3")
-	if exec.Command("python3", "-c", "import msgpack").Run() != nil {
+	const python = "/usr/bin/python3" // Debian's, whatever else is first in PATH
+	NeedTool(t, python)
+	if exec.Command(python, "-c", "import msgpack").Run() != nil {
 		t.Skip("python3's msgpack is missing (Debian package python3-msgpack)")
 	}
 	f := &Forward{Address: "127.0.0.1:" + FreePort(t), program: &program{t: t}}
@@ -292,7 +293,7 @@ func NewForward(t testing.TB, onSocket bool, c *Certificate) *Forward {
 		f.Socket = filepath.Join(shortDir(t), "s")
 		f.Address, at = "", f.Socket
 	}
-	f.args = []string{"python3", "-c", forwardScript, at, "", ""}
+	f.args = []string{python, "-c", forwardScript, at, "", ""}
 	if c != nil {
 		f.args[4], f.args[5] = c.Cert, c.Key
 	}

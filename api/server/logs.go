@@ -61,21 +61,25 @@ func containerLogs(w *writer, r *request) error {
 	ctx, cancel := r.stream()
 	defer cancel()
 	const flushAt = 32 << 10
-	err = r.s.Containers.Logs(ctx, c.ID, o, func(e logs.Entry) error {
-		if err := begin(); err != nil {
-			return err
-		}
-		out.add(e)
-		if !o.Follow && out.buf.Len() < flushAt {
+	send := func() error {
+		if out.buf.Len() == 0 {
 			return nil
 		}
 		if _, err := out.buf.WriteTo(w); err != nil {
 			return err
 		}
-		if o.Follow {
-			return w.flush()
+		return w.flush()
+	}
+	o.Idle = send
+	err = r.s.Containers.Logs(ctx, c.ID, o, func(e logs.Entry) error {
+		if err := begin(); err != nil {
+			return err
 		}
-		return nil
+		out.add(e)
+		if out.buf.Len() < flushAt {
+			return nil
+		}
+		return send()
 	})
 	if err != nil {
 		return err

@@ -128,9 +128,9 @@ func (j *journald) send(c net.Conn, b []byte, ends []int) (int, error) {
 // sendMemory passes an entry as a descriptor. The server trusts only files that nobody can
 // change any more.
 func sendMemory(c net.Conn, entry []byte) error {
-	conn, ok := c.(*net.UnixConn)
-	if !ok {
-		return unix.EMSGSIZE
+	raw, err := rawOf(c)
+	if err != nil {
+		return err
 	}
 	fd, err := unix.MemfdCreate("journal-entry", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
@@ -144,6 +144,10 @@ func sendMemory(c net.Conn, entry []byte) error {
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE|unix.F_SEAL_SEAL); err != nil {
 		return os.NewSyscallError("fcntl", err)
 	}
-	_, _, err = conn.WriteMsgUnix(nil, unix.UnixRights(fd), nil)
-	return err
+	rights := unix.UnixRights(fd)
+	e := raw.Write(func(socket uintptr) bool {
+		err = unix.Sendmsg(int(socket), nil, rights, nil, unix.MSG_NOSIGNAL)
+		return err != unix.EAGAIN
+	})
+	return errors.Join(err, e)
 }
