@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"io"
@@ -76,19 +75,27 @@ func putArchive(w *writer, r *request) error {
 }
 
 // hangUpWhen ends waiting for a client that neither reads nor writes when interrupted is
-// closed, for what it holds is wanted back.
+// closed, for what it holds is wanted back. After stop the connection is the next request's:
+// nothing may touch its deadlines any more, and one whose deadline has passed is not used again.
 func hangUpWhen(w *writer, interrupted <-chan struct{}) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
+	over, hungUp := make(chan struct{}), make(chan bool, 1)
 	go func() { // ends with stop
 		select {
 		case <-interrupted:
 			c := http.NewResponseController(w)
 			_ = c.SetReadDeadline(time.Now())
 			_ = c.SetWriteDeadline(time.Now().Add(time.Second)) // to say why
-		case <-ctx.Done():
+			hungUp <- true
+		case <-over:
+			hungUp <- false
 		}
 	}()
-	return cancel
+	return func() {
+		close(over)
+		if <-hungUp {
+			w.Header().Set("Connection", "close")
+		}
+	}
 }
 
 // containerChanges lists what a container's files differ in from its image's.
