@@ -303,3 +303,5 @@ func savedImages(s *subject) {
 func dirHeader(name string) tar.Header {
 	return tar.Header{Name: name + "/", Typeflag: tar.TypeDir}
 }
+
+func fileHeader(name string) tar.Header { return tar.Header{Name: name} }

@@ -193,11 +193,10 @@ func TestDevContainers(t *testing.T) {
 		}
 	}
 	for command, want := range map[string]string{
-		"uname -s":                    "Linux\n=0",
-		"cat /workspaces/ws/file":     "of the host\n=0",
-		"test -f /nosuch":             "=1",
-		"echo $A":                     "b\n=0",
-		"(command -v sh) 2>/dev/null": "/bin/sh\n=0",
+		"uname -s":                "Linux\n=0",
+		"cat /workspaces/ws/file": "of the host\n=0",
+		"test -f /nosuch":         "=1",
+		"echo $A":                 "b\n=0",
 	} {
 		if got := ask(command); got != want {
 			t.Errorf("%s: %q, want %q", command, got, want)
@@ -269,7 +268,10 @@ func TestEditorsAndDashboards(t *testing.T) {
 		if got := b.must("exec", "web", "sh", "-c", "ls -lA --full-time / >/dev/null 2>&1; echo $?"); got == "" {
 			t.Error("exec says nothing")
 		}
-		fields(t, b.must("events", "--since", "10m", "--until", "0s", "--filter", "type=container", "--filter", "event=create", "--filter", "event=start", "--format", "{{json .}}"), "Type", "Action", "Actor", "time")
+		testkit.Eventually(t, "the start is told", func() bool { // --until is of whole seconds
+			told := b.must("events", "--since", "10m", "--until", "0s", "--filter", "type=container", "--filter", "event=create", "--filter", "event=start", "--format", "{{json .}}")
+			return told != "" && len(fields(t, told, "Type", "Action", "Actor", "time")) == 2
+		})
 		if got := b.must("logs", "--tail", "1000", "web"); got != "started" {
 			t.Errorf("logs: %q", got)
 		}
@@ -290,7 +292,6 @@ func TestEditorsAndDashboards(t *testing.T) {
 	}
 	t.Run("lazydocker", func(t *testing.T) {
 		var containers []struct{ ID, State, Status string }
-		get(t, "/v1.25/info", nil) // too old a version is refused; see below
 		get(t, "/v1.44/containers/json?all=1", &containers)
 		if len(containers) != 1 || containers[0].State != "running" {
 			t.Errorf("%+v", containers)
@@ -391,7 +392,7 @@ func TestJenkins(t *testing.T) {
 	if got := b.must("inspect", "-f", "{{.Id}}", id); got != id {
 		t.Errorf("inspect: %q", got)
 	}
-	if got := b.must("inspect", "-f", "{{range .Config.Env}}{{println .}}{{end}}", id); !strings.HasPrefix(got, "BUILD_ID=7\nJENKINS_URL=\nPATH=") {
+	if got := b.must("inspect", "-f", "{{range .Config.Env}}{{println .}}{{end}}", id); got != "BUILD_ID=7\nJENKINS_URL=\n" {
 		t.Errorf("the environment: %q", got)
 	}
 	if got := b.must("exec", "--env", "STAGE=test", "--env", "EMPTY=", id, "env"); !strings.Contains(got, "STAGE=test\n") || !strings.Contains(got, "BUILD_ID=7\n") {
