@@ -19,6 +19,7 @@ var allowed = map[string][]string{
 	// ground
 	"fail":               {},
 	"version":            {},
+	"metrics":            {},
 	"oci":                {"fail", "oci/bundle"},
 	"oci/bundle":         {},
 	"events":             {"fail"},

@@ -33,6 +33,7 @@ import (
 	"berth/fail"
 	"berth/images"
 	"berth/logs"
+	"berth/metrics"
 	"berth/network"
 	"berth/registry"
 	"berth/supervisor"
@@ -189,10 +190,11 @@ func (d *daemon) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	meters := new(metrics.Registry)
 	eng, err := engine.Open(ctx, engine.Options{
 		DataRoot: set.DataRoot, ExecRoot: set.ExecRoot, DB: db, Images: store, Volumes: vols, Shims: launcher, Events: bus, Log: d.log,
 		WakeEngine: wake, LogRelay: []string{wake[0], LogRelayCommand}, CgroupParent: set.CgroupParent, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits, Init: set.Init, InitPath: set.InitPath,
-		Runtimes: set.runtimes(), Networks: nets, DNS: set.dns, DefaultBindIP: set.publishIP(),
+		Runtimes: set.runtimes(), Networks: timeNetworks(nets, meters), DNS: set.dns, DefaultBindIP: set.publishIP(),
 		HostGateways: set.hostGateways, CDISpecDirs: set.CDISpecDirs,
 	})
 	if err != nil {
@@ -204,7 +206,7 @@ func (d *daemon) run(ctx context.Context) error {
 	streams, endStreams := context.WithCancel(context.Background())
 	defer endStreams()
 	api := server.New(server.Config{
-		Containers: eng.Containers, Execs: eng.Execs, Images: store, Volumes: vols, Registry: d.registry, Networks: nets, Events: bus, Log: d.log, Streams: streams,
+		Containers: eng.Containers, Execs: eng.Execs, Images: store, Volumes: vols, Registry: d.registry, Networks: nets, Events: bus, Log: d.log, Streams: streams, Metrics: meters,
 		Facts: server.Facts{
 			ID: id, DataRoot: set.DataRoot, LogDriver: set.LogDriver, ShimPath: shim, InitPath: set.InitPath, DefaultShmSize: set.DefaultShmSize, Warnings: set.dangers(),
 			Labels:             func() []string { return d.live.Load().Labels },
@@ -215,6 +217,11 @@ func (d *daemon) run(ctx context.Context) error {
 			CDIDevices:         eng.CDIDevices,
 		},
 	})
+	if set.MetricsAddr != "" {
+		if err := d.serveMetrics(set.MetricsAddr, meters); err != nil {
+			return err
+		}
+	}
 	listeners, err := listenAll(set)
 	if err != nil {
 		return err

@@ -51,6 +51,7 @@ func (d *daemon) reload() {
 		{"default-shm-size", d.set.DefaultShmSize, next.DefaultShmSize},
 		{"init", d.set.Init, next.Init},
 		{"init-path", d.set.InitPath, next.InitPath},
+		{"metrics-addr", d.set.MetricsAddr, next.MetricsAddr},
 		{"idle-timeout", d.set.IdleTimeout, next.IdleTimeout},
 		{"tls", []any{d.set.TLS, d.set.TLSVerify, d.set.TLSCA, d.set.TLSCert, d.set.TLSKey}, []any{next.TLS, next.TLSVerify, next.TLSCA, next.TLSCert, next.TLSKey}},
 	} {

@@ -64,6 +64,8 @@ type Settings struct {
 	TLS, TLSVerify         bool
 	TLSCA, TLSCert, TLSKey string
 
+	MetricsAddr string // HOST:PORT; empty: none
+
 	ShutdownTimeout int           // seconds that requests under way may take when the engine ends
 	IdleTimeout     time.Duration // 0: stay for ever
 	ReadyFD         int           // -1: nobody waits
@@ -116,7 +118,7 @@ var dockerKeys = []string{
 	"default-cgroupns-mode", "default-ipc-mode", "exec-opts",
 	"experimental", "features",
 	"ip-forward-no-drop", "live-restore",
-	"metrics-addr", "min-api-version", "network-control-plane-mtu", "no-new-privileges", "node-generic-resources", "oom-score-adjust", "raw-logs",
+	"min-api-version", "network-control-plane-mtu", "no-new-privileges", "node-generic-resources", "oom-score-adjust", "raw-logs",
 	"registries", "seccomp-profile", "selinux-enabled", "storage-opts", "swarm-default-advertise-addr", "userland-proxy-path",
 	"userns-remap", "validate",
 }
@@ -193,6 +195,7 @@ func newSettings() *Settings {
 	f.StringVar(&s.TLSCA, "tlscacert", "", "Certificates that clients must be signed by (default ~/.docker/ca.pem)")
 	f.StringVar(&s.TLSCert, "tlscert", "", "Certificate of the engine (default ~/.docker/cert.pem)")
 	f.StringVar(&s.TLSKey, "tlskey", "", "Key of the engine (default ~/.docker/key.pem)")
+	f.StringVar(&s.MetricsAddr, "metrics-addr", "", "HOST:PORT to serve Prometheus's metrics on, at /metrics")
 	f.IntVar(&s.ShutdownTimeout, "shutdown-timeout", 15, "Seconds that requests under way may take when the engine ends (containers live on)")
 	f.DurationVar(&s.IdleTimeout, "idle-timeout", 0, "End after this time with nothing running and nobody connected (0: never; 5m with --on-demand)")
 	f.BoolVar(&s.OnDemand, "on-demand", false, "Started by a client or a shim: wait for an engine that is leaving, and end at once if one lives")
@@ -359,7 +362,10 @@ func (s *Settings) complete() error {
 		s.Pidfile = s.ExecRoot + "/berthd.pid"
 	}
 	tcp := slices.ContainsFunc(s.Hosts, func(h string) bool { return strings.HasPrefix(h, "tcp://") })
-	if s.OnDemand && !tcp && s.IdleTimeout == 0 && !s.flags.Changed("idle-timeout") {
+	if err := checkMetricsAddr(s.MetricsAddr); err != nil {
+		return err
+	}
+	if s.OnDemand && !tcp && s.MetricsAddr == "" && s.IdleTimeout == 0 && !s.flags.Changed("idle-timeout") {
 		s.IdleTimeout = onDemandIdle
 	}
 	for _, dir := range []struct{ flag, path string }{{"data-root", s.DataRoot}, {"exec-root", s.ExecRoot}} {

@@ -3,6 +3,7 @@ package engine
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -137,6 +138,7 @@ func (l *lifecycle) probeEnded(i *instance, r *run, s supervisor.ExecState) {
 
 // healthChanged takes in what a probe has told.
 func (l *lifecycle) healthChanged(i *instance, r *run, h supervisor.HealthState) {
+	l.probes.count(h.Log)
 	i.mu.Lock()
 	if i.run != r {
 		i.mu.Unlock()
@@ -187,4 +189,22 @@ func (l *lifecycle) healthMissed(before, now Container) {
 	if h != nil && h.Status != container.Starting && (old == nil || old.Status != h.Status || !before.State.StartedAt.Equal(now.State.StartedAt)) {
 		l.ann.tell(now, "health_status: "+string(h.Status))
 	}
+}
+
+// probeCounts are the health checks that this engine has heard of.
+type probeCounts struct{ total, failed atomic.Uint64 }
+
+func (n *probeCounts) count(log []supervisor.Probe) {
+	for _, p := range log {
+		n.total.Add(1)
+		if p.ExitCode != 0 {
+			n.failed.Add(1)
+		}
+	}
+}
+
+// HealthChecks counts the probes that were made since the engine began, and those of them
+// that failed.
+func (c *Containers) HealthChecks() (total, failed uint64) {
+	return c.life.probes.total.Load(), c.life.probes.failed.Load()
 }

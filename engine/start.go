@@ -43,6 +43,7 @@ type lifecycle struct {
 	wake     []string
 	logRelay []string
 	clock    clock
+	probes   probeCounts
 	sweeping atomic.Int32 // removals whose files are still being deleted
 }
 

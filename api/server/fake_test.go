@@ -118,6 +118,7 @@ func (f *fakeEngine) Resize(context.Context, string, uint16, uint16) error { ret
 func (f *fakeEngine) Top(_ context.Context, _, args string) ([]string, [][]string, error) {
 	return []string{"PID", "CMD"}, [][]string{{"1", args}}, f.err
 }
+func (f *fakeEngine) HealthChecks() (total, failed uint64) { return 7, 2 }
 func (f *fakeEngine) Stats(_ context.Context, _ string, o engine.StatsOptions, fn func(engine.Stats) error) error {
 	if f.err != nil {
 		return f.err

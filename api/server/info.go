@@ -47,7 +47,9 @@ type commit struct {
 }
 
 func getInfo(w *writer, r *request) error {
+	began := time.Now()
 	info, err := r.s.info()
+	r.s.infoTime.Since(began, "system_info")
 	if err != nil {
 		return err
 	}
@@ -141,17 +143,8 @@ func (s *Server) info() (system.Info, error) {
 	if info.Labels == nil {
 		info.Labels = []string{}
 	}
-	for _, c := range s.Containers.List() {
-		info.Containers++
-		switch {
-		case c.State.Status == "paused":
-			info.ContainersPaused++
-		case c.State.Running():
-			info.ContainersRunning++
-		default:
-			info.ContainersStopped++
-		}
-	}
+	n := countStates(s.Containers.List())
+	info.Containers, info.ContainersRunning, info.ContainersPaused, info.ContainersStopped = n.all, n.running, n.paused, n.stopped
 	for _, p := range nets.Pools {
 		info.DefaultAddressPools = append(info.DefaultAddressPools, system.NetworkAddressPool{Base: p.Base, Size: p.Size})
 	}

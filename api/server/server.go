@@ -27,6 +27,7 @@ import (
 	"berth/fail"
 	"berth/images"
 	"berth/logs"
+	"berth/metrics"
 	"berth/oci"
 	"berth/registry"
 	berth "berth/version"
@@ -57,6 +58,7 @@ type Containers interface {
 	Attach(ctx context.Context, ref string, o engine.AttachOptions, hijack engine.Hijack) error
 	Resize(ctx context.Context, ref string, rows, cols uint16) error
 	Top(ctx context.Context, ref, psArgs string) (titles []string, processes [][]string, err error)
+	HealthChecks() (total, failed uint64)
 	Stats(ctx context.Context, ref string, o engine.StatsOptions, fn func(engine.Stats) error) error
 	Using(image oci.Digest) (all, running []string)
 	Prune(ctx context.Context, keep func(engine.Container) bool) (ids []string, freed int64, err error)
@@ -130,6 +132,8 @@ type Config struct {
 	Events     *events.Bus
 	Facts      Facts
 	Log        *slog.Logger
+	// Metrics takes what the server has to tell; nil: nobody asks.
+	Metrics *metrics.Registry
 	// Streams ends when the engine does: waits, events and logs that are followed end
 	// then, other requests finish. Nil: never.
 	Streams context.Context
@@ -138,13 +142,17 @@ type Config struct {
 // Server answers the Engine API. It is an http.Handler.
 type Server struct {
 	Config
-	routes []route
+	routes   []route
+	infoTime *metrics.Timer
 }
 
 // New makes a Server.
 func New(c Config) *Server {
 	s := &Server{Config: c}
 	s.routes = compile(routes)
+	if c.Metrics != nil {
+		s.describe(c.Metrics)
+	}
 	return s
 }
 
