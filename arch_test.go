@@ -10,7 +10,7 @@ import (
 )
 
 // ground may be imported from everywhere above it.
-var ground = []string{"fail", "oci", "oci/bundle", "events", "durable", "kernel", "kernel/*", "logs", "registry", "dns", "archive", "version"}
+var ground = []string{"fail", "oci", "oci/bundle", "events", "durable", "kernel", "kernel/*", "logs", "registry", "dns", "archive", "version", "metrics"}
 
 // allowed says, for each of our packages, which others it may import directly. An
 // import that is not here is an error with the reason; DESIGN's layering follows,
