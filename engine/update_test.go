@@ -1,11 +1,15 @@
 package engine
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
 
 	"berth/fail"
@@ -179,4 +183,65 @@ func FuzzSeccompProfile(f *testing.F) {
 			t.Errorf("%q (%v)", err, class)
 		}
 	})
+}
+
+// FuzzWordsOfHostConfig: what is written of devices, security and sizes is understood or refused
+// as the request's fault, in one line.
+func FuzzWordsOfHostConfig(f *testing.F) {
+	for _, word := range []string{"c 1:3 rwm", "a *:* r", "b 4294967296:-1 m", "no-new-privileges:perhaps", "seccomp=builtin", "writable-cgroups=1", "apparmor:x", "label=level:s0:c1,c2",
+		"10g", "-1", "vendor.com/class=name", "nvidia.com/gpu=all", "=/:", "vendor.com/class=a b\n"} {
+		f.Add(word)
+	}
+	m := testMaker().host
+	f.Fuzz(func(t *testing.T, word string) {
+		_, rules := deviceRules([]string{word})
+		_, security := parseSecurity([]string{word}, m)
+		_, size := storageSize(map[string]string{"size": word})
+		_, key := storageSize(map[string]string{word: "1"})
+		device := checkDeviceRequests([]container.DeviceRequest{{Driver: cdiDriver, DeviceIDs: []string{word}}})
+		for _, err := range []error{rules, security, size, key, device} {
+			if err != nil && (!fail.Is(err, fail.Invalid) || strings.ContainsAny(strings.ReplaceAll(err.Error(), word, ""), "\n\r")) {
+				t.Errorf("%q: %q (%v)", word, err, fail.Of(err))
+			}
+		}
+	})
+}
+
+func TestLimitsThatFewMachinesHaveAreInTheSpecification(t *testing.T) {
+	yes, swappiness := true, int64(30)
+	got, err := resources(&container.Resources{
+		Memory: 64 << 20, MemorySwap: 96 << 20, MemoryReservation: 32 << 20, MemorySwappiness: &swappiness, OomKillDisable: &yes,
+		CPUShares: 512, CPUPeriod: 50000, CPUQuota: 20000, CPURealtimePeriod: 1000000, CPURealtimeRuntime: 950000, CpusetCpus: "0", CpusetMems: "0", BlkioWeight: 300,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := json.Marshal(got)
+	const want = `{"memory":{"limit":67108864,"reservation":33554432,"swap":100663296,"swappiness":30,"disableOOMKiller":true},` +
+		`"cpu":{"shares":512,"quota":20000,"period":50000,"realtimeRuntime":950000,"realtimePeriod":1000000,"cpus":"0","mems":"0"},"blockIO":{"weight":300}}`
+	if string(text) != want {
+		t.Errorf("%s", text)
+	}
+	disks, _ := filepath.Glob("/sys/block/*/dev")
+	for _, d := range disks {
+		node := "/dev/" + filepath.Base(filepath.Dir(d))
+		numbers, _ := os.ReadFile(d)
+		if _, err := os.Stat(node); err != nil {
+			continue
+		}
+		got, err := resources(&container.Resources{
+			BlkioWeightDevice: []*blkiodev.WeightDevice{{Path: node, Weight: 200}}, BlkioDeviceReadBps: []*blkiodev.ThrottleDevice{{Path: node, Rate: 1}}, BlkioDeviceWriteBps: []*blkiodev.ThrottleDevice{{Path: node, Rate: 2}},
+			BlkioDeviceReadIOps: []*blkiodev.ThrottleDevice{{Path: node, Rate: 3}}, BlkioDeviceWriteIOps: []*blkiodev.ThrottleDevice{{Path: node, Rate: 4}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := `{"major":` + strings.Replace(strings.TrimSpace(string(numbers)), ":", `,"minor":`, 1) + `,`
+		text, _ := json.Marshal(got)
+		if want := `{"blockIO":{"weightDevice":[` + at + `"weight":200}],"throttleReadBpsDevice":[` + at + `"rate":1}],"throttleWriteBpsDevice":[` + at + `"rate":2}],"throttleReadIOPSDevice":[` + at +
+			`"rate":3}],"throttleWriteIOPSDevice":[` + at + `"rate":4}]}}`; string(text) != want {
+			t.Errorf("%s, want %s", text, want)
+		}
+		return
+	}
 }

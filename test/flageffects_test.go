@@ -1,6 +1,8 @@
 package test
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -235,3 +237,41 @@ func TestAContainerWithTheAPISocketIsAClientWithOurCredentials(t *testing.T) {
 		}
 	}
 }
+
+func TestPullPolicyQuietAndPlatformOfRun(t *testing.T) {
+	reg := testkit.Registry(t, testkit.RegistryOptions{})
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	box, err := os.ReadFile(testkit.BusyboxTar(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	push := func(word string) {
+		layer := noisyTar(t, word, 1, 10)
+		reg.PushConfig("box:1", map[string]any{"architecture": runtime.GOARCH, "os": "linux", "config": map[string]any{"Cmd": []string{"/bin/sh", "-c", "echo " + word}},
+			"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digestText(box), digestText(layer)}}}, box, layer)
+	}
+	ref := reg.Addr + "/box:1"
+	push("one")
+	run := func(code int, out, says string, flags ...string) {
+		t.Helper()
+		r := e.Berth(append(append([]string{"run", "--rm", "--network", "none"}, flags...), ref)...)
+		if r.Code != code || strings.TrimSpace(r.Stdout) != out || !regexp.MustCompile(says).MatchString(r.Stderr) {
+			t.Errorf("%v: exit %d, %q %q, want %d %q %s", flags, r.Code, r.Stdout, r.Stderr, code, out, says)
+		}
+	}
+	run(125, "", `No such image: `+regexp.QuoteMeta(ref), "--pull", "never")
+	run(0, "one", `(?s)Unable to find image '.*box:1' locally.*Pulling from box.*Status: Downloaded newer image`)
+	push("two")
+	run(0, "one", `^$`)
+	run(0, "one", `^$`, "--pull", "missing")
+	run(0, "one", `^$`, "--pull", "never")
+	run(0, "two", `Status: Downloaded newer image`, "--pull", "always")
+	run(0, "two", `Status: Image is up to date`, "--pull", "always")
+	run(0, "two", `^$`, "--pull=always", "--quiet")
+	e.Must("rmi", ref)
+	run(0, "two", `^$`, "-q", "--platform", "linux/"+runtime.GOARCH)
+	run(125, "", `.`, "--pull", "always", "--platform", "linux/riscv64")
+	run(125, "", `invalid platform|unknown operating system|error parsing`, "--platform", "not/a/real/platform")
+}
+
+func digestText(data []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(data)) }
