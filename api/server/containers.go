@@ -147,7 +147,7 @@ func noContent(w *writer, err error) error {
 
 func startContainer(w *writer, r *request) error {
 	if r.query("checkpoint") != "" || r.query("checkpoint-dir") != "" {
-		return fail.New(fail.NotImplemented, "checkpointing is not supported by this version of Berth")
+		return noCheckpoints(w, r)
 	}
 	return noContent(w, r.s.Containers.Start(r.Context(), r.path["id"]))
 }
@@ -212,7 +212,11 @@ func updateContainer(w *writer, r *request) error {
 }
 
 func renameContainer(w *writer, r *request) error {
-	return noContent(w, r.s.Containers.Rename(r.Context(), r.path["id"], strings.TrimPrefix(r.query("name"), "/")))
+	err := r.s.Containers.Rename(r.Context(), r.path["id"], strings.TrimPrefix(r.query("name"), "/"))
+	if err != nil && (strings.HasPrefix(err.Error(), "Conflict. ") || strings.HasPrefix(err.Error(), "Invalid container name")) {
+		err = fail.New(fail.Of(err), "Error when allocating new name: %w", err)
+	}
+	return noContent(w, err)
 }
 
 func removeContainer(w *writer, r *request) error {

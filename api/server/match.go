@@ -26,12 +26,16 @@ type endpoint struct {
 	min, max        version // 0: no bound
 }
 
+// namesObject are the first segments of paths whose first wildcard is the name of an object. One
+// with slashes is the name of nothing, and is told so, not that there is no such page.
+var namesObject = map[string]bool{"containers": true, "exec": true, "volumes": true, "networks": true}
+
 func compile(rows []endpoint) []route {
 	out := make([]route, len(rows))
 	for i, e := range rows {
 		r := route{method: e.method, pattern: e.pattern, segments: split(e.pattern), wild: -1, min: e.min, max: e.max, handle: e.handle}
 		for j, s := range r.segments {
-			if strings.HasSuffix(s, "...}") {
+			if strings.HasSuffix(s, "...}") || r.wild < 0 && strings.HasPrefix(s, "{") && namesObject[r.segments[0]] {
 				r.wild = j
 			}
 		}
@@ -73,7 +77,7 @@ func (r *route) match(path []string) (map[string]string, bool) {
 		case r.wild < 0 || i < r.wild:
 			got = path[i]
 		case i == r.wild:
-			name := strings.TrimSuffix(s[1:], "...}")
+			name := strings.TrimSuffix(strings.Trim(s, "{}"), "...")
 			if !set(name, strings.Trim(strings.Join(path[r.wild:len(path)-after], "/"), "/")) {
 				return nil, false
 			}
@@ -97,6 +101,9 @@ func (r *route) match(path []string) (map[string]string, bool) {
 func (s *Server) find(method, path string, v version) (*route, map[string]string, error) {
 	if method == http.MethodOptions {
 		return &optionsRoute, nil, nil
+	}
+	if strings.ContainsAny(path, "\r\n") {
+		return nil, nil, fail.New(fail.NotFound, "page not found") // no name has them, and no message shall
 	}
 	// "/containers//name/json": the empty segment is the name's leading slash.
 	segments := split(strings.ReplaceAll(path, "//", "/"))

@@ -123,7 +123,7 @@ func bodyJSON(w http.ResponseWriter, r *request, v any, required bool) error {
 	if r.ContentLength == 0 && !required {
 		return nil
 	}
-	if r.ContentLength != 0 || required {
+	if r.ContentLength != 0 || r.Header.Get("Content-Type") != "" {
 		if err := jsonContent(r); err != nil {
 			return err
 		}

@@ -48,9 +48,9 @@ var routes = []endpoint{
 	{method: "GET", pattern: "/containers/{id}/archive", handle: getArchive},
 	{method: "PUT", pattern: "/containers/{id}/archive", handle: putArchive},
 	{method: "POST", pattern: "/commit", handle: commitContainer},
-	{method: "GET", pattern: "/containers/{id}/checkpoints", handle: notYet("checkpointing")},
-	{method: "POST", pattern: "/containers/{id}/checkpoints", handle: notYet("checkpointing")},
-	{method: "DELETE", pattern: "/containers/{id}/checkpoints/{checkpoint}", handle: notYet("checkpointing")},
+	{method: "GET", pattern: "/containers/{id}/checkpoints", handle: noCheckpoints},
+	{method: "POST", pattern: "/containers/{id}/checkpoints", handle: noCheckpoints},
+	{method: "DELETE", pattern: "/containers/{id}/checkpoints/{checkpoint}", handle: noCheckpoints},
 	{method: "DELETE", pattern: "/containers/{id...}", handle: removeContainer}, // a link has a slash in its name
 
 	// images
@@ -157,6 +157,11 @@ func notYet(what string) func(*writer, *request) error {
 func never(what string) func(*writer, *request) error {
 	err := fail.New(fail.NotImplemented, "Berth has no %s", what)
 	return func(*writer, *request) error { return err }
+}
+
+// noCheckpoints answers as a Docker whose experimental features are off; here they are never on.
+func noCheckpoints(*writer, *request) error {
+	return fail.New(fail.NotImplemented, "This experimental feature is disabled by default. Berth has no checkpoints.")
 }
 
 func noSwarm(*writer, *request) error {

@@ -60,11 +60,17 @@ func splitVersion(path string) (version, string, error) {
 	}
 	text, rest, ok := strings.Cut(rest, "/")
 	v, good := parseVersion(text)
-	if !good {
+	if !good && (text == "" || strings.Trim(text, "0123456789.") != "") {
 		return newest, path, nil // a path like /volumes
 	}
 	if !ok {
 		return 0, "", fail.New(fail.NotFound, "page not found")
+	}
+	if !good { // "1", "2", "1.41.0": Docker reads what it can
+		major, _, _ := strings.Cut(text, ".")
+		if n, err := strconv.Atoi(major); err != nil || n > 1 {
+			v = newest + 1
+		}
 	}
 	if v > newest {
 		return 0, "", fail.New(fail.Invalid, "client version %s is too new. Maximum supported API version is %s", text, newest)
