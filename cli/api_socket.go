@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/docker/cli/cli/config/types"
@@ -32,9 +33,14 @@ func (a *app) addAPISocket(request *containerRequest) error {
 		return fmt.Errorf("--use-api-socket needs an engine behind a unix socket, not %s", engine.DaemonHost())
 	}
 	request.host.Mounts = append(request.host.Mounts, mount.Mount{Type: mount.TypeBind, Source: socket, Target: socketInside, BindOptions: &mount.BindOptions{}})
-	request.config.Env = append(request.config.Env, "DOCKER_CONFIG="+configInside)
+	if !slices.ContainsFunc(request.config.Env, namesConfig) {
+		request.config.Env = append(request.config.Env, "DOCKER_CONFIG="+configInside)
+	}
 	return nil
 }
+
+// namesConfig tells whether a variable says where clients have their credentials.
+func namesConfig(variable string) bool { return strings.HasPrefix(variable, "DOCKER_CONFIG=") }
 
 // copyCredentials puts the client's credentials of registries into a container that has not
 // started. The secrets become part of the container's files, and of an image that is made of it.

@@ -21,8 +21,6 @@ type containerRequest struct {
 	network *network.NetworkingConfig
 }
 
-var errNoKernelMemory = errors.New("--kernel-memory is not supported: the kernel no longer has this limit")
-
 // parse turns the flags into the API's words. Every mistake a client can see is one error;
 // what only the engine can judge (an unknown user, a missing subsystem) is left to it.
 func (c *containerFlags) parse(flags *pflag.FlagSet) (*containerRequest, error) {
@@ -33,9 +31,6 @@ func (c *containerFlags) parse(flags *pflag.FlagSet) (*containerRequest, error) 
 	}
 	if c.stdin && c.attach.Len() > 0 && !c.attach.Get("stdin") {
 		attachStdin = true
-	}
-	if c.kernelMemory.Value() != 0 {
-		return nil, errNoKernelMemory
 	}
 	if c.swappiness != -1 && (c.swappiness < 0 || c.swappiness > 100) {
 		return nil, fmt.Errorf("invalid value: %d: valid memory swappiness range is 0-100", c.swappiness)
@@ -184,6 +179,7 @@ func (c *containerFlags) parse(flags *pflag.FlagSet) (*containerRequest, error) 
 		MaskedPaths:    security.maskedPaths,
 		ReadonlyPaths:  security.readonlyPaths,
 		Annotations:    c.annotations.GetAll(),
+		Umask:          c.umask.Value(),
 	}
 	if flags.Changed("init") {
 		host.Init = &c.init

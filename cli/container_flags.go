@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/docker/cli/opts"
@@ -49,7 +50,7 @@ type containerFlags struct {
 	memory            opts.MemBytes
 	memoryReservation opts.MemBytes
 	memorySwap        opts.MemSwapBytes
-	kernelMemory      opts.MemBytes
+	umask             opts.UmaskOpt
 	shmSize           opts.MemBytes
 	ioMaxBandwidth    opts.MemBytes
 	cpus              opts.NanoCPUs
@@ -68,6 +69,20 @@ type containerFlags struct {
 
 	image string
 	args  []string
+}
+
+// registerKernelMemory adds the flag of a limit that kernels have dropped (see
+// warnOfKernelMemory).
+func registerKernelMemory(flags *pflag.FlagSet) {
+	flags.Var(new(opts.MemBytes), "kernel-memory", "Kernel memory limit (deprecated)")
+	_ = flags.MarkHidden("kernel-memory")
+}
+
+// warnOfKernelMemory tells who gives that flag that it does nothing.
+func (a *app) warnOfKernelMemory(flags *pflag.FlagSet) {
+	if flags.Changed("kernel-memory") {
+		fmt.Fprintln(a.Err, "Flag --kernel-memory has been deprecated, and no longer supported by the kernel")
+	}
 }
 
 // register adds the flags to a command's set and returns where their values will be.
@@ -201,7 +216,7 @@ func registerContainerFlags(flags *pflag.FlagSet) *containerFlags {
 	flags.Var(&c.deviceWriteIOps, "device-write-iops", "Limit write rate (IO per second) to a device")
 	flags.Var(&c.ioMaxBandwidth, "io-maxbandwidth", "Maximum IO bandwidth limit for the system drive (Windows only)")
 	flags.Uint64Var(&c.ioMaxIOps, "io-maxiops", 0, "Maximum IOps limit for the system drive (Windows only)")
-	flags.Var(&c.kernelMemory, "kernel-memory", "Kernel memory limit")
+	registerKernelMemory(flags)
 	flags.VarP(&c.memory, "memory", "m", "Memory limit")
 	flags.Var(&c.memoryReservation, "memory-reservation", "Memory soft limit")
 	flags.Var(&c.memorySwap, "memory-swap", "Swap limit equal to memory plus swap: '-1' to enable unlimited swap")
@@ -209,7 +224,7 @@ func registerContainerFlags(flags *pflag.FlagSet) *containerFlags {
 	flags.BoolVar(&c.oomKillDisable, "oom-kill-disable", false, "Disable OOM Killer")
 	flags.IntVar(&c.oomScoreAdj, "oom-score-adj", 0, "Tune host's OOM preferences (-1000 to 1000)")
 	flags.Int64Var(&c.pidsLimit, "pids-limit", 0, "Tune container pids limit (set -1 for unlimited)")
-	for _, name := range []string{"cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops", "kernel-memory"} {
+	for _, name := range []string{"cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops"} {
 		_ = flags.MarkHidden(name)
 	}
 
@@ -220,6 +235,7 @@ func registerContainerFlags(flags *pflag.FlagSet) *containerFlags {
 	flags.StringVar(&c.isolation, "isolation", "", "Container isolation technology")
 	flags.StringVar(&c.pid, "pid", "", "PID namespace to use")
 	flags.Var(&c.shmSize, "shm-size", "Size of /dev/shm")
+	flags.Var(&c.umask, "umask", "Set umask for the container")
 	flags.StringVar(&c.uts, "uts", "", "UTS namespace to use")
 	flags.StringVar(&c.runtime, "runtime", "", "Runtime to use for this container")
 	flags.BoolVar(&c.init, "init", false, "Run an init inside the container that forwards signals and reaps processes")

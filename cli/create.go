@@ -107,6 +107,7 @@ func (a *app) containerRequest(cmd *cobra.Command, c *containerFlags, o *createF
 	if err := checkContentTrust(o.contentTrustOff); err != nil {
 		return nil, flagError(cmd, err)
 	}
+	a.warnOfKernelMemory(cmd.Flags())
 	c.image, c.args = args[0], args[1:]
 	if err := a.addProxyEnvironment(c); err != nil {
 		return nil, flagError(cmd, err)
@@ -193,7 +194,7 @@ func (a *app) createContainer(ctx context.Context, request *containerRequest, o 
 	if err != nil {
 		return "", err
 	}
-	if o.apiSocket {
+	if o.apiSocket && slices.Contains(request.config.Env, "DOCKER_CONFIG="+configInside) {
 		if err := a.copyCredentials(ctx, engine, created.ID); err != nil {
 			_, _ = engine.ContainerRemove(context.WithoutCancel(ctx), created.ID, mobyclient.ContainerRemoveOptions{RemoveVolumes: true})
 			return "", err

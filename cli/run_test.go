@@ -212,7 +212,7 @@ func TestBadFlagsAreOneLineAnd125(t *testing.T) {
 		"run --device x alpine", "run --device /dev/a:/b:q alpine", "run --ulimit nope=1 alpine", "run --security-opt seccomp=/nonexistent alpine",
 		"run --security-opt nonsense alpine", "run --memory-swappiness 101 alpine", "run --health-interval -1s --health-cmd x alpine",
 		"run --no-healthcheck --health-cmd x alpine", "run --restart sometimes alpine", "run --dns x alpine", "run --add-host x alpine", "run --cpus x alpine",
-		"run --network a --network host alpine", "run --mac-address zz alpine", "run --disable-content-trust=false alpine", "run --kernel-memory 1m alpine",
+		"run --network a --network host alpine", "run --mac-address zz alpine", "run --disable-content-trust=false alpine",
 		"run --log-driver none --log-opt a=b alpine", "run --storage-opt x alpine", "run --device-cgroup-rule x alpine", "run --gpus nope=1 alpine", "run --ip zz alpine",
 		"ps --nope", "container prune --nope", "exec --env-file /nonexistent c x",
 	} {

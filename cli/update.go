@@ -14,12 +14,12 @@ import (
 
 func newUpdate(a *app) *cobra.Command {
 	var (
-		r                                 container.Resources
-		memory, reservation, kernelMemory opts.MemBytes
-		swap                              opts.MemSwapBytes
-		cpus                              opts.NanoCPUs
-		pids                              int64
-		restart                           string
+		r                   container.Resources
+		memory, reservation opts.MemBytes
+		swap                opts.MemSwapBytes
+		cpus                opts.NanoCPUs
+		pids                int64
+		restart             string
 	)
 	cmd := &cobra.Command{
 		Use:   "update [OPTIONS] CONTAINER [CONTAINER...]",
@@ -29,9 +29,7 @@ func newUpdate(a *app) *cobra.Command {
 			if cmd.Flags().NFlag() == 0 {
 				return errors.New("you must provide one or more flags when using this command")
 			}
-			if kernelMemory.Value() != 0 {
-				return errNoKernelMemory
-			}
+			a.warnOfKernelMemory(cmd.Flags())
 			var policy container.RestartPolicy
 			if restart != "" {
 				var err error
@@ -70,8 +68,7 @@ func newUpdate(a *app) *cobra.Command {
 	flags.Var(&cpus, "cpus", "Number of CPUs")
 	flags.StringVar(&r.CpusetCpus, "cpuset-cpus", "", "CPUs in which to allow execution (0-3, 0,1)")
 	flags.StringVar(&r.CpusetMems, "cpuset-mems", "", "MEMs in which to allow execution (0-3, 0,1)")
-	flags.Var(&kernelMemory, "kernel-memory", "Kernel memory limit")
-	_ = flags.MarkHidden("kernel-memory")
+	registerKernelMemory(flags)
 	flags.VarP(&memory, "memory", "m", "Memory limit")
 	flags.Var(&reservation, "memory-reservation", "Memory soft limit")
 	flags.Var(&swap, "memory-swap", "Swap limit equal to memory plus swap: -1 to enable unlimited swap")

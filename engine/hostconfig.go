@@ -22,6 +22,9 @@ func refuseForeign(h *container.HostConfig) error {
 	if !h.UsernsMode.Valid() {
 		return fail.New(fail.Invalid, "invalid user namespace mode: %s", string(h.UsernsMode))
 	}
+	if h.Umask != nil && *h.Umask > 0o777 {
+		return fail.New(fail.Invalid, "invalid umask %#o: it has the bits of 0777 only", *h.Umask)
+	}
 	if h.Cgroup != "" {
 		return fail.New(fail.Invalid, "invalid cgroup mode: %s", string(h.Cgroup))
 	}

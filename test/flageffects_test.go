@@ -51,7 +51,7 @@ var flagEffects = []struct {
 	{`--workdir /made/up -u 5 --read-only=false`, `pwd; stat -c %u /made/up; id -u`, []string{`^/made/up\n0\n5$`}},
 	{`--cgroup-parent CGROUP --annotation a=b --stop-signal USR1 --stop-timeout 1 --isolation default --platform linux/ARCH --pull never --quiet --sig-proxy=false --log-driver none`,
 		`echo ran`, []string{`^ran$`}},
-	{`--memory 64m --memory-swap 64m --oom-kill-disable=false --blkio-weight 0 --kernel-memory 0  --disable-content-trust`, `echo ran`, []string{`^ran$`}},
+	{`--memory 64m --memory-swap 64m --oom-kill-disable=false --blkio-weight 0 --kernel-memory 1g --disable-content-trust --umask 0027`, `echo ran; umask; touch /made; stat -c %a /made`, []string{`^ran\n0027\n640$`}},
 }
 
 func TestFlagsOfRunTakeEffectInTheContainer(t *testing.T) {
@@ -183,7 +183,8 @@ func TestConflictingFlagsAreOneLineAndLeaveNothing(t *testing.T) {
 		{"--detach-keys ctrl-", "detach"},
 		{"--memory 5b", "Minimum memory limit allowed is 6MB"},
 		{"--isolation process", "invalid isolation"},
-		{"--kernel-memory 1g", "no longer has this limit"},
+		{"--umask 1000", "invalid umask 01000"},
+		{"--umask 9", "invalid syntax"},
 		{"--name a/b", "Invalid container name"},
 		{"--name donor", "is already in use by container"},
 		{"-e =x", "invalid environment variable"},

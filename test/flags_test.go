@@ -132,7 +132,8 @@ var runFlags = []struct {
 	{"--volume-driver nosuch --volume other:/x", ``, `error looking up volume plugin nosuch: plugin "nosuch" not found`},
 	{"--volumes-from other", ``, `No such container: other`},
 	{"--workdir /tmp", `"WorkingDir":"/tmp"`, ``},
-	{"--kernel-memory 10m", ``, `no longer has this limit`},
+	{"--kernel-memory 10m", `"Memory":0,`, ``}, // and a line that says that it does nothing
+	{"--umask 0027", `"Umask":23`, ``},
 
 	// limits that contradict each other, or that no kernel takes
 	{"--cpus 1 --cpu-quota 20000", ``, `Nano CPUs and CPU Quota cannot both be set`},

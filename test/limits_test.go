@@ -114,7 +114,6 @@ func TestLimitsAreInTheKernelAndCanBeChangedWhileItRuns(t *testing.T) {
 		{"update --cpus 0.5 limited", "Nano CPUs cannot be updated as CPU Period has already been set"},
 		{"update --cpuset-cpus 4000 limited", "Requested CPUs are not available"},
 		{"update --restart sometimes limited", "invalid restart policy"},
-		{"update --kernel-memory 10m limited", "no longer has this limit"},
 		{"update --memory 32m nobody", "No such container: nobody"},
 	} {
 		got := e.Berth(strings.Fields(r.args)...)
