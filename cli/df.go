@@ -12,6 +12,9 @@ import (
 	"github.com/docker/go-units"
 	mobyclient "github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"berth/api/client"
+	"berth/fail"
 )
 
 func newDf(a *app) *cobra.Command {
@@ -41,12 +44,24 @@ func (a *app) diskUsage(ctx context.Context, verbose bool, format string) error 
 	if verbose {
 		return a.verboseDiskUsage(usage, format)
 	}
-	return usageList.print(a.Out, format, false, []*usageRow{
+	rows := []*usageRow{
 		{"Images", usage.Images.TotalCount, usage.Images.ActiveCount, usage.Images.TotalSize, usage.Images.Reclaimable, true},
 		{"Containers", usage.Containers.TotalCount, usage.Containers.ActiveCount, usage.Containers.TotalSize, usage.Containers.Reclaimable, true},
 		{"Local Volumes", usage.Volumes.TotalCount, usage.Volumes.ActiveCount, usage.Volumes.TotalSize, usage.Volumes.Reclaimable, true},
 		{"Build Cache", usage.BuildCache.TotalCount, usage.BuildCache.ActiveCount, usage.BuildCache.TotalSize, usage.BuildCache.Reclaimable, false},
-	})
+	}
+	more, err := client.DataUsage(ctx, engine)
+	if err != nil && !fail.Is(err, fail.NotImplemented) {
+		return err
+	}
+	if err == nil { // another engine knows nothing of these
+		rows = append(rows,
+			&usageRow{kind: "Image Blobs", size: more.Content},
+			&usageRow{kind: "Image Cache", size: more.Cache, reclaimable: more.Cache, percent: true},
+			&usageRow{kind: "Logs", size: more.Logs},
+			&usageRow{kind: "Overhead", size: more.Overhead})
+	}
+	return usageList.print(a.Out, format, false, rows)
 }
 
 var usageList = list[*usageRow]{

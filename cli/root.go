@@ -42,6 +42,7 @@ func topLevel() []entry {
 		{"version", nil, groupCommon, newVersion},
 		{"info", nil, groupCommon, newInfo},
 
+		{"builder", nil, groupManagement, newBuilderGroup},
 		{"container", nil, groupManagement, newContainerGroup},
 		{"context", nil, groupManagement, newContextGroup},
 		{"image", nil, groupManagement, newImageGroup},
@@ -176,14 +177,7 @@ func newRoot(a *app, args []string) *cobra.Command {
 	return root
 }
 
-// laterCommands are Docker's whose part of the engine does not exist yet. Nobody shall take
-// them for mistyped.
-const laterCommands = " builder "
-
 func unknownCommand(parent, name string) error {
-	if strings.Contains(laterCommands, " "+name+" ") && (!strings.Contains(parent, " ") || strings.HasSuffix(parent, " container")) {
-		return statusError{code: 1, message: fmt.Sprintf("'%s %s' is not part of this release yet", parent, name), named: true}
-	}
 	return usageError{code: 1, command: parent, message: fmt.Sprintf("unknown command: %s %s", parent, name)}
 }
 

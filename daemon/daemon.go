@@ -165,7 +165,7 @@ func (d *daemon) run(ctx context.Context) error {
 		Tries: set.MaxDownloadAttempts, Stall: set.RegistryStallTimeout, UserAgent: "berth/" + version.Version, Log: d.log,
 	})
 	store, err := images.Open(images.Config{Root: set.DataRoot, DB: db, Registry: d.registry, Events: bus, Log: d.log, PushForeign: set.PushForeign, Driver: set.StorageDriver,
-		Downloads: set.MaxDownloads, Uploads: set.MaxUploads})
+		Downloads: set.MaxDownloads, Uploads: set.MaxUploads, CacheMax: int64(set.CacheMax)})
 	if err != nil {
 		return fmt.Errorf("open the image store: %w", err)
 	}

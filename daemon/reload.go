@@ -43,6 +43,7 @@ func (d *daemon) reload() {
 		{"max-concurrent-downloads", d.set.MaxDownloads, next.MaxDownloads},
 		{"max-concurrent-uploads", d.set.MaxUploads, next.MaxUploads},
 		{"max-download-attempts", d.set.MaxDownloadAttempts, next.MaxDownloadAttempts},
+		{"cache-max-size", d.set.CacheMax, next.CacheMax},
 		{"registry-stall-timeout", d.set.RegistryStallTimeout, next.RegistryStallTimeout},
 		{"log-driver", d.set.LogDriver, next.LogDriver},
 		{"log-opts", d.set.LogOpts, next.LogOpts},

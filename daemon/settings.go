@@ -43,7 +43,8 @@ type Settings struct {
 	RegistryStallTimeout                time.Duration
 	MaxDownloadAttempts                 int
 	MaxDownloads, MaxUploads            int
-	HTTPProxy, HTTPSProxy, NoProxy      string // empty: as the environment has it
+	CacheMax                            sizeValue // of what no image needs
+	HTTPProxy, HTTPSProxy, NoProxy      string    // empty: as the environment has it
 
 	LogDriver      string // default of containers
 	LogOpts        map[string]string
@@ -85,6 +86,7 @@ const (
 	defaultExecRoot   = "/run/berth"
 	defaultConfigFile = "/etc/berth/daemon.json"
 	onDemandIdle      = 5 * time.Minute
+	defaultCacheMax   = 10 << 30
 )
 
 // keys maps the keys of daemon.json to flags of another name. All other keys are
@@ -175,6 +177,8 @@ func newSettings() *Settings {
 	f.StringVar(&s.HTTPProxy, "http-proxy", "", "HTTP proxy on the way to registries")
 	f.StringVar(&s.HTTPSProxy, "https-proxy", "", "HTTPS proxy on the way to registries")
 	f.StringVar(&s.NoProxy, "no-proxy", "", "Comma-separated hosts or networks that are reached without a proxy")
+	s.CacheMax = defaultCacheMax
+	f.Var(&s.CacheMax, "cache-max-size", "How much is kept on disk that no image needs: partial downloads, layers packed for a push")
 	f.IntVar(&s.MaxDownloads, "max-concurrent-downloads", 4, "Layers of one pull that are fetched at the same time")
 	f.IntVar(&s.MaxUploads, "max-concurrent-uploads", 5, "Layers of one push that are sent at the same time")
 	f.IntVar(&s.MaxDownloadAttempts, "max-download-attempts", 5, "How often a registry is asked for what may come the next time")

@@ -2,6 +2,9 @@ package engine
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"berth/fail"
 )
@@ -20,6 +23,32 @@ func (c *Containers) Size(ctx context.Context, ref string) (rw, rootfs int64, er
 		return rw, rw, nil // the image was removed by force; what is left is ours
 	}
 	return rw, rw + img.Size, nil
+}
+
+// LogSize is the space that a container's log takes, with what was rotated.
+func (c *Containers) LogSize(ref string) (sum int64) {
+	i, err := c.idx.find(ref)
+	if err != nil {
+		return 0
+	}
+	o, err := logOptions(i.now())
+	if err != nil {
+		return 0
+	}
+	path := i.logFile(o)
+	if path == "" {
+		return 0
+	}
+	names, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return 0
+	}
+	for _, n := range names {
+		if info, err := n.Info(); err == nil && info.Mode().IsRegular() && strings.HasPrefix(n.Name(), filepath.Base(path)) {
+			sum += info.Size()
+		}
+	}
+	return sum
 }
 
 // writableSize is the space that a container's own files take. Without its image, which

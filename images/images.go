@@ -54,6 +54,8 @@ type Config struct {
 	// Downloads and Uploads bound how many layers of one image are on their way at the same
 	// time. 0: 4 and 5.
 	Downloads, Uploads int
+	// CacheMax bounds in bytes what is kept that no image needs (see cache.go). 0: no bound.
+	CacheMax int64
 }
 
 // Store is the engine's image store. It is safe for concurrent use.
@@ -68,6 +70,7 @@ type Store struct {
 
 	pushForeign        []string
 	downloads, uploads int
+	cacheMax           int64
 
 	// Locks are taken in the order of these fields.
 	removal sync.RWMutex // Use holds it shared, the deciding part of Remove alone
@@ -85,7 +88,7 @@ type Store struct {
 func Open(cfg Config) (*Store, error) {
 	s := &Store{
 		root: cfg.Root, db: cfg.DB, registry: cfg.Registry, events: cfg.Events, log: cfg.Log,
-		pushForeign: cfg.PushForeign, downloads: cmp.Or(cfg.Downloads, defaultDownloads), uploads: cmp.Or(cfg.Uploads, defaultUploads), leases: map[*lease]struct{}{}, flights: map[oci.Digest]*flight{}, damaged: map[string]error{},
+		pushForeign: cfg.PushForeign, downloads: cmp.Or(cfg.Downloads, defaultDownloads), uploads: cmp.Or(cfg.Uploads, defaultUploads), cacheMax: cfg.CacheMax, leases: map[*lease]struct{}{}, flights: map[oci.Digest]*flight{}, damaged: map[string]error{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -113,6 +116,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
 	s.publishLayout()
+	s.trimCache()
 	return s, nil
 }
 

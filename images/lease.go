@@ -115,6 +115,7 @@ func (l *lease) release() {
 		if err != nil {
 			l.store.log.Warn("a lease's row stays until the next start", "lease", l.id, "error", err)
 		}
+		l.store.trimCache()
 	})
 }
 

@@ -38,14 +38,18 @@ func (s *Store) Size(ctx context.Context, name string) (int64, error) {
 		if err != nil {
 			return nil // deleted meanwhile
 		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 {
+		size := info.Size()
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
 			id := inode{st.Dev, st.Ino}
-			if seen[id] {
+			if st.Nlink > 1 && seen[id] {
 				return nil
 			}
-			seen[id] = true
+			if st.Nlink > 1 {
+				seen[id] = true
+			}
+			size = min(size, st.Blocks*512) // holes take nothing
 		}
-		total += info.Size()
+		total += size
 		return nil
 	})
 	if err != nil && ctx.Err() == nil {

@@ -44,7 +44,7 @@ var readable = []string{
 	"GET /containers/json", "GET /containers/{id}/json", "GET /containers/{id}/logs", "GET /containers/{id}/top",
 	"GET /containers/{id}/stats", "GET /containers/{id}/changes", "GET /containers/{id}/checkpoints", "GET /exec/{id}/json",
 	"GET /images/json", "GET /images/{name...}/json", "GET /images/{name...}/history", "GET /images/{name...}/attestations",
-	"GET /volumes", "GET /volumes/{name}", "GET /networks", "GET /networks/{id}",
+	"GET /volumes", "GET /volumes/{name}", "GET /networks", "GET /networks/{id}", "GET /berth/df",
 	// Clients learn from these that there is no such thing.
 	"GET /plugins", "GET /plugins/{name...}/json",
 	"GET /swarm", "GET /swarm/{verb}", "GET /nodes", "GET /nodes/{id}", "GET /services", "GET /services/{id}", "GET /services/{id}/logs",

@@ -84,6 +84,7 @@ func (f *fakeEngine) Export(_ context.Context, _ string, begin func() io.Writer)
 	begin()
 	return nil
 }
+func (f *fakeEngine) LogSize(string) int64 { return 0 }
 func (f *fakeEngine) Commit(_ context.Context, _ string, r engine.CommitRequest) (oci.Digest, error) {
 	f.committed = r
 	return oci.Digest("sha256:" + strings.Repeat("a", 64)), f.err
@@ -269,9 +270,12 @@ func (f *fakeImages) Import(_ context.Context, _ io.Reader, o images.ImportOptio
 	f.opts = o
 	return busyboxID, f.err
 }
-func (f *fakeImages) GraphDriver() string        { return "overlay" }
-func (f *fakeImages) LayersSize() (int64, error) { return 1000, nil }
-func (f *fakeImages) Usage() (int64, error)      { return 2000, nil }
+func (f *fakeImages) GraphDriver() string { return "overlay" }
+func (f *fakeImages) DiskUse(func(oci.Digest) bool) (images.DiskUse, error) {
+	return images.DiskUse{Layers: 1000, Held: 1000}, nil
+}
+func (f *fakeImages) IsUnpacked(string) bool { return false }
+func (f *fakeImages) Usage() (int64, error)  { return 2000, nil }
 func (f *fakeImages) Check(_ context.Context, o images.CheckOptions) (images.CheckSummary, error) {
 	o.Found(images.Damage{Kind: "blob", ID: "sha256:1", Problem: "it is missing", Repaired: o.Repair})
 	return images.CheckSummary{Blobs: 1}, nil

@@ -21,7 +21,7 @@ var routes = []endpoint{
 	// containers
 	{method: "GET", pattern: "/containers/json", handle: listContainers},
 	{method: "POST", pattern: "/containers/create", handle: createContainer},
-	{method: "POST", pattern: "/containers/prune", handle: pruneContainers},
+	{method: "POST", pattern: "/containers/prune", handle: alone("containers", pruneContainers)},
 	{method: "GET", pattern: "/containers/{id}/json", handle: inspectContainer},
 	{method: "POST", pattern: "/containers/{id}/start", handle: startContainer},
 	{method: "POST", pattern: "/containers/{id}/stop", handle: stopContainer},
@@ -59,7 +59,7 @@ var routes = []endpoint{
 	{method: "GET", pattern: "/images/get", handle: saveImages},
 	{method: "POST", pattern: "/images/create", handle: createImage},
 	{method: "POST", pattern: "/images/load", handle: loadImages},
-	{method: "POST", pattern: "/images/prune", handle: pruneImages},
+	{method: "POST", pattern: "/images/prune", handle: alone("images", pruneImages)},
 	{method: "GET", pattern: "/images/{name...}/get", handle: saveImage},
 	{method: "GET", pattern: "/images/{name...}/json", handle: inspectImage},
 	{method: "GET", pattern: "/images/{name...}/history", handle: imageHistory},
@@ -74,20 +74,20 @@ var routes = []endpoint{
 	// builds
 	{method: "POST", pattern: "/build", handle: notYet("building images")},
 	{method: "POST", pattern: "/build/cancel", handle: notYet("building images")},
-	{method: "POST", pattern: "/build/prune", handle: pruneBuildCache},
+	{method: "POST", pattern: "/build/prune", handle: alone("build cache", pruneBuildCache)},
 	{method: "POST", pattern: "/session", handle: notYet("building images")},
 	{method: "POST", pattern: "/grpc", handle: notYet("building images")},
 
 	// volumes and networks
 	{method: "GET", pattern: "/volumes", handle: listVolumes},
 	{method: "POST", pattern: "/volumes/create", handle: createVolume},
-	{method: "POST", pattern: "/volumes/prune", handle: pruneVolumes},
+	{method: "POST", pattern: "/volumes/prune", handle: alone("volumes", pruneVolumes)},
 	{method: "GET", pattern: "/volumes/{name}", handle: inspectVolume},
 	{method: "PUT", pattern: "/volumes/{name}", handle: noSwarm},
 	{method: "DELETE", pattern: "/volumes/{name}", handle: removeVolume},
 	{method: "GET", pattern: "/networks", handle: listNetworks},
 	{method: "POST", pattern: "/networks/create", handle: createNetwork},
-	{method: "POST", pattern: "/networks/prune", handle: pruneNetworks},
+	{method: "POST", pattern: "/networks/prune", handle: alone("networks", pruneNetworks)},
 	{method: "GET", pattern: "/networks/{id}", handle: inspectNetwork},
 	{method: "DELETE", pattern: "/networks/{id}", handle: removeNetwork},
 	{method: "POST", pattern: "/networks/{id}/connect", handle: connectNetwork},
@@ -139,6 +139,7 @@ var routes = []endpoint{
 
 	// Berth's own
 	{method: "POST", pattern: "/berth/check", handle: checkStore},
+	{method: "GET", pattern: "/berth/df", handle: dataRootUsage},
 
 	// debugging, on the local socket only
 	{method: "GET", pattern: "/debug/vars", handle: local(debugVars)},

@@ -54,6 +54,7 @@ type Containers interface {
 	Get(ref string) (engine.Container, error)
 	List() []engine.Container
 	Size(ctx context.Context, ref string) (rw, rootfs int64, err error)
+	LogSize(ref string) int64
 	Logs(ctx context.Context, ref string, o logs.ReadOptions, fn func(logs.Entry) error) error
 	Attach(ctx context.Context, ref string, o engine.AttachOptions, hijack engine.Hijack) error
 	Resize(ctx context.Context, ref string, rows, cols uint16) error
@@ -90,7 +91,8 @@ type Images interface {
 	Load(ctx context.Context, r io.Reader, o images.LoadOptions, report images.Progress) ([]string, error)
 	Import(ctx context.Context, r io.Reader, o images.ImportOptions) (oci.Digest, error)
 	GraphDriver() string
-	LayersSize() (int64, error)
+	DiskUse(inUse func(oci.Digest) bool) (images.DiskUse, error)
+	IsUnpacked(path string) bool
 	Usage() (int64, error)
 	Collect(ctx context.Context, inUse func(oci.Digest) bool) (int64, error)
 	Check(ctx context.Context, o images.CheckOptions) (images.CheckSummary, error)
@@ -142,8 +144,10 @@ type Config struct {
 // Server answers the Engine API. It is an http.Handler.
 type Server struct {
 	Config
-	routes   []route
-	infoTime *metrics.Timer
+	routes     []route
+	layersUsed fixedUsage
+	pruning    pruning
+	infoTime   *metrics.Timer
 }
 
 // New makes a Server.

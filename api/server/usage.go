@@ -1,8 +1,10 @@
 package server
 
 import (
+	"context"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/moby/moby/api/types/build"
@@ -10,8 +12,10 @@ import (
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/api/types/volume"
+	"golang.org/x/sync/errgroup"
 
 	"berth/fail"
+	"berth/kernel"
 )
 
 // usageResponse is the answer of GET /system/df: the new form since 1.52, the old one
@@ -41,27 +45,27 @@ func diskUsage(w *writer, r *request) error {
 	wants := func(t system.DiskUsageObject) bool { return len(want) == 0 || slices.Contains(want, string(t)) }
 	out := usageResponse{legacyUsage: &legacyUsage{Images: []imageRow{}, Containers: []container.Summary{}, Volumes: []volume.Volume{}, BuildCache: []build.CacheRecord{}}}
 	verbose := r.version < 52 || r.boolean("verbose")
+	var work errgroup.Group // each part has fields of its own
 	if wants(system.ImageObject) {
-		if err := r.s.imageUsage(&out, r.version); err != nil {
-			return err
-		}
-		if !verbose {
-			out.ImageUsage.Items = nil
-		}
+		work.Go(func() error { return r.s.imageUsage(&out, r.version) })
 	}
 	if wants(system.ContainerObject) {
-		if err := r.s.containerUsage(&out, r); err != nil {
-			return err
-		}
-		if !verbose {
-			out.ContainerUsage.Items = nil
-		}
+		work.Go(func() error { return r.s.containerUsage(&out, r) })
 	}
 	if wants(system.VolumeObject) {
-		if err := r.s.volumeUsage(r.Context(), &out); err != nil {
-			return err
+		work.Go(func() error { return r.s.volumeUsage(r.Context(), &out) })
+	}
+	if err := work.Wait(); err != nil {
+		return err
+	}
+	if !verbose {
+		if out.ImageUsage != nil {
+			out.ImageUsage.Items = nil
 		}
-		if !verbose {
+		if out.ContainerUsage != nil {
+			out.ContainerUsage.Items = nil
+		}
+		if out.VolumeUsage != nil {
 			out.VolumeUsage.Items = nil
 		}
 	}
@@ -85,13 +89,12 @@ func (s *Server) imageUsage(out *usageResponse, v version) error {
 	if err != nil {
 		return err
 	}
-	total, err := s.Images.LayersSize()
+	disk, err := s.Images.DiskUse(s.imageInUse())
 	if err != nil {
 		return err
 	}
-	use := &image.DiskUsage{TotalCount: int64(len(all)), TotalSize: total}
+	use := &image.DiskUsage{TotalCount: int64(len(all)), TotalSize: disk.Layers, Reclaimable: disk.Layers - disk.Held}
 	shared := s.sharedSizes()
-	var held int64
 	for _, img := range all {
 		row := imageSummary(img, v)
 		users, _ := s.Containers.Using(img.ID)
@@ -99,38 +102,128 @@ func (s *Server) imageUsage(out *usageResponse, v version) error {
 		row.SharedSize = shared[img.ID]
 		if len(users) > 0 {
 			use.ActiveCount++
-			held += img.Size
 		}
 		use.Items = append(use.Items, row.Summary)
 		out.Images = append(out.Images, row)
 	}
-	use.Reclaimable = max(total-held, 0)
-	out.LayersSize = total
+	out.LayersSize = disk.Layers
 	out.ImageUsage = use
 	return nil
 }
+
+// measuring is how many containers' or volumes' files are looked at at the same time.
+const measuring = 8
 
 func (s *Server) containerUsage(out *usageResponse, r *request) error {
 	use := &container.DiskUsage{}
 	names := s.listNames()
 	now := time.Now()
-	for _, c := range s.Containers.List() {
-		row := s.summary(c, now, &names, r.version)
-		if err := s.addSize(r.Context(), c.ID, &row.SizeRw, &row.SizeRootFs); err != nil {
-			return err
-		}
+	all := s.Containers.List()
+	rows := make([]container.Summary, len(all))
+	work, ctx := errgroup.WithContext(r.Context())
+	work.SetLimit(measuring)
+	for i, c := range all {
+		rows[i] = s.summary(c, now, &names, r.version)
+		work.Go(func() error { return s.addSize(ctx, c.ID, &rows[i].SizeRw, &rows[i].SizeRootFs) })
+	}
+	if err := work.Wait(); err != nil {
+		return err
+	}
+	for i, row := range rows {
 		use.TotalSize += row.SizeRw
-		if c.State.Running() {
+		if all[i].State.Running() {
 			use.ActiveCount++
 		} else {
 			use.Reclaimable += row.SizeRw
 		}
-		use.Items = append(use.Items, row)
-		out.Containers = append(out.Containers, row)
 	}
-	use.TotalCount = int64(len(use.Items))
+	use.Items, out.Containers = rows, append(out.Containers, rows...)
+	use.TotalCount = int64(len(rows))
 	out.ContainerUsage = use
 	return nil
+}
+
+// dataUsage is the answer of GET /berth/df: bytes of what Docker's disk usage does not tell of, so
+// that all lines together are what the data root takes.
+type dataUsage struct {
+	Content  int64 // blobs of images, as they came: what is pushed and saved
+	Cache    int64 // what no image needs; a prune of images removes it
+	Logs     int64
+	Overhead int64 // directories, parts of blocks, the database, all that containers have beside their files
+	Total    int64 // allocated below the data root
+}
+
+// dataRootUsage measures the data root.
+func dataRootUsage(w *writer, r *request) error {
+	out, err := r.s.dataUsage(r)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+func (s *Server) dataUsage(r *request) (u dataUsage, err error) {
+	var told usageResponse
+	told.legacyUsage = &legacyUsage{}
+	work, ctx := errgroup.WithContext(r.Context())
+	work.Go(func() error { return s.containerUsage(&told, r) })
+	var volumes usageResponse
+	volumes.legacyUsage = &legacyUsage{}
+	work.Go(func() error { return s.volumeUsage(ctx, &volumes) })
+	work.Go(func() (err error) {
+		u.Total, err = s.layersUsed.measure(ctx, s.Facts.DataRoot, s.Images.IsUnpacked)
+		return err
+	})
+	disk, err := s.Images.DiskUse(s.imageInUse())
+	if err != nil {
+		_ = work.Wait()
+		return u, err
+	}
+	for _, c := range s.Containers.List() {
+		u.Logs += s.Containers.LogSize(c.ID)
+	}
+	if err := work.Wait(); err != nil {
+		return u, err
+	}
+	u.Content, u.Cache = disk.Content, disk.Cache
+	// Files with holes in an image can make it negative, which would tell nobody anything.
+	u.Overhead = max(u.Total-disk.Layers-u.Content-u.Cache-u.Logs-told.ContainerUsage.TotalSize-volumes.VolumeUsage.TotalSize, 0)
+	return u, nil
+}
+
+// fixedUsage remembers what the directories take below which nothing changes.
+type fixedUsage struct {
+	mu    sync.Mutex
+	bytes map[string]int64
+}
+
+// measure is kernel.DiskUsed of root.
+func (f *fixedUsage) measure(ctx context.Context, root string, fixed func(path string) bool) (int64, error) {
+	f.mu.Lock()
+	before := f.bytes
+	f.mu.Unlock()
+	var mu sync.Mutex // guards now
+	now := map[string]int64{}
+	learn := func(path string, n int64) {
+		if fixed(path) {
+			mu.Lock()
+			now[path] = n
+			mu.Unlock()
+		}
+	}
+	n, err := kernel.DiskUsed(ctx, root, func(path string) (int64, bool) {
+		n, ok := before[path]
+		if ok {
+			learn(path, n)
+		}
+		return n, ok
+	}, learn)
+	if err == nil {
+		f.mu.Lock()
+		f.bytes = now // those that are gone are forgotten
+		f.mu.Unlock()
+	}
+	return n, err
 }
 
 // pruneBuildCache has nothing to remove: there is no build cache, as the disk usage tells.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/volume"
+	"golang.org/x/sync/errgroup"
 
 	"berth/fail"
 	"berth/volumes"
@@ -113,21 +114,34 @@ func pruneVolumes(w *writer, r *request) error {
 // volumeUsage measures all volumes.
 func (s *Server) volumeUsage(ctx context.Context, out *usageResponse) error {
 	use := &volume.DiskUsage{}
-	for _, v := range s.Volumes.List() {
-		size, err := s.Volumes.Size(ctx, v.Name)
-		if fail.Is(err, fail.NotFound) {
+	all := s.Volumes.List()
+	sizes := make([]int64, len(all))
+	gone := make([]bool, len(all))
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(measuring)
+	for i, v := range all {
+		work.Go(func() (err error) {
+			sizes[i], err = s.Volumes.Size(ctx, v.Name)
+			if gone[i] = fail.Is(err, fail.NotFound); gone[i] {
+				return nil
+			}
+			return err
+		})
+	}
+	if err := work.Wait(); err != nil {
+		return err
+	}
+	for i, v := range all {
+		if gone[i] {
 			continue
 		}
-		if err != nil {
-			return err
-		}
 		row := volumeAnswer(v)
-		row.UsageData = &volume.UsageData{Size: size, RefCount: int64(len(s.Volumes.Users(v.Name)))}
-		use.TotalSize += max(size, 0)
+		row.UsageData = &volume.UsageData{Size: sizes[i], RefCount: int64(len(s.Volumes.Users(v.Name)))}
+		use.TotalSize += max(sizes[i], 0)
 		if row.UsageData.RefCount > 0 {
 			use.ActiveCount++
 		} else {
-			use.Reclaimable += max(size, 0)
+			use.Reclaimable += max(sizes[i], 0)
 		}
 		use.Items = append(use.Items, row)
 		out.Volumes = append(out.Volumes, row)

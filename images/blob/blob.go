@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -221,6 +222,11 @@ func (s *Store) Delete(d oci.Digest) error {
 
 // Walk calls fn for every blob. Blobs that come or go meanwhile may be missed.
 func (s *Store) Walk(fn func(d oci.Digest, size int64) error) error {
+	return s.WalkTimes(func(d oci.Digest, size int64, _ time.Time) error { return fn(d, size) })
+}
+
+// WalkTimes is Walk, and tells when each came.
+func (s *Store) WalkTimes(fn func(d oci.Digest, size int64, at time.Time) error) error {
 	algorithms, err := os.ReadDir(filepath.Join(s.root, ocispec.ImageBlobsDir))
 	if err != nil {
 		return fmt.Errorf("list blobs: %w", err)
@@ -242,7 +248,7 @@ func (s *Store) Walk(fn func(d oci.Digest, size int64) error) error {
 			if err != nil {
 				return fmt.Errorf("list blobs: %w", err)
 			}
-			if err := fn(d, fi.Size()); err != nil {
+			if err := fn(d, fi.Size(), fi.ModTime()); err != nil {
 				return err
 			}
 		}

@@ -263,6 +263,41 @@ func (s *Store) ExpirePartials() (int64, error) { return s.dropPartials(abandone
 // bytes that freed.
 func (s *Store) DropPartials() (int64, error) { return s.dropPartials(0) }
 
+// Partials calls fn for all partial content that nobody is writing.
+func (s *Store) Partials(fn func(d oci.Digest, size int64, at time.Time)) error {
+	names, err := os.ReadDir(s.ingestDir())
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		alg, hex, _ := strings.Cut(n.Name(), "-")
+		d := digest.NewDigestFromEncoded(digest.Algorithm(alg), hex)
+		fi, err := n.Info()
+		if d.Validate() != nil || err != nil {
+			continue
+		}
+		if turn, _ := s.tryTurn(d); turn != nil {
+			fn(d, fi.Size(), fi.ModTime())
+			s.endTurn(d, turn)
+		}
+	}
+	return nil
+}
+
+// DropPartial deletes partial content, unless somebody is writing it.
+func (s *Store) DropPartial(d oci.Digest) error {
+	path, err := s.ingestPath(d)
+	if err != nil {
+		return err
+	}
+	turn, _ := s.tryTurn(d)
+	if turn == nil {
+		return nil
+	}
+	defer s.endTurn(d, turn)
+	return os.Remove(path)
+}
+
 func (s *Store) dropPartials(age time.Duration) (freed int64, err error) {
 	names, err := os.ReadDir(s.ingestDir())
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -212,6 +213,26 @@ func (s *Store) Size(chain oci.Digest) (int64, error) {
 	m, err := s.meta(chain)
 	return m.Size, err
 }
+
+// SizeAndTime is Size, and when the layer came into being.
+func (s *Store) SizeAndTime(chain oci.Digest) (int64, time.Time, error) {
+	n, err := s.Size(chain)
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	dir, err := s.dir(chain)
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	info, err := os.Stat(filepath.Join(dir, "meta.json"))
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	return n, info.ModTime(), nil
+}
+
+// Root is the directory that the store is in.
+func (s *Store) Root() string { return s.root }
 
 func (s *Store) meta(chain oci.Digest) (meta, error) {
 	s.mu.Lock()

@@ -158,7 +158,7 @@ func (s *Store) Usage(ctx context.Context, chains []oci.Digest, dir string) (int
 			}
 			seen[i] = true
 		}
-		sum += f.stat.Size
+		sum += min(f.stat.Size, f.stat.Blocks*512) // holes take nothing
 		return nil
 	})
 	if errors.Is(err, errTooDeep) || fail.Is(err, fail.NotFound) && sum == 0 {
