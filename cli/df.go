@@ -89,7 +89,13 @@ func (r *usageRow) MarshalJSON() ([]byte, error) { return json.Marshal(usageList
 func (r *usageRow) Type() string                 { return r.kind }
 func (r *usageRow) TotalCount() string           { return itoa(r.total) }
 func (r *usageRow) Active() string               { return itoa(r.active) }
-func (r *usageRow) Size() string                 { return units.HumanSize(float64(r.size)) }
+
+func (r *usageRow) Size() string {
+	if r.size < 0 { // an overhead of which holes in files take more than that
+		return "-" + units.HumanSize(float64(-r.size))
+	}
+	return units.HumanSize(float64(r.size))
+}
 
 func (r *usageRow) Reclaimable() string {
 	text := units.HumanSize(float64(r.reclaimable))

@@ -65,6 +65,7 @@ func TestDiskUsageIsWhatDuSays(t *testing.T) {
 					return math.Abs(float64(u.sum()-want)) <= float64(want)/100
 				}
 				if !ok() {
+					t.Logf("%s: %+v is not yet %d", when, u, du(t, e.DataRoot))
 					testkit.Eventually(t, when+": the sum is what du says", ok)
 				}
 				return u

@@ -149,7 +149,7 @@ type dataUsage struct {
 	Content  int64 // blobs of images, as they came: what is pushed and saved
 	Cache    int64 // what no image needs; a prune of images removes it
 	Logs     int64
-	Overhead int64 // directories, parts of blocks, the database, all that containers have beside their files
+	Overhead int64 // directories, parts of blocks, the database, all that containers have beside their files; less what holes save in images
 	Total    int64 // allocated below the data root
 }
 
@@ -186,8 +186,7 @@ func (s *Server) dataUsage(r *request) (u dataUsage, err error) {
 		return u, err
 	}
 	u.Content, u.Cache = disk.Content, disk.Cache
-	// Files with holes in an image can make it negative, which would tell nobody anything.
-	u.Overhead = max(u.Total-disk.Layers-u.Content-u.Cache-u.Logs-told.ContainerUsage.TotalSize-volumes.VolumeUsage.TotalSize, 0)
+	u.Overhead = u.Total - disk.Layers - u.Content - u.Cache - u.Logs - told.ContainerUsage.TotalSize - volumes.VolumeUsage.TotalSize
 	return u, nil
 }
 
