@@ -37,23 +37,23 @@ type Writer struct {
 // cache that it is read from; a server that has to be there and is not is an error.
 func Open(ctx context.Context, path string, o Options) (*Writer, error) {
 	w := &Writer{}
-	if o.Remote != nil {
-		sender, err := remote.Open(ctx, *o.Remote)
-		if err != nil {
-			return nil, err
-		}
-		w.outputs = append(w.outputs, sender)
-	}
 	if path != "" {
 		f, err := openFile(path, o)
 		if err != nil {
-			return nil, errors.Join(err, w.Close())
+			return nil, err
 		}
 		out := output(f)
 		if o.Buffer > 0 && o.Remote == nil {
 			out = newRing(f, o.Buffer)
 		}
 		w.outputs = append(w.outputs, out)
+	}
+	if o.Remote != nil {
+		sender, err := remote.Open(ctx, *o.Remote)
+		if err != nil {
+			return nil, errors.Join(err, w.Close())
+		}
+		w.outputs = append(w.outputs, sender)
 	}
 	return w, nil
 }
@@ -94,44 +94,51 @@ func (w *Writer) Copy(stream string, r interface{ Read([]byte) (int, error) }, t
 // splitter makes messages of one stream.
 type splitter struct {
 	w *Writer
-	m message // its part and line go from one call to the next
+	m message // its part, line and time go from one call to the next
 }
 
 // log hands out the whole lines in data and returns the rest. In the first seen bytes
-// there is no newline. last: the rest is handed out too.
+// there is no newline. last: the rest is handed out too. Each output gets all of it before
+// the next one does: files first, for a server may keep us waiting.
 func (s *splitter) log(data []byte, seen int, last bool) (rest []byte) {
 	if seen > 0 && !last && len(data) < maxLine && bytes.IndexByte(data[seen:], '\n') < 0 {
 		return data
 	}
-	w := s.w
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	now := time.Now()
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	now, begin := time.Now(), s.m
+	for _, out := range s.w.outputs {
+		s.m = begin
+		rest = s.split(out, data, seen, last, now)
+		out.Flush()
+	}
+	return rest
+}
+
+func (s *splitter) split(out output, data []byte, seen int, last bool, now time.Time) (rest []byte) {
 	for len(data) > 0 {
 		n := bytes.IndexByte(data[seen:min(len(data), max(seen, maxLine))], '\n')
 		switch {
 		case n >= 0:
 			n += seen
-			s.add(data[:n], now, false)
+			s.add(out, data[:n], now, false)
 			n++ // the newline
 		case len(data) >= maxLine:
 			n = maxLine
-			s.add(data[:n], now, true)
+			s.add(out, data[:n], now, true)
 		case last:
 			n = len(data)
-			s.add(data, now, true)
+			s.add(out, data, now, true)
 		default:
-			w.flush()
 			return data
 		}
 		data, seen = data[n:], 0
 	}
-	w.flush()
 	return nil
 }
 
 // add hands out one message. Parts of a line have its first part's time.
-func (s *splitter) add(text []byte, now time.Time, open bool) {
+func (s *splitter) add(out output, text []byte, now time.Time, open bool) {
 	m := &s.m
 	m.Text, m.Open = text, open
 	switch {
@@ -144,17 +151,9 @@ func (s *splitter) add(text []byte, now time.Time, open bool) {
 	default:
 		m.Time = now
 	}
-	for _, out := range s.w.outputs {
-		out.Add(m)
-	}
+	out.Add(m)
 	if !open {
 		m.Part, m.Line = 0, ""
-	}
-}
-
-func (w *Writer) flush() {
-	for _, out := range w.outputs {
-		out.Flush()
 	}
 }
 
