@@ -180,11 +180,11 @@ func (s *sampler) begin(i *instance) CPUReading {
 	if !counted(c) {
 		return CPUReading{}
 	}
-	g, err := cgroup.Load(s.cgroup(c))
+	g, err := cgroup.LoadFor(s.cgroup(c), "cpu", "cpuacct")
 	if err != nil {
 		return CPUReading{}
 	}
-	used, err := g.Stats("cpu", "cpuacct")
+	used, err := g.Brief("cpu", "cpuacct")
 	if err != nil {
 		return CPUReading{}
 	}
@@ -300,12 +300,12 @@ func (s *sampler) sample(i *instance) (Stats, error) {
 	if !counted(c) {
 		return out, nil
 	}
-	g, err := cgroup.Load(s.cgroup(c))
+	g, err := cgroup.LoadFor(s.cgroup(c), "cpu", "cpuacct", "memory", "pids", "blkio")
 	if err == nil {
 		var used *cgroup.Stats
-		if used, err = g.Stats("cpu", "cpuacct"); err == nil {
+		if used, err = g.Brief("cpu", "cpuacct"); err == nil {
 			out.CPU = s.reading(i, used)
-			used, err = g.Stats("memory", "pids", "blkio")
+			used, err = g.Brief("memory", "pids", "blkio")
 		}
 		if err == nil {
 			out.Unified, out.Memory, out.Pids, out.BlockIO = g.Unified(), used.Memory, used.Pids, used.BlockIO

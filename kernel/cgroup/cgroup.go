@@ -111,6 +111,37 @@ func load(hs []hierarchy, name string) (*Group, error) {
 	return g, nil
 }
 
+// LoadFor is Load for who only wants to look at some controllers, given by their v1 names: it
+// asks for nothing else. Whether the group is there shows when it is looked at.
+func LoadFor(name string, controllers ...string) (*Group, error) {
+	hs, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	return loadFor(hs, name, controllers)
+}
+
+func loadFor(hs []hierarchy, name string, controllers []string) (*Group, error) {
+	name, err := clean(name)
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{path: name}
+	v1 := map[string]bool{}
+	for _, h := range hs {
+		wanted := h.unified && len(v1) == 0 // all that is counted, if there is nothing else
+		for _, c := range controllers {
+			if h.serves(c) && !v1[c] {
+				wanted, v1[c] = true, !h.unified
+			}
+		}
+		if wanted {
+			g.dirs = append(g.dirs, dir{h, h.mount + name})
+		}
+	}
+	return g, nil
+}
+
 // clean gives name the form "/a/b". The root itself is nobody's container. A path in
 // systemd's form is not for this package.
 func clean(name string) (string, error) {

@@ -226,3 +226,78 @@ func FuzzStatFiles(f *testing.F) {
 		}
 	})
 }
+
+func TestBriefStatisticsAreWhatPeopleWatch(t *testing.T) {
+	v1 := fakeV1(t, map[string]string{
+		"cpu.stat": "nr_periods 7\nnr_throttled 3\nthrottled_time 5000\n", "cpu.cfs_quota_us": "1\n",
+		"cpuacct.usage": "123456\n", "cpuacct.usage_all": "cpu user system\n0 100 20\n1 3 4\n",
+		"memory.stat": "cache 1\ntotal_cache 4096\n", "memory.usage_in_bytes": "10\n", "memory.max_usage_in_bytes": "20\n", "memory.limit_in_bytes": "30\n", "memory.failcnt": "4\n",
+		"memory.memsw.usage_in_bytes": "11\n", "pids.current": "3\n", "pids.max": "max\n",
+		"blkio.throttle.io_service_bytes": "8:0 Read 4096\nTotal 4096\n", "blkio.throttle.io_serviced": "8:0 Read 1\nTotal 1\n",
+	})
+	v2 := fake(t, map[string]string{
+		"cpu.stat": "usage_usec 30\nuser_usec 20\nsystem_usec 10\n", "cpu.max": "1 1\n",
+		"memory.stat": "anon 5\nfile 4096\n", "memory.current": "10\n", "memory.max": "max\n", "memory.peak": "20\n",
+		"pids.current": "3\n", "pids.max": "12\n", "io.stat": "8:0 rbytes=4096 wbytes=512 rios=1 wios=2\n",
+	})
+	for _, c := range []struct {
+		name string
+		g    *Group
+		want *Stats
+	}{
+		{"v1", v1, &Stats{
+			CPU:    &CPUStats{Total: 127, User: 103, System: 24, PerCPU: []PerCPU{{100, 20}, {3, 4}}, Periods: 7, ThrottledPeriods: 3, Throttled: 5000},
+			Memory: &MemoryStats{Counter: Counter{10, 20, 30, 4}, Cache: 4096, Hierarchy: true, Raw: map[string]uint64{"cache": 1, "total_cache": 4096}},
+			Pids:   &PidsStats{3, unlimited}, BlockIO: &BlockIOStats{Bytes: []DeviceCount{{8, 0, "Read", 4096}}, Operations: []DeviceCount{{8, 0, "Read", 1}}},
+		}},
+		{"v2", v2, &Stats{
+			CPU:     &CPUStats{Total: 30 * time.Microsecond, User: 20 * time.Microsecond, System: 10 * time.Microsecond},
+			Memory:  &MemoryStats{Counter: Counter{Usage: 10, Limit: unlimited}, Cache: 4096, Hierarchy: true, Raw: map[string]uint64{"anon": 5, "file": 4096}},
+			Pids:    &PidsStats{3, 12},
+			BlockIO: &BlockIOStats{Bytes: []DeviceCount{{8, 0, "Read", 4096}, {8, 0, "Write", 512}}, Operations: []DeviceCount{{8, 0, "Read", 1}, {8, 0, "Write", 2}}},
+		}},
+	} {
+		got, err := c.g.Brief("cpu", "cpuacct", "memory", "pids", "blkio")
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		if d := cmp.Diff(c.want, got); d != "" {
+			t.Errorf("%s: %s", c.name, d)
+		}
+	}
+}
+
+func TestALoadedGroupLooksWhereItsControllersAre(t *testing.T) {
+	hs := []hierarchy{
+		{mount: "/c/cpu", controllers: []string{"cpu", "cpuacct"}},
+		{mount: "/c/memory", controllers: []string{"memory"}},
+		{mount: "/c/freezer", controllers: []string{"freezer"}},
+		{mount: "/c/unified", unified: true, controllers: []string{"io", "pids"}},
+	}
+	paths := func(hs []hierarchy, controllers ...string) (out []string) {
+		g, err := loadFor(hs, "/berth/x", controllers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range g.dirs {
+			out = append(out, d.path)
+		}
+		return out
+	}
+	for _, c := range []struct {
+		name        string
+		hs          []hierarchy
+		controllers []string
+		want        []string
+	}{
+		{"v1", hs[:3], []string{"cpu", "cpuacct", "memory"}, []string{"/c/cpu/berth/x", "/c/memory/berth/x"}},
+		{"hybrid", hs, []string{"cpu", "blkio"}, []string{"/c/cpu/berth/x", "/c/unified/berth/x"}},
+		{"hybrid, all of it on v1", hs, []string{"cpu", "memory"}, []string{"/c/cpu/berth/x", "/c/memory/berth/x"}},
+		{"v2", []hierarchy{{mount: "/c", unified: true, controllers: []string{"memory"}}}, []string{"cpu", "memory"}, []string{"/c/berth/x"}},
+		{"v2 without controllers", []hierarchy{{mount: "/c", unified: true}}, []string{"cpu"}, []string{"/c/berth/x"}},
+	} {
+		if d := cmp.Diff(c.want, paths(c.hs, c.controllers...)); d != "" {
+			t.Errorf("%s: %s", c.name, d)
+		}
+	}
+}
