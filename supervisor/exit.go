@@ -27,9 +27,8 @@ func (s *shim) wait(stopWatching func()) {
 	record.Health = s.healthNow()
 	s.stopProbes()
 	s.mu.Unlock()
-	if n, err := s.container.OOMKills(); err == nil && n > 0 {
-		record.OOMKilled = true
-	}
+	kills, err := s.container.OOMKills()
+	record.OOMKilled = err == nil && kills > 0
 
 	// With the container's own pid namespace nobody is left who could write, and the
 	// kernel's part can be cleared away meanwhile; otherwise the rest is killed first.
@@ -60,10 +59,7 @@ func (s *shim) wait(stopWatching func()) {
 	durable.Failpoint("shim.exit.hidden")
 
 	s.mu.Lock()
-	if record.OOMKilled && !s.oom {
-		s.oom = true
-		s.tellLocked(Event{Kind: EventOOM})
-	}
+	s.killedForMemory(kills)
 	s.exit = &record
 	s.tellLocked(Event{Kind: EventExit, Exit: &record})
 	connected := len(s.peers) > 0

@@ -17,8 +17,8 @@ func (s *shim) watchOOM(ctx context.Context) {
 	}
 	// The container was quicker than the watch?
 	known, err := s.container.OOMKills()
-	if err == nil && known > 0 {
-		s.outOfMemory()
+	if err == nil {
+		s.outOfMemory(known)
 	}
 	for range events {
 		killed := s.countOOM(ctx, known)
@@ -26,16 +26,23 @@ func (s *shim) watchOOM(ctx context.Context) {
 			continue
 		}
 		known = killed
-		s.outOfMemory()
+		s.outOfMemory(known)
 	}
 }
 
-// outOfMemory notes and tells a kill. After the container's end its exit tells.
-func (s *shim) outOfMemory() {
+// outOfMemory notes and tells that so many processes were killed by now. After the
+// container's end its exit tells.
+func (s *shim) outOfMemory(kills uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.phase == isRunning {
-		s.oom = true
+		s.killedForMemory(kills)
+	}
+}
+
+// killedForMemory tells of each kill once. The caller holds mu.
+func (s *shim) killedForMemory(kills uint64) {
+	for ; s.oomKills < kills; s.oomKills++ {
 		s.tellLocked(Event{Kind: EventOOM})
 	}
 }

@@ -60,7 +60,7 @@ type shim struct {
 	container container
 	file      runState
 	paused    bool
-	oom       bool
+	oomKills  uint64 // as many were told
 	execs     map[string]*execution
 	health    *prober // nil without a health check, and before start
 	exit      *ExitRecord
@@ -499,7 +499,7 @@ func (s *shim) state() State {
 	// in between would take it for one that was never started.
 	running := s.exit == nil && (s.phase == isRunning || s.phase >= ending && s.file.Started)
 	st := State{Version: ProtocolVersion, ID: s.cfg.ID, ShimPid: os.Getpid(), Running: running,
-		Paused: s.paused, StartedAt: s.file.StartedAt, OOMKilled: s.oom, Health: s.healthNow(), Exit: s.exit}
+		Paused: s.paused, StartedAt: s.file.StartedAt, OOMKilled: s.oomKills > 0, Health: s.healthNow(), Exit: s.exit}
 	if st.Running {
 		st.Pid = s.file.Pid
 		if n, err := s.container.OOMKills(); err == nil && n > 0 {

@@ -198,13 +198,7 @@ func TestAnUnhealthyContainerIsStartedAgain(t *testing.T) {
 	if got := e.Must("inspect", "-f", "{{.RestartCount}} {{.HostConfig.RestartPolicy.Name}} {{.HostConfig.RestartPolicy.MaximumRetryCount}}", id); got != "1 on-unhealthy 2" {
 		t.Errorf("after one restart: %s", got)
 	}
-	told := e.Must("events", "--since", strconv.FormatInt(since.Unix()-1, 10), "--until", strconv.FormatInt(time.Now().Unix()+1, 10), "--filter", "container="+id, "--format", "{{.Action}}")
-	var order []string
-	for _, a := range strings.Split(told, "\n") {
-		if !strings.HasPrefix(a, "exec_") {
-			order = append(order, a)
-		}
-	}
+	order := slices.DeleteFunc(actions(e, since, id), func(a string) bool { return strings.HasPrefix(a, "exec_") })
 	want := []string{"health_status: unhealthy", "kill", "die", "start", "health_status: healthy"}
 	if n := len(order); n < len(want) || !slices.Equal(order[n-len(want):], want) {
 		t.Errorf("events: %q", order)
@@ -237,4 +231,38 @@ func TestAnUnhealthyContainerIsStartedAgain(t *testing.T) {
 	if r := e.Berth("create", "--restart", "on-unhealthy:-1", "busybox", "true"); r.Code == 0 {
 		t.Errorf("negative retries: %+v", r)
 	}
+}
+
+func TestEachKillForMemoryIsToldOnce(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	const eat = "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done"
+	for _, c := range []struct {
+		name, script, end string
+		kills             int
+	}{
+		{"two children", "sh -c '" + eat + "'; sh -c '" + eat + "'; exit 4", "4 true", 2},
+		{"the main process", "exec sh -c '" + eat + "'", "137 true", 1},
+		{"nobody", "exit 0", "0 false", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			since := time.Now()
+			id := e.Must("run", "-d", "--network", "none", "--memory", "16m", "--memory-swap", "16m", "busybox", "sh", "-c", c.script)
+			e.Must("wait", id)
+			if got := e.Must("inspect", "-f", "{{.State.ExitCode}} {{.State.OOMKilled}}", id); got != c.end {
+				t.Errorf("exit code and OOMKilled: %s, want %s", got, c.end)
+			}
+			told := actions(e, since, id)
+			n := len(slices.DeleteFunc(slices.Clone(told), func(a string) bool { return a != "oom" }))
+			if n != c.kills || told[len(told)-1] != "die" {
+				t.Errorf("events %q, want %d of oom before the last", told, c.kills)
+			}
+		})
+	}
+}
+
+// actions are the events of a container since a moment.
+func actions(e *testkit.Engine, since time.Time, id string) []string {
+	return strings.Split(e.Must("events", "--since", strconv.FormatInt(since.Unix()-1, 10), "--until", strconv.FormatInt(time.Now().Unix()+1, 10),
+		"--filter", "container="+id, "--filter", "type=container", "--format", "{{.Action}}"), "\n")
 }
