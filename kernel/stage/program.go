@@ -114,27 +114,37 @@ const (
 // usualOps is as many steps as an ordinary container's program has.
 const usualOps = 1024
 
-// spareOps is what the last discarded program was made of.
-var spareOps atomic.Pointer[[]op]
-
-func takeOps() []op {
-	if ops := spareOps.Swap(nil); ops != nil {
-		return (*ops)[:0]
-	}
-	return make([]op, 0, usualOps)
+// memory is what programs are made of: 100 kB.
+type memory struct {
+	ops     []op
+	labels  []label
+	scratch *[scratchSize]byte
+	image   *image
 }
 
-// Discard gives a program up that was never started; its memory serves the next one.
+// spare is that of the last discarded program.
+var spare atomic.Pointer[memory]
+
+// Discard gives a program up that was never started, or whose child has executed or ended; its
+// memory serves the next one.
 func (p *Program) Discard() {
-	ops := p.ops
-	p.ops = nil
-	spareOps.Store(&ops)
+	if p.image == nil {
+		return
+	}
+	spare.Store(&memory{p.ops, p.labels, p.scratch, p.image})
+	*p = Program{}
 }
 
 // New makes an empty Program.
 func New() *Program {
-	return &Program{slots: 1, scratch: new([scratchSize]byte), image: new(image),
-		ops: takeOps(), labels: make([]label, 1, 128)}
+	m := spare.Swap(nil)
+	if m == nil {
+		m = &memory{make([]op, 0, usualOps), make([]label, 1, 128), new([scratchSize]byte), new(image)}
+	}
+	clear(m.scratch[:])
+	clear(m.labels)
+	*m.image = image{}
+	return &Program{slots: 1, scratch: m.scratch, image: m.image, ops: m.ops[:0], labels: m.labels[:1]}
 }
 
 // Slot reserves a register.

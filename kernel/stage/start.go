@@ -265,5 +265,6 @@ func (c *Child) Close() {
 		if c.PidFD >= 0 {
 			unix.Close(c.PidFD)
 		}
+		c.program.Discard()
 	})
 }
