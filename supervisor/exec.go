@@ -112,6 +112,7 @@ func (s *shim) waitExec(e *execution) {
 	e.process.Release()
 	e.streams.end()
 	s.execWork.Done()
+	s.tidy()
 	time.AfterFunc(execKept, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -188,6 +188,7 @@ func (s *shim) probe() {
 	s.mu.Unlock()
 	cancel()
 	s.execWork.Done()
+	s.tidy()
 }
 
 // execProbe executes the health check. ended tells of its process, nil if there was none.

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -52,7 +53,8 @@ type shim struct {
 	execWork sync.WaitGroup
 	calm     *time.Timer // runs settle
 	net      network
-	ownPids  bool // the container has a pid namespace of its own
+	ended    atomic.Uint32 // execs and probes so far
+	ownPids  bool          // the container has a pid namespace of its own
 
 	mu        sync.Mutex // guards all below
 	phase     phase
@@ -316,10 +318,21 @@ func (s *shim) hide() {
 // settleAfter is how long after its making a container counts as a long-lived one.
 const settleAfter = time.Second
 
-// settle bounds the garbage of a long life, e.g. of health checks, to a heap of 2 MiB. It
-// collects nothing by itself: the collector's own tables take some 400 KiB from its first
-// run on, and most shims never need one.
+// settle bounds the garbage of a long life to a heap of 2 MiB. It collects nothing by
+// itself: the collector's own tables take some 400 KiB from its first run on, and most
+// shims never need one.
 func settle() { debug.SetGCPercent(50) }
+
+// tidyAfter is how many processes, of execs and probes, leave behind what is worth a
+// collection: half a megabyte.
+const tidyAfter = 32
+
+// tidy is called after each of them.
+func (s *shim) tidy() {
+	if s.ended.Add(1)%tidyAfter == 0 {
+		debug.FreeOSMemory()
+	}
+}
 
 // run waits for the end.
 func (s *shim) run() error {
