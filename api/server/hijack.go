@@ -105,8 +105,11 @@ func relay(outer net.Conn) (net.Conn, error) {
 	go func() {
 		done := make(chan struct{})
 		go func() { // client → container
-			_, _ = io.Copy(ours, outer)
-			_ = ours.CloseWrite()
+			if _, err := io.Copy(ours, outer); err != nil {
+				ours.Close() // the client is gone: a container that is silent would never notice
+			} else {
+				_ = ours.CloseWrite()
+			}
 			close(done)
 		}()
 		_, _ = io.Copy(outer, ours) // container → client

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/distribution/reference"
@@ -201,7 +202,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			writeError(tracked, fmt.Errorf("internal error: %v", p))
 		}
 	}()
+	body := &clientBody{ReadCloser: r.Body}
+	r.Body = body
 	if err := s.serve(tracked, r); err != nil {
+		if body.broken.Load() && fail.Of(err) == fail.Internal {
+			err = fail.New(fail.Invalid, "%w", err) // it broke off: no fault of ours
+		}
 		if tracked.wrote {
 			s.Log.Debug("answer was cut", "method", r.Method, "path", r.URL.Path, "error", err)
 			panic(http.ErrAbortHandler)
@@ -229,6 +235,20 @@ func (s *Server) serve(w *writer, r *http.Request) error {
 		return err
 	}
 	return rt.handle(w, &request{Request: r, path: values, version: v, s: s})
+}
+
+// clientBody remembers whether a request's body broke off.
+type clientBody struct {
+	io.ReadCloser
+	broken atomic.Bool
+}
+
+func (b *clientBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.broken.Store(true)
+	}
+	return n, err
 }
 
 // writer remembers whether an answer has begun, so that errors after that are not
