@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"berth/testkit"
 )
 
 var apiSemantics = []semantic{
@@ -20,8 +22,14 @@ var apiSemantics = []semantic{
 	},
 	{
 		name:  "events",
-		holds: `events: ring of 256 for --since; exec_create action carries ": cmd"; die has exitCode; errors after streaming starts come in-band with HTTP 200 (pull/build)`,
+		holds: `events: exec_create action carries ": cmd"; die has exitCode; errors after streaming starts come in-band with HTTP 200 (pull/build)`,
 		test:  eventStream,
+	},
+	{
+		name:    "the history of events",
+		holds:   "events: ring of 256 for --since",
+		differs: "the history outlives the engine, which comes and goes with what there is to do",
+		test:    eventHistory,
 	},
 	{
 		name:  "statuses of create and start, and versions",
@@ -159,4 +167,15 @@ func statuses(s *subject) {
 	}
 	// The client pulls what is missing.
 	s.ends(125, `(?s)Unable to find image 'localhost:1/nosuch:latest' locally.*`, "run", "localhost:1/nosuch")
+}
+
+func eventHistory(s *subject) {
+	e := testkit.StartEngine(s.T, testkit.EngineOptions{})
+	e.Busybox()
+	e.Must("create", "--name", "remembered", "busybox")
+	e.Stop()
+	e.Start()
+	testkit.Eventually(s.T, "the creation is told again", func() bool { // --until is of whole seconds
+		return e.Must("events", "--since", "1h", "--until", "0s", "--filter", "container=remembered", "--format", "{{.Action}}") == "create"
+	})
 }

@@ -2,6 +2,7 @@ package test
 
 import (
 	"encoding/json"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -54,6 +55,11 @@ var lifeSemantics = []semantic{
 		test:  removedByItself,
 	},
 	{
+		name:  "health",
+		holds: "health: starting until first success or retries exhausted, FailingStreak keeps growing, one success heals; start-period failures not counted; exec env/user of the container; status resets on start; paused stops probes",
+		test:  healthChecks,
+	},
+	{
 		name:  "exec",
 		holds: "exec into paused/stopped => 409 exit 1; exec adds env, keeps user/workdir of config; -d returns 0 always; exit code only by inspect",
 		test:  execs,
@@ -86,6 +92,15 @@ func deafInit(s *subject) {
 	}
 	s.says("exited 137", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "deaf")
 	s.must("rm", "deaf")
+
+	if _, err := exec.LookPath("docker-init"); err != nil && s.dockerd() {
+		return
+	}
+	s.must("run", "-d", "--init", "--name", "hearing", "busybox", "sh", "-c", "echo ready; exec sleep 1000")
+	s.awaitLog("hearing", "ready") // before that it is like any PID 1
+	s.must("stop", "hearing")
+	s.says("exited 143", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "hearing")
+	s.must("rm", "hearing")
 }
 
 func stopping(s *subject) {
@@ -336,4 +351,72 @@ func execs(s *subject) {
 		s.Errorf("exec in a stopped container: %d %s", a.status, a.body)
 	}
 	s.must("rm", "execs")
+}
+
+// probes is what is told of a container's health.
+type probes struct {
+	Status        string
+	FailingStreak int
+	Log           []struct {
+		Start    time.Time
+		ExitCode int
+		Output   string
+	}
+}
+
+func (s *subject) health(name string) (h probes) {
+	s.Helper()
+	if err := json.Unmarshal([]byte(s.inspect(name, "{{json .State.Health}}")), &h); err != nil {
+		s.Fatal(err)
+	}
+	return h
+}
+
+func healthChecks(s *subject) {
+	start := func(name string, flags ...string) {
+		s.must(append(append([]string{"run", "-d", "--name", name, "--health-interval", "100ms"}, flags...), "busybox", "sleep", "1000")...)
+	}
+	start("sick", "--health-cmd", "test -e /ok", "--health-retries", "2")
+	s.eventually("it is unhealthy", func() bool { return s.health("sick").Status == "unhealthy" })
+	s.eventually("the streak goes on", func() bool {
+		h := s.health("sick")
+		return h.Status == "unhealthy" && h.FailingStreak > 4 && len(h.Log) == 5
+	})
+	s.looks(`\(unhealthy\)$`, "ps", "--filter", "name=^sick$", "--format", "{{.Status}}")
+	s.must("exec", "sick", "touch", "/ok")
+	s.eventually("one success heals", func() bool { h := s.health("sick"); return h.Status == "healthy" && h.FailingStreak == 0 })
+	s.says("sick", "ps", "--filter", "health=healthy", "--filter", "name=^sick$", "--format", "{{.Names}}")
+
+	s.must("pause", "sick")
+	last := func() time.Time { l := s.health("sick").Log; return l[len(l)-1].Start }
+	paused := last()
+	time.Sleep(600 * time.Millisecond) // six intervals: what does not happen cannot be waited for
+	if now := last(); now.Sub(paused) > 200*time.Millisecond {
+		s.Errorf("a paused container was probed at %s, the last time before was %s", now, paused)
+	}
+	s.must("unpause", "sick")
+	s.eventually("probes go on", func() bool { return last().Sub(paused) > 200*time.Millisecond })
+
+	start("patient", "--health-cmd", "test -e /ok", "--health-retries", "100000")
+	s.eventually("it is starting all the time", func() bool { h := s.health("patient"); return h.Status == "starting" && h.FailingStreak > 2 })
+	s.must("exec", "patient", "touch", "/ok")
+	s.eventually("the first success counts", func() bool { return s.health("patient").Status == "healthy" })
+	s.must("exec", "patient", "rm", "/ok")
+	s.must("restart", "-t", "0", "patient")
+	if h := s.health("patient"); h.Status != "starting" {
+		s.Errorf("after a restart: %+v", h)
+	}
+
+	start("young", "--health-cmd", "exit 1", "--health-retries", "1", "--health-start-period", "1h")
+	s.eventually("failures do not count", func() bool {
+		h := s.health("young")
+		return len(h.Log) > 2 && h.Status == "starting" && h.FailingStreak == 0
+	})
+
+	start("itself", "-u", "app", "-e", "OWN=7", "-w", "/var", "--health-cmd", "echo $(id -u) $OWN $PWD")
+	s.eventually("it has been probed", func() bool { return s.health("itself").Status == "healthy" })
+	if l := s.health("itself").Log; l[0].Output != "1001 7 /var\n" {
+		s.Errorf("the probe says %q", l[0].Output)
+	}
+	s.must("rm", "-f", "sick", "patient", "young", "itself")
 }

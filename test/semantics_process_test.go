@@ -1,6 +1,9 @@
 package test
 
 import (
+	"archive/tar"
+	"errors"
+	"io"
 	"os"
 	"regexp"
 	"slices"
@@ -162,6 +165,32 @@ func mountedFiles(s *subject) {
 				s.Errorf("the committed layer has %s", f)
 			}
 		}
+	}
+	if diff := s.must("diff", "mountedfiles"); diff != "C /etc\nA /etc/mine" {
+		s.Errorf("diff: %q", diff)
+	}
+	s.must("export", "-o", archive, "mountedfiles")
+	exported, err := os.Open(archive)
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer exported.Close()
+	mine := false
+	for r := tar.NewReader(exported); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			s.Fatal(err)
+		}
+		mine = mine || h.Name == "etc/mine"
+		if regexp.MustCompile(`^etc/(hosts|hostname|resolv\.conf)$`).MatchString(h.Name) && h.Size != 0 {
+			s.Errorf("export has the %d bytes of %s", h.Size, h.Name)
+		}
+	}
+	if !mine {
+		s.Error("export lacks /etc/mine")
 	}
 	s.ends(1, `(?s)hosts: Read-only.*hostname: Read-only.*resolv.conf: Read-only`, "run", "--rm", "--read-only", "busybox", "touch", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 	s.must("rm", "mountedfiles")

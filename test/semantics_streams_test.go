@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -276,6 +277,14 @@ func rotation(s *subject) {
 		s.Errorf("what is kept are %d lines:\n%s", n, kept)
 	}
 	s.must("rm", "rotated")
+
+	s.must("run", "-d", "--name", "big", "busybox", "sh", "-c", "head -c 11000000 /dev/zero | tr '\\0' x | fold -w 999; echo; echo the end")
+	s.must("wait", "big")
+	if _, err := os.Stat(s.inspect("big", "{{.LogPath}}") + ".1"); err != nil {
+		s.Errorf("11 MB without max-size are in one file: %v", err)
+	}
+	s.says("the end", "logs", "--tail", "1", "big")
+	s.must("rm", "big")
 
 	s.must("run", "-d", "--name", "long", "busybox", "sh", "-c", "head -c 40000 /dev/zero | tr '\\0' x; echo")
 	s.must("wait", "long")

@@ -24,6 +24,11 @@ var volumeSemantics = []semantic{
 		test:  missingBindSource,
 	},
 	{
+		name:  "cp",
+		holds: "cp dir to missing dest creates dest as the copy; again => dest/dir; dir/. merges contents; file to missing/dir fails; works on stopped containers; keeps numeric owner (-a = chown to container USER!)",
+		test:  copying,
+	},
+	{
 		name:  "a mount hides what the image has",
 		holds: "bind/volume target hides image content; --tmpfs default noexec,nosuid,nodev; --read-only still leaves /dev, /dev/shm, volumes writable",
 		test:  mountsHide,
@@ -120,4 +125,55 @@ func mountsHide(s *subject) {
 	}
 	s.says("root no\n/dev yes\n/dev/shm yes\n/v yes\n/bind yes\n/t yes", "run", "--rm", "--read-only", "-v", "hiding:/v", "-v", dir+":/bind", "--tmpfs", "/t", "busybox", "sh", "-c",
 		`try() { if touch $1/try 2>/dev/null; then echo $2 yes; else echo $2 no; fi; }; try "" root; for d in /dev /dev/shm /v /bind /t; do try $d $d; done`)
+}
+
+func copying(s *subject) {
+	dir := s.TempDir()
+	for _, d := range []string{"dir", "back"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			s.Fatal(err)
+		}
+	}
+	file := filepath.Join(dir, "dir", "file")
+	if err := os.WriteFile(file, []byte("x"), 0o640); err != nil {
+		s.Fatal(err)
+	}
+	if err := os.Chown(file, 1234, 4321); err != nil {
+		s.Fatal(err)
+	}
+	list := func(path string) string {
+		return s.must("exec", "copies", "sh", "-c", "cd "+path+" && find . | sort | tr '\\n' ' '")
+	}
+	is := func(path, want string) {
+		s.Helper()
+		if got := list(path); got != want {
+			s.Errorf("below %s: %q, want %q", path, got, want)
+		}
+	}
+	s.must("run", "-d", "--name", "copies", "-u", "nobody", "busybox", "sleep", "1000")
+	s.must("cp", filepath.Join(dir, "dir"), "copies:/made")
+	is("/made", ". ./file ")
+	s.must("cp", filepath.Join(dir, "dir"), "copies:/made")
+	is("/made", ". ./dir ./dir/file ./file ")
+	s.must("cp", filepath.Join(dir, "dir")+"/.", "copies:/home")
+	is("/home", ". ./app ./file ")
+	s.ends(1, `(?i)(no such|not find|not exist)`, "cp", file, "copies:/missing/dir/file")
+	s.ends(1, `(?i)(no such|not find|not exist)`, "cp", file, "copies:/missing/")
+	s.ends(1, `(?i)(no such|not find|not exist)`, "cp", "copies:/nosuch", dir)
+	s.says("1234:4321 640", "exec", "copies", "stat", "-c", "%u:%g %a", "/made/file")
+	s.must("cp", "-a", file, "copies:/archived")
+	s.says("65534:65534 640", "exec", "copies", "stat", "-c", "%u:%g %a", "/archived")
+
+	s.must("stop", "-t", "0", "copies")
+	s.must("cp", file, "copies:/tmp/stopped")
+	back := filepath.Join(dir, "back")
+	s.must("cp", "copies:/made", filepath.Join(back, "new"))
+	s.must("cp", "copies:/made/.", back)
+	s.must("cp", "copies:/tmp/stopped", back)
+	for _, name := range []string{"new/file", "new/dir/file", "file", "dir/file", "stopped"} {
+		if text, err := os.ReadFile(filepath.Join(back, name)); err != nil || string(text) != "x" {
+			s.Errorf("%s: %q, %v", name, text, err)
+		}
+	}
+	s.must("rm", "copies")
 }
