@@ -2,21 +2,29 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"berth/fail"
 )
 
-// Top lists processes in the columns that psArgs (default "-ef") asks for, without
-// running anything from the container.
+// Top lists processes as ps(1) does with psArgs (default "-ef"), without running anything
+// from the container. The usual columns are read here; for any other options the host's ps is run.
 func (c *Containers) Top(ctx context.Context, ref, psArgs string) (titles []string, processes [][]string, err error) {
 	i, err := c.idx.find(ref)
 	if err != nil {
 		return nil, nil, err
 	}
-	columns, err := psColumns(psArgs)
-	if err != nil {
+	words := strings.Fields(psArgs)
+	if len(words) == 0 {
+		words = []string{"-ef"}
+	}
+	if err := checkPsArgs(words); err != nil {
 		return nil, nil, err
 	}
 	r, s, err := i.live()
@@ -28,6 +36,23 @@ func (c *Containers) Top(ctx context.Context, ref, psArgs string) (titles []stri
 		return nil, nil, asGone(err, s)
 	}
 	slices.Sort(pids)
+	columns, unknown := psColumns(words)
+	if unknown != nil {
+		titles, processes, err = hostPs(ctx, words, pids)
+		if errors.Is(err, exec.ErrNotFound) {
+			err = unknown
+		}
+	} else {
+		titles, processes, err = readProcesses(columns, pids)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	c.ann.tell(s, "top")
+	return titles, processes, nil
+}
+
+func readProcesses(columns []psColumn, pids []int) (titles []string, processes [][]string, err error) {
 	at, err := readMoment()
 	if err != nil {
 		return nil, nil, err
@@ -46,7 +71,83 @@ func (c *Containers) Top(ctx context.Context, ref, psArgs string) (titles []stri
 	for _, col := range columns {
 		titles = append(titles, col.title)
 	}
-	c.ann.tell(s, "top")
+	return titles, processes, nil
+}
+
+// checkPsArgs refuses a column that calls itself PID, by which processes of others would
+// pass for the container's.
+func checkPsArgs(words []string) error {
+	for _, word := range words {
+		for part := range strings.SplitSeq(word, ",") {
+			name, title, given := strings.Cut(part, "=")
+			for _, before := range []string{"--format", "-o", "o"} {
+				if given && name == before { // --format=pid=X
+					name, title, given = strings.Cut(title, "=")
+				}
+			}
+			if given && strings.HasPrefix(title, "PID") && name != "pid" {
+				return fail.New(fail.Invalid, "specifying \"%s=%s\" is not allowed", name, title)
+			}
+		}
+	}
+	return nil
+}
+
+// hostPs runs the host's ps and picks the lines of pids out of what it prints.
+func hostPs(ctx context.Context, words []string, pids []int) (titles []string, processes [][]string, err error) {
+	if len(pids) == 0 {
+		return nil, nil, fail.New(fail.Conflict, "the container has no processes any more")
+	}
+	list := make([]string, len(pids))
+	for k, pid := range pids {
+		list[k] = strconv.Itoa(pid)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "ps", slices.Concat(words, []string{"-q", strings.Join(list, ",")})...).Output()
+	if err != nil { // some options do not go together with -q
+		out, err = exec.CommandContext(ctx, "ps", words...).Output()
+	}
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		reason, _, _ := strings.Cut(strings.TrimSpace(string(exit.Stderr)), "\n")
+		if reason == "" {
+			reason = exit.Error()
+		}
+		return nil, nil, fail.New(fail.Invalid, "ps: %s", reason)
+	case err != nil:
+		return nil, nil, fmt.Errorf("ps: %w", err)
+	}
+	return parsePs(string(out), list)
+}
+
+// parsePs reads a table of ps: the titles, and the lines whose PID is listed. A line of a
+// thread (PID "-") belongs to the process above it.
+func parsePs(out string, pids []string) (titles []string, processes [][]string, err error) {
+	head, rest, _ := strings.Cut(out, "\n")
+	titles = strings.Fields(head)
+	at := slices.Index(titles, "PID")
+	if at < 0 {
+		return nil, nil, fail.New(fail.Invalid, "Couldn't find PID field in ps output")
+	}
+	ours := false
+	for line := range strings.Lines(rest) {
+		f := strings.Fields(line)
+		if len(f) <= at {
+			continue
+		}
+		if f[at] != "-" {
+			ours = slices.Contains(pids, f[at])
+		}
+		if !ours {
+			continue
+		}
+		if last := len(titles) - 1; len(f) > len(titles) { // the last column may have blanks
+			f = append(f[:last:last], strings.Join(f[last:], " "))
+		}
+		processes = append(processes, f)
+	}
 	return titles, processes, nil
 }
 
@@ -62,11 +163,7 @@ var psFormats = map[string]string{
 
 // psColumns reads ps(1) options as far as they choose columns. Which processes are
 // listed is settled: the container's.
-func psColumns(args string) ([]psColumn, error) {
-	words := strings.Fields(args)
-	if len(words) == 0 {
-		words = []string{"-ef"}
-	}
+func psColumns(words []string) ([]psColumn, error) {
 	format, custom := "", []string(nil)
 	unsupported := func(w string) error {
 		return fail.New(fail.Invalid, "ps option %q is not supported by top: try -ef, aux or -o with a list of columns", w)
@@ -97,7 +194,6 @@ func psColumns(args string) ([]psColumn, error) {
 				}
 				custom, k = append(custom, list), len(letters)
 			case strings.Contains("eAaxTw", letter): // which processes, and how wide
-			case letter == "f" && bsd: // a forest is not drawn, the columns are the same
 			case letter == "y" && format == "l":
 			case psFormats[letter] != "" && (!bsd || letter == "u" || letter == "l" || letter == "j"):
 				format = letter
