@@ -21,13 +21,16 @@ $(PROGRAMS):
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/$@ ./cmd/$@
 
 # The linter and the clients that tests drive us with have modules of their own.
-tools: bin/tools/staticcheck bin/tools/docker bin/tools/oci/runtimetest
+tools: bin/tools/staticcheck bin/tools/docker bin/tools/testcontainers bin/tools/oci/runtimetest
 
 bin/tools/staticcheck: tools/go.mod
 	$(GO) build -C tools -o ../$@ honnef.co/go/tools/cmd/staticcheck
 
 bin/tools/docker: tools/go.mod
 	$(GO) build -C tools -ldflags '-X github.com/docker/cli/cli/version.Version=28.5.2' -o ../$@ github.com/docker/cli/cmd/docker
+
+bin/tools/testcontainers: $(wildcard tools/testcontainers/*)
+	$(GO) build -C tools/testcontainers -o ../../$@ .
 
 # The OCI's validation programs, and the root file system that they unpack.
 RUNTIME_TOOLS := github.com/opencontainers/runtime-tools

@@ -65,4 +65,5 @@ func TestDatabasesAreReachedByNameAndKeepTheirData(t *testing.T) {
 	}
 	e.Must("volume", "rm", "keys", "table")
 	e.Must("network", "rm", "back")
+	t.Run("Testcontainers", func(t *testing.T) { testcontainers(t, e) })
 }
