@@ -18,15 +18,15 @@ func TestExecFlagsTakeEffect(t *testing.T) {
 	e.Must("run", "-d", "--name", "box", "--network", "none", "-e", "OWN=own", "-w", "/tmp", "-u", "12:34", "--group-add", "56", "busybox", "sleep", "1000")
 	for _, c := range []struct{ flags, shell, want string }{
 		{``, `echo $OWN $PWD $(id -u):$(id -g) $(id -G) $HOME; grep CapEff /proc/self/status; tty`, `^own /tmp 12:34 34 56 /\nCapEff:\t0+\nnot a tty$`},
-		{`--env-file ` + env + ` -e PLAIN=2 -e OWN=`, `env | grep -E '^(PLAIN|QUOTED|OWN|FROM_FILE)' | sort`, `^FROM_FILE=client\nOWN=\nPLAIN=2\nQUOTED="a b"$`},
+		{`--env-file ` + env + ` -e PLAIN=2 -e OWN=`, `env | grep -E '^(PLAIN|QUOTED|OWN|FROM_FILE)' | sort`, `^FROM_FILE=client's\nOWN=\nPLAIN=2\nQUOTED="a b"$`},
 		{`-u 0`, `id -u; grep CapEff /proc/self/status`, `^0\nCapEff:\t00000000a80425fb$`},
 		{`-u app --workdir /usr`, `id -un; id -G; echo $HOME $PWD`, `^app\n1002 1003\n/home/app /usr$|^app\n1002 .*\n/home/app /usr$`},
 		{`--privileged -u 0`, `grep CapEff /proc/self/status`, `CapEff:\t00000[01]f`},
 		{`-t`, `tty; echo $TERM`, `^/dev/(pts/0|console)\r\nxterm\r$`},
 		{`-d`, `true`, `^$`},
 	} {
-		args := append([]string{"FROM_FILE=client", filepath.Join(e.Bin, "berth"), "exec"}, strings.Fields(c.flags)...)
-		r := e.Run("", "env", append(args, "box", "sh", "-c", c.shell)...)
+		args := append([]string{"exec"}, strings.Fields(c.flags)...)
+		r := withVariables(e, append(args, "box", "sh", "-c", c.shell)...)
 		if out := strings.TrimSuffix(r.Stdout, "\n"); r.Code != 0 && !strings.Contains(c.shell, "tty") || !regexp.MustCompile(c.want).MatchString(out) {
 			t.Errorf("exec %s: exit %d, %q %q, want %s", c.flags, r.Code, out, r.Stderr, c.want)
 		}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -69,7 +70,7 @@ func TestFlagsOfRunTakeEffectInTheContainer(t *testing.T) {
 	e.Must("run", "-d", "--name", "donor", "--ipc", "shareable", "-v", "/kept", "busybox", "sh", "-c", "echo there >/dev/shm/left; echo there >/kept/left; exec sleep 1000")
 	for _, f := range flagEffects {
 		t.Run(f.flags, func(t *testing.T) {
-			args := []string{"FROM_CLIENT=client's", "FROM_FILE=client's", filepath.Join(e.Bin, "berth"), "run", "--rm"}
+			args := []string{"run", "--rm"}
 			if !strings.Contains(f.flags, "--network") {
 				args = append(args, "--network", "none")
 			}
@@ -79,7 +80,7 @@ func TestFlagsOfRunTakeEffectInTheContainer(t *testing.T) {
 				}
 				args = append(args, strings.NewReplacer("DIR", dir, "CGROUP", e.CgroupParent, "ARCH", runtime.GOARCH, "DATA", "effects").Replace(a))
 			}
-			r := e.Run("", "env", append(args, "busybox", "sh", "-c", f.shell)...)
+			r := withVariables(e, append(args, "busybox", "sh", "-c", f.shell)...)
 			said := strings.TrimSuffix(r.Stdout, "\n")
 			for _, ns := range []string{"ipc", "uts", "cgroup", "pid", "user"} {
 				if link, _ := os.Readlink("/proc/self/ns/" + ns); link != "" {
@@ -93,6 +94,14 @@ func TestFlagsOfRunTakeEffectInTheContainer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// withVariables runs berth, with variables of the client's where the command line names them.
+func withVariables(e *testkit.Engine, args ...string) testkit.Result {
+	if !slices.Contains(args, "--env-file") {
+		return e.Berth(args...)
+	}
+	return e.Run("", "env", append([]string{"FROM_CLIENT=client's", "FROM_FILE=client's", filepath.Join(e.Bin, "berth")}, args...)...)
 }
 
 func TestEntrypointWorkdirAndCIDFile(t *testing.T) {
