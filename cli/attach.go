@@ -31,6 +31,9 @@ func newAttach(a *app) *cobra.Command {
 }
 
 func (a *app) attach(ctx context.Context, name string, o attachFlags) error {
+	if err := checkDetachKeys(a.detachKeys(o.detachKeys)); err != nil {
+		return err
+	}
 	engine, err := a.engine()
 	if err != nil {
 		return err

@@ -53,6 +53,9 @@ func (o startFlags) options() mobyclient.ContainerStartOptions {
 
 // startAttached is `start -a` and `start -i`: as `run` does after its create.
 func (a *app) startAttached(ctx context.Context, name string, o startFlags) error {
+	if err := checkDetachKeys(a.detachKeys(o.detachKeys)); err != nil {
+		return err
+	}
 	engine, err := a.engine()
 	if err != nil {
 		return err

@@ -173,3 +173,83 @@ func TestStartAttachedWithInputAndItsOwnDetachKeys(t *testing.T) {
 		t.Errorf("detaching ended it: %s", state)
 	}
 }
+
+func TestFlagsOfAttachStopRestartKillAndInspect(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	const traps = `trap 'echo got INT' INT; trap 'echo got USR1' USR1; trap 'echo got TERM; exit 3' TERM; trap 'echo got HUP; exit 4' HUP; dd if=/dev/zero of=/big bs=1k count=100 2>/dev/null; echo ready; while :; do sleep 0.05; done`
+	said := func(name, want string) {
+		t.Helper()
+		testkit.Eventually(t, name+" says "+want, func() bool { return strings.Contains(e.Berth("logs", name).Stdout, want) })
+	}
+	for _, name := range []string{"one", "two", "three"} {
+		e.Must("run", "-d", "--name", name, "--network", "none", "busybox", "sh", "-c", traps)
+		said(name, "ready")
+	}
+	e.Must("kill", "--signal", "USR1", "one")
+	said("one", "got USR1")
+	e.Must("kill", "-s", "2", "one")
+	said("one", "got INT")
+	e.Must("stop", "--signal", "HUP", "--timeout", "20", "one")
+	if got := e.Must("inspect", "-f", "{{.State.ExitCode}}", "one"); got != "4" {
+		t.Errorf("stopped by HUP: %s", got)
+	}
+	e.Must("restart", "--signal", "TERM", "--time", "20", "two")
+	said("two", "got TERM")
+	e.Must("stop", "--time", "0", "two")
+	e.Must("restart", "--timeout", "0", "two")
+	if got := e.Must("inspect", "--type", "container", "--size", "-f", "{{.SizeRw}} {{.SizeRootFs}}", "three"); !regexp.MustCompile(`^102400 \d{7}$`).MatchString(got) {
+		t.Errorf("inspect -s: %s", got)
+	}
+	if got := e.Must("container", "inspect", "-s", "-f", "{{.SizeRw}}", "three"); got != "102400" {
+		t.Errorf("container inspect -s: %s", got)
+	}
+	if got := e.Must("ps", "--size", "--format", "{{.Size}}", "--filter", "name=three"); !strings.HasPrefix(got, "102kB (virtual ") {
+		t.Errorf("ps -s: %s", got)
+	}
+	if got := e.Must("inspect", "--type", "image", "-f", "{{.Os}}", "busybox"); got != "linux" {
+		t.Errorf("inspect --type image: %s", got)
+	}
+	if r := e.Berth("inspect", "--type", "volume", "three"); r.Code != 1 || !strings.Contains(r.Stderr, "no such volume") || strings.TrimSpace(r.Stdout) != "[]" {
+		t.Errorf("inspect --type volume: %+v", r)
+	}
+
+	p := e.Terminal("attach", "--no-stdin", "--sig-proxy=false", "three")
+	e.Must("kill", "-s", "USR1", "three")
+	p.Expect("got USR1")
+	p.Type("\x03") // an interrupt that nobody passes on ends the client
+	if code := p.Exit(); code == 0 {
+		t.Errorf("an interrupted client exits with %d", code)
+	}
+	if logs := e.Must("logs", "three"); strings.Contains(logs, "got INT") {
+		t.Errorf("--sig-proxy=false passed a signal on: %s", logs)
+	}
+	e.Must("run", "-dit", "--name", "term", "--network", "none", "busybox", "cat")
+	p = e.Terminal("attach", "--detach-keys", "q,q", "term")
+	p.Type("hello\r")
+	p.Expect("hello")
+	p.Type("qq")
+	p.Expect("read escape sequence") // and 1, as Docker's
+	if code := p.Exit(); code != 1 || e.Must("inspect", "-f", "{{.State.Status}}", "term") != "running" {
+		t.Errorf("detached: exit %d", code)
+	}
+	e.Must("run", "-d", "--name", "short", "--network", "none", "busybox", "sh", "-c", "while [ ! -e /end ]; do sleep 0.05; done; echo over")
+	attached := make(chan testkit.Result)
+	go func() {
+		attached <- e.Berth("attach", "--no-stdin", "--sig-proxy=true", "--detach-keys", "ctrl-x", "short")
+	}()
+	e.Must("exec", "short", "touch", "/end")
+	if r := <-attached; r.Code != 0 && !strings.Contains(r.Stderr, "stopped container") {
+		t.Errorf("attach: %+v", r)
+	}
+	p = e.Terminal("run", "-it", "--name", "left", "--network", "none", "--detach-keys", "d,e", "busybox", "cat")
+	p.Type("hello\r")
+	p.Expect("hello")
+	p.Type("de")
+	if code := p.Exit(); code != 0 || e.Must("inspect", "-f", "{{.State.Status}}", "left") != "running" {
+		t.Errorf("run detached: exit %d", code)
+	}
+	e.Must("rm", "-f", "left", "short")
+	e.Must("update", "--cpuset-mems", "0", "--kernel-memory", "1g", "term")
+	e.Must("rm", "-f", "one", "two", "three", "term")
+}

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 
@@ -96,12 +95,9 @@ func TestFlagsOfRunTakeEffectInTheContainer(t *testing.T) {
 	}
 }
 
-// withVariables runs berth, with variables of the client's where the command line names them.
+// withVariables runs berth, with variables that command lines and files import.
 func withVariables(e *testkit.Engine, args ...string) testkit.Result {
-	if !slices.Contains(args, "--env-file") {
-		return e.Berth(args...)
-	}
-	return e.Run("", "env", append([]string{"FROM_CLIENT=client's", "FROM_FILE=client's", filepath.Join(e.Bin, "berth")}, args...)...)
+	return e.RunWith([]string{"FROM_CLIENT=client's", "FROM_FILE=client's"}, "", filepath.Join(e.Bin, "berth"), args...)
 }
 
 func TestEntrypointWorkdirAndCIDFile(t *testing.T) {
@@ -285,3 +281,48 @@ func TestPullPolicyQuietAndPlatformOfRun(t *testing.T) {
 }
 
 func digestText(data []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(data)) }
+
+// Flags of the network, of streams and of health, by run and by create.
+func TestFlagsOfNetworksHealthAndStreamsOfRunAndCreate(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	subnet := someSubnet(e, "flags")
+	six := "fd00:" + strings.ReplaceAll(subnet, ".", ":")
+	e.Must("network", "create", "--ipv6", "--subnet", subnet+".0/24", "--subnet", six+"::/64", "front")
+	e.Must("run", "-d", "--name", "donor", "-v", "/lent", "busybox", "sleep", "1000")
+	const asks = `ip addr; cat /etc/resolv.conf /etc/hosts; ls -d /lent; echo [$A][$l] pid $$; nslookup me 2>&1; nslookup alias2 2>&1; tty`
+	for n, both := range []struct {
+		flags, shell string
+		want         []string
+	}{
+		{`--network front --ip SUBNET.N --ip6 SIX::N --mac-address 02:42:0a:00:00:0N --network-alias me --link-local-ip 169.254.7.N --add-host other:1.2.3.4 --add-host gateway:host-gateway --dns 127.0.0.9 --dns-option ndots:3 --dns-search example.org`, asks,
+			[]string{`inet SUBNET\.N/24`, `inet6 SIX::N/64`, `ether 02:42:0a:00:00:0N`, `169\.254\.7\.N`, `1\.2\.3\.4\s+other`, `\d\s+gateway`, `options .*ndots:3`, `search example\.org`, `SUBNET\.N`}},
+		{`--net front --net-alias alias2 --dns-opt timeout:1 --volumes-from donor --init --label-file DIR/env --env-file DIR/env --log-opt max-size=1m --volume-driver local --restart no`, asks,
+			[]string{`options .*timeout:1`, `(?m)^/lent$`, `\[\]\[1\] pid [2-9]`, `(?s)alias2.*Address.*SUBNET\.`}},
+		{`--link donor:given -P --expose 80 --expose 90/udp -q --pull missing --platform linux/ARCH --isolation default --disable-content-trust -i`, asks, []string{`\sgiven [0-9a-f]{12} donor`, `not a tty`}},
+		{`--health-cmd true --health-interval 9s --health-timeout 8s --health-retries 7 --health-start-period 6s --health-start-interval 5s -a stdout -a stderr`, `echo out; echo err >&2`, []string{`out\n`, `err`}},
+		{`--no-healthcheck --runtime berth --cpu-rt-period 1000000 --log-driver json-file -t`, `tty`, []string{`/dev/(pts/0|console)`}},
+	} {
+		for k, command := range []string{"run", "create"} {
+			host := fmt.Sprint(2*n + k + 2)
+			replace := strings.NewReplacer("SUBNET\\.", regexp.QuoteMeta(subnet)+"\\.", "SUBNET.", subnet+".", "SIX", six, "DIR", e.Dir, "ARCH", runtime.GOARCH)
+			fill := func(s string) string { return strings.ReplaceAll(replace.Replace(s), "N", host) }
+			write(t, filepath.Join(e.Dir, "env"), "l=1\n")
+			name := fmt.Sprint(command, n)
+			args := []string{command, "--name", name}
+			for _, a := range strings.Fields(both.flags) {
+				args = append(args, fill(a))
+			}
+			r := e.Berth(append(args, "busybox", "sh", "-c", both.shell)...)
+			if command == "create" && r.Code == 0 {
+				r = e.Berth("start", "-a", name)
+			}
+			for _, want := range both.want {
+				if !regexp.MustCompile(fill(want)).MatchString(r.Stdout + r.Stderr) {
+					t.Errorf("%s %s: exit %d, no %s in %s%s", command, both.flags, r.Code, fill(want), r.Stdout, r.Stderr)
+				}
+			}
+			e.Must("rm", "-f", "-v", name)
+		}
+	}
+}

@@ -244,6 +244,12 @@ func (e *Engine) Env() []string {
 		"DOCKER_CONFIG=" + filepath.Join(home, ".docker"), "DOCKER_HOST=" + e.Host, "TERM=xterm"}
 }
 
+// RunWith is Run for a client that has further variables in its environment.
+func (e *Engine) RunWith(variables []string, stdin, program string, args ...string) Result {
+	e.t.Helper()
+	return e.run(variables, stdin, program, args)
+}
+
 // Result is how a client ended.
 type Result struct {
 	Stdout, Stderr string
@@ -286,12 +292,17 @@ func (e *Engine) must(r Result, name string, args []string) string {
 // Run runs a program as a client of the engine, with stdin as its input.
 func (e *Engine) Run(stdin, program string, args ...string) Result {
 	e.t.Helper()
+	return e.run(nil, stdin, program, args)
+}
+
+func (e *Engine) run(variables []string, stdin, program string, args []string) Result {
+	e.t.Helper()
 	// Not the test's context: the last clean-up runs clients too.
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	line := NoteLine(e.t, program, args)
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = e.Env()
+	cmd.Env = append(e.Env(), variables...)
 	cmd.Dir = e.Dir
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer
