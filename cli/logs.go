@@ -5,17 +5,19 @@ import (
 	"io"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/api/types/container"
 	mobyclient "github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 )
 
 func newLogs(a *app) *cobra.Command {
 	o := mobyclient.ContainerLogsOptions{ShowStdout: true, ShowStderr: true}
+	names := false
 	cmd := &cobra.Command{
-		Use:               "logs [OPTIONS] CONTAINER",
-		Short:             "Fetch the logs of a container",
-		Args:              exactArgs(1),
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.logs(cmd.Context(), args[0], o) },
+		Use:               "logs [OPTIONS] CONTAINER [CONTAINER...]",
+		Short:             "Fetch the logs of a container, or of several together",
+		Args:              minArgs(1),
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.logs(cmd.Context(), args, o, names) },
 		ValidArgsFunction: a.completeContainers(anyState),
 	}
 	flags := cmd.Flags()
@@ -25,21 +27,34 @@ func newLogs(a *app) *cobra.Command {
 	flags.BoolVarP(&o.Timestamps, "timestamps", "t", false, "Show timestamps")
 	flags.BoolVar(&o.Details, "details", false, "Show extra details provided to logs")
 	flags.StringVarP(&o.Tail, "tail", "n", "all", "Number of lines to show from the end of the logs")
+	flags.BoolVar(&names, "names", false, "Begin lines with the container's name (of several containers: instead of its ID)")
 	return cmd
 }
 
-func (a *app) logs(ctx context.Context, name string, o mobyclient.ContainerLogsOptions) error {
+// hasTerminal tells that a container's log comes without stream headers.
+func hasTerminal(c container.InspectResponse) bool { return c.Config != nil && c.Config.Tty }
+
+func (a *app) logs(ctx context.Context, which []string, o mobyclient.ContainerLogsOptions, names bool) error {
 	engine, err := a.engine()
 	if err != nil {
 		return err
 	}
-	// Only a pty's log comes without stream headers.
-	found, err := engine.ContainerInspect(ctx, name, mobyclient.ContainerInspectOptions{})
-	if err != nil {
+	var all []container.InspectResponse
+	for _, name := range which {
+		found, err := engine.ContainerInspect(ctx, name, mobyclient.ContainerInspectOptions{})
+		if err != nil {
+			return err
+		}
+		all = append(all, found.Container)
+	}
+	if len(all) > 1 || names {
+		err := a.severalLogs(ctx, engine, all, o, names)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		return err
 	}
-	c := found.Container
-	tty := c.Config != nil && c.Config.Tty
+	c, tty := all[0], hasTerminal(all[0])
 	if o.Follow && !tty {
 		f := logFollower{out: a.Out, err: a.Err, timestamps: o.Timestamps}
 		err := f.follow(ctx, engine, c.ID, o)

@@ -1,16 +1,24 @@
 package test
 
 import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"berth/logs"
 	"berth/testkit"
 )
 
@@ -201,6 +209,62 @@ func TestFluentdGetsRecords(t *testing.T) {
 	}
 }
 
+func TestGELFGetsMessagesByUDPAndTCP(t *testing.T) {
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	deadline := time.Now().Add(30 * time.Second)
+	for _, test := range []struct {
+		address string
+		receive func() (io.Reader, error)
+	}{
+		{"udp://" + udp.LocalAddr().String(), func() (io.Reader, error) {
+			buf := make([]byte, 64<<10)
+			_ = udp.SetReadDeadline(deadline)
+			n, _, err := udp.ReadFrom(buf)
+			if err != nil {
+				return nil, err
+			}
+			return gzip.NewReader(bytes.NewReader(buf[:n]))
+		}},
+		{"tcp://" + tcp.Addr().String(), func() (io.Reader, error) {
+			c, err := tcp.Accept()
+			if err != nil {
+				return nil, err
+			}
+			_ = c.SetReadDeadline(deadline)
+			data, err := bufio.NewReader(c).ReadBytes(0)
+			return bytes.NewReader(bytes.TrimSuffix(data, []byte{0})), err
+		}},
+	} {
+		e.Must("run", "--name", "web", "--network", "none", "--label", "role=front", "--log-driver", "gelf", "--log-opt", "gelf-address="+test.address, "--log-opt", "labels-regex=ro", "busybox", "echo", "hello")
+		in, err := test.receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m map[string]any
+		if err := json.NewDecoder(in).Decode(&m); err != nil {
+			t.Fatal(err)
+		}
+		if m["short_message"] != "hello" || m["level"] != 6.0 || m["_container_name"] != "web" || m["_image_name"] != "busybox" || m["_command"] != "echo hello" || m["_role"] != "front" {
+			t.Errorf("%s: got %v", test.address, m)
+		}
+		if got := e.Must("logs", "web"); got != "hello" {
+			t.Errorf("logs: %q", got)
+		}
+		e.Must("rm", "web")
+	}
+}
+
 func TestALogServerThatIsNotThereFailsTheStart(t *testing.T) {
 	e := testkit.StartEngine(t, testkit.EngineOptions{})
 	e.Busybox()
@@ -279,7 +343,68 @@ func TestALogServerThatHangsStopsAContainerForSecondsOnly(t *testing.T) {
 	t.Logf("not blocking: ended after %v", time.Since(begun))
 }
 
-func TestJSONFileIsAsDockerWritesIt(t *testing.T) {
+func TestLogFilesAreAsDockerWritesThem(t *testing.T) {
+	docker := testkit.Dockerd(t)
+	docker.Must("import", testkit.BusyboxTar(t), "busybox")
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	command := []string{"busybox", "sh", "-c", `printf 'a\t<b> & "c"\r\n\377\303\251\342\200\250\0\n\n'; head -c LONG /dev/zero | tr "\0" y; echo; printf last`}
+	stamp := regexp.MustCompile(`"time":"[^"]*Z"`)
+	for _, test := range []struct {
+		driver  []string
+		long    string
+		entries int
+	}{
+		{[]string{"json-file", "--log-opt", "tag={{.Name}}", "--log-opt", "labels=role", "--log-opt", "env-regex=^ST"}, "40000", 7},
+		{[]string{"local"}, "10000", 5}, // of a line that is cut, Docker 20.10 loses the newline here
+	} {
+		driver := test.driver
+		args := append([]string{"run", "--name", "web", "--network", "none", "--label", "role=front", "-e", "STAGE=test", "--log-driver"}, driver...)
+		args = append(append(args, command[:3]...), strings.ReplaceAll(command[3], "LONG", test.long))
+		file := func(root string, must func(...string) string) string {
+			if driver[0] == "json-file" {
+				return must("inspect", "-f", "{{.LogPath}}", "web")
+			}
+			return filepath.Join(root, "containers", must("inspect", "-f", "{{.Id}}", "web"), "local-logs", "container.log")
+		}
+		docker.Must(args...)
+		e.Must(args...)
+		theirs, ours := file(filepath.Join(docker.Dir, "d"), docker.Must), file(e.DataRoot, e.Must)
+		if driver[0] == "json-file" {
+			var text [2]string
+			for i, path := range []string{theirs, ours} {
+				data, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				text[i] = stamp.ReplaceAllString(string(data), "TIME")
+			}
+			if text[0] != text[1] {
+				t.Errorf("Docker wrote\n%.2000s\nwe wrote\n%.2000s", text[0], text[1])
+			}
+		}
+		var entries [2][]string
+		for i, path := range []string{theirs, ours} {
+			err := logs.Read(t.Context(), path, logs.Options{Driver: driver[0]}, logs.ReadOptions{Stdout: true, Stderr: true, Tail: -1}, func(entry logs.Entry) error {
+				entries[i] = append(entries[i], fmt.Sprintf("%s %v %q", entry.Stream, entry.Attrs, entry.Line))
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(entries[0]) != test.entries || !slices.Equal(entries[0], entries[1]) {
+			t.Errorf("%s: of Docker's file we read\n%.300q\nof ours\n%.300q", driver[0], entries[0], entries[1])
+		}
+		if d, o := docker.Must("logs", "web"), e.Must("logs", "web"); d != o {
+			t.Errorf("%s: docker logs prints %d bytes, berth logs %d", driver[0], len(d), len(o))
+		}
+		docker.Must("rm", "web")
+		e.Must("rm", "web")
+	}
+}
+
+func TestDefaultLogOptionsFillInWhatAContainerDoesNotSay(t *testing.T) {
 	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--log-opt", "labels=role"}})
 	e.Busybox()
 	e.Must("run", "--name", "one", "--network", "none", "--label", "role=front", "--log-opt", "tag={{.Name}}", "busybox", "sh", "-c", `printf 'a\t<b>\r\nlast'`)
@@ -298,5 +423,76 @@ func TestJSONFileIsAsDockerWritesIt(t *testing.T) {
 	}
 	if got := e.Must("logs", "--details", "-t", "-n", "1", "one"); !strings.HasSuffix(got, "Z role=front,tag=one last") {
 		t.Errorf("details: %q", got)
+	}
+}
+
+func TestLogsOfSeveralContainersAreShownTogether(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	for _, c := range [][]string{{"front"}, {"back"}, {"shell", "-t"}} {
+		e.Must(append(append([]string{"create", "--name", c[0], "--network", "none"}, c[1:]...), "busybox", "sh", "-c", "echo run of "+c[0]+"; [ -t 1 ] && echo end || printf end >&2")...)
+	}
+	for range 2 {
+		for _, c := range []string{"front", "back", "shell"} {
+			e.Must("start", c)
+			e.Must("wait", c)
+		}
+	}
+	r := e.Berth("logs", "--names", "back", "shell", "front")
+	if want := "front run of front\nback run of back\nshell run of shell\r\nshell end\r\nfront run of front\nback run of back\nshell run of shell\r\nshell end\r\n"; sorted(r.Stdout) != sorted(want) || !strings.HasPrefix(r.Stdout, "front run of front\nback run of back\nshell run of shell\r\n") {
+		t.Errorf("standard output: %q", r.Stdout)
+	}
+	if want := "front endend\nback endend\n"; sorted(r.Stderr) != sorted(want) {
+		t.Errorf("standard error: %q", r.Stderr)
+	}
+	id := e.Must("inspect", "-f", "{{slice .Id 0 12}}", "front")
+	if got := e.Must("logs", "-f", "-n", "2", "front", "back"); !strings.Contains(got, id+" run of front") {
+		t.Errorf("with ids: %q", got)
+	}
+	if r := e.Berth("logs", "front", "nobody"); r.Code != 1 || !strings.Contains(r.Stderr, "No such container: nobody") {
+		t.Errorf("one that is not there: %+v", r)
+	}
+}
+
+// sorted are the lines of text in alphabetical order.
+func sorted(text string) string {
+	lines := slices.Sorted(strings.Lines(text))
+	return strings.Join(lines, "")
+}
+
+func TestLogsSinceUntilInAllForms(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	e.Must("run", "--name", "web", "--network", "none", "-e", "TZ=UTC", "busybox", "sh", "-c", "echo one; sleep 1.1; echo two")
+	var at []time.Time
+	for line := range strings.Lines(e.Must("logs", "-t", "web")) {
+		stamp, err := time.Parse(time.RFC3339Nano, strings.Fields(line)[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = append(at, stamp)
+	}
+	second := at[1].Add(-time.Millisecond)
+	for _, test := range []struct{ flag, value, want string }{
+		{"--since", second.Format(time.RFC3339Nano), "two"},
+		{"--since", second.In(time.FixedZone("", 3600)).Format(time.RFC3339Nano), "two"},
+		{"--since", fmt.Sprintf("%d.%09d", second.Unix(), second.Nanosecond()), "two"},
+		{"--since", fmt.Sprint(at[1].Unix() + 60), ""},
+		{"--since", "42m", "one\ntwo"},
+		{"--since", at[0].AddDate(0, 0, -1).Format("2006-01-02"), "one\ntwo"},
+		{"--since", at[0].AddDate(0, 0, -1).Format("2006-01-02T15:04:05"), "one\ntwo"},
+		{"--until", second.Format(time.RFC3339Nano), "one"},
+		{"--until", "42m", ""},
+		{"--until", fmt.Sprintf("%d.%09d", second.Unix(), second.Nanosecond()), "one"},
+	} {
+		if got := e.Must("logs", test.flag, test.value, "web"); got != test.want {
+			t.Errorf("%s %s: %q, want %q", test.flag, test.value, got, test.want)
+		}
+		if got := e.MustDocker("logs", test.flag, test.value, "web"); got != test.want {
+			t.Errorf("docker logs %s %s: %q, want %q", test.flag, test.value, got, test.want)
+		}
+	}
+	if r := e.Berth("logs", "--since", "yesterday", "web"); r.Code == 0 || !strings.Contains(r.Stderr, "yesterday") {
+		t.Errorf("--since yesterday: %+v", r)
 	}
 }

@@ -102,6 +102,8 @@ type Sender struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when run has ended
 
+	patience, farewell time.Duration
+
 	mu      sync.Mutex // guards all below
 	changed *sync.Cond
 	queue   []byte
@@ -124,7 +126,7 @@ func Open(ctx context.Context, cfg Config) (*Sender, error) {
 	if cfg.RetryWait <= 0 {
 		cfg.RetryWait = 100 * time.Millisecond
 	}
-	s := &Sender{cfg: cfg, done: make(chan struct{})}
+	s := &Sender{cfg: cfg, done: make(chan struct{}), patience: patience, farewell: farewell}
 	s.changed = sync.NewCond(&s.mu)
 	var err error
 	if s.driver, s.dial, err = newDriver(cfg); err != nil {
@@ -190,7 +192,7 @@ func (s *Sender) room() bool {
 	}
 	s.changed.Broadcast()
 	over := false
-	timer := time.AfterFunc(patience, func() {
+	timer := time.AfterFunc(s.patience, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		over = true
@@ -300,10 +302,11 @@ func (s *Sender) attempt(batch []byte, ends []int) (sent int, err error) {
 			return 0, err
 		}
 	}
-	defer context.AfterFunc(s.ctx, func() { _ = s.conn.SetDeadline(time.Unix(1, 0)) })()
-	sent, err = s.driver.send(s.conn, batch, ends)
+	conn := s.conn
+	defer context.AfterFunc(s.ctx, func() { conn.Close() })()
+	sent, err = s.driver.send(conn, batch, ends)
 	if err != nil {
-		s.conn.Close()
+		conn.Close()
 		s.conn = nil
 	}
 	return sent, err
@@ -315,14 +318,14 @@ func (s *Sender) Close() error {
 	s.closing = true
 	s.changed.Broadcast()
 	s.mu.Unlock()
-	timer := time.AfterFunc(farewell, func() { s.cancel(context.DeadlineExceeded) })
+	timer := time.AfterFunc(s.farewell, func() { s.cancel(context.DeadlineExceeded) })
 	<-s.done
 	timer.Stop()
 	s.cancel(nil)
 	if s.lost == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d log lines did not reach the %s server: %w", s.lost, s.cfg.Driver, errors.Join(s.err))
+	return fmt.Errorf("%d log lines did not reach the %s server: %w", s.lost, s.cfg.Driver, s.err)
 }
 
 // hungUp tells that the other side of a stream has closed it: what is written then would
@@ -331,17 +334,11 @@ func hungUp(c net.Conn) (yes bool) {
 	if isDatagram(c) {
 		return false
 	}
-	sc, ok := c.(interface {
-		Control(func(uintptr)) error
-	})
-	if !ok {
-		raw, err := rawOf(c)
-		if err != nil {
-			return false
-		}
-		sc = raw
+	raw, err := rawOf(c)
+	if err != nil {
+		return false
 	}
-	_ = sc.Control(func(fd uintptr) {
+	_ = raw.Control(func(fd uintptr) {
 		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 		n, err := unix.Poll(p, 0)
 		yes = err == nil && n > 0 && p[0].Revents != 0

@@ -328,6 +328,34 @@ func TestFluentdSendsAgainWhatWasNotAcknowledged(t *testing.T) {
 	}
 }
 
+func TestAServerThatTakesNothingHoldsNobodyUpForLong(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts, nobody reads
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s, err := Open(t.Context(), Config{Driver: "syslog", Network: "tcp", Address: l.Addr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.patience, s.farewell = 100*time.Millisecond, 100*time.Millisecond
+	const lines = 2000
+	text := strings.Repeat("x", 16<<10)
+	for range lines { // 32 MB
+		s.Add(msg(text))
+		s.Flush()
+	}
+	s.mu.Lock()
+	stuck, lost := s.stuck, s.lost
+	s.mu.Unlock()
+	if !stuck || lost == 0 {
+		t.Errorf("after %d lines: stuck %v, lost %d", lines, stuck, lost)
+	}
+	if err := s.Close(); err == nil || !strings.Contains(err.Error(), "log lines did not reach the syslog server") {
+		t.Errorf("error %v", err)
+	}
+}
+
 // FuzzAcks: whatever a server answers is an acknowledgement or an error.
 func FuzzAcks(f *testing.F) {
 	f.Add([]byte("\x81\xa3ack\xa3abc"))
