@@ -2,9 +2,12 @@ package test
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 
@@ -95,5 +98,119 @@ func TestProbesGoOnWithoutTheEngine(t *testing.T) {
 	h := becomes(t, e, id, container.Healthy)
 	if len(h.Log) == 0 {
 		t.Error("what probes said while no engine was there is lost")
+	}
+}
+
+func TestHealthChecksOfEveryKind(t *testing.T) {
+	withRuntimes(t, func(t *testing.T, e *testkit.Engine) {
+		quick := []string{"--network", "none", "--health-interval", "100ms"}
+		run := func(name string, args ...string) {
+			t.Helper()
+			e.Must(slices.Concat([]string{"run", "-d", "--name", name}, quick, args)...)
+		}
+		sleep := []string{"sleep", "1000"}
+
+		// A probe that takes too long is killed with all that it has started.
+		run("slow", slices.Concat([]string{"--health-cmd", "echo begun; sleep 777 & sleep 778", "--health-timeout", "300ms", "--health-retries", "1", "busybox"}, sleep)...)
+		h := becomes(t, e, "slow", container.Unhealthy)
+		if last := h.Log[0]; last.ExitCode != -1 || last.Output != "Health check exceeded timeout (300ms): begun\n" {
+			t.Errorf("a slow probe: %+v", last)
+		}
+		e.Must("pause", "slow") // which ends the one under way
+		e.Must("unpause", "slow")
+		if n := strings.Count(e.Must("top", "slow", "-o", "pid,args"), "sleep 77"); n > 2 {
+			t.Errorf("%d processes of probes are left", n)
+		}
+
+		// A program that is not there, in the words of exec.
+		missing := e.Must("create", "--network", "none", "busybox", "true")
+		e.Must("commit", "-c", `HEALTHCHECK --interval=100ms --retries=1 CMD ["/no/such/program"]`, missing, "missing")
+		run("nosuch", slices.Concat([]string{"missing"}, sleep)...)
+		h = becomes(t, e, "nosuch", container.Unhealthy)
+		if last := h.Log[0]; last.ExitCode != -1 || !strings.Contains(last.Output, "/no/such/program") || !strings.Contains(last.Output, "no such file or directory") {
+			t.Errorf("a probe that cannot be executed: %+v", last)
+		}
+
+		// What it leaves behind does not hold it up.
+		run("parent", slices.Concat([]string{"--health-cmd", "sleep 779 & echo fine", "--health-timeout", "1m", "busybox"}, sleep)...)
+		if h := becomes(t, e, "parent", container.Healthy); h.Log[0].Output != "fine\n" {
+			t.Errorf("%+v", h.Log[0])
+		}
+	})
+}
+
+func TestHealthcheckOfAnImageIsMergedAndCommitted(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	e.Must("create", "--name", "maker", "busybox", "sleep", "1000")
+	e.Must("commit", "-c", `HEALTHCHECK --interval=100ms --retries=7 CMD echo from the image`, "maker", "checked")
+	if got := e.Must("image", "inspect", "-f", "{{json .Config.Healthcheck}}", "checked"); !strings.Contains(got, "from the image") {
+		t.Fatalf("the image: %s", got)
+	}
+	run := func(args ...string) string {
+		t.Helper()
+		return e.Must(append([]string{"run", "-d", "--network", "none"}, args...)...)
+	}
+	h := becomes(t, e, run("checked"), container.Healthy)
+	if h.Log[0].Output != "from the image\n" {
+		t.Errorf("%+v", h.Log[0])
+	}
+	if h := health(t, e, run("--no-healthcheck", "checked")); h != nil {
+		t.Errorf("--no-healthcheck: %+v", h)
+	}
+	other := run("--health-cmd", "echo from the flag; false", "checked")
+	becomes(t, e, other, container.Unhealthy)
+	if got := e.Must("inspect", "-f", "{{json .Config.Healthcheck}}", other); got != `{"Test":["CMD-SHELL","echo from the flag; false"],"Interval":100000000,"Retries":7}` {
+		t.Errorf("merged: %s", got)
+	}
+	e.Must("commit", other, "again")
+	if got := e.Must("image", "inspect", "-f", "{{json .Config.Healthcheck.Test}}", "again"); got != `["CMD-SHELL","echo from the flag; false"]` {
+		t.Errorf("committed: %s", got)
+	}
+}
+
+func TestAPausedContainerIsNotProbedAndARestartBeginsAnew(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	dir := filepath.Join(e.Dir, "host")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	since := time.Now()
+	id := e.Must("run", "-d", "--network", "none", "-v", dir+":/host", "--health-cmd", "echo >> /host/probes", "--health-interval", "50ms", "busybox", "sleep", "1000")
+	becomes(t, e, id, container.Healthy)
+	e.Must("pause", id)
+	probes := func() int64 {
+		f, err := os.Stat(filepath.Join(dir, "probes"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.Size()
+	}
+	n := probes()
+	if s := column(e, "Status"); !strings.HasSuffix(s, " (Paused)") {
+		t.Errorf("ps says %q", s)
+	}
+	if h := health(t, e, id); h.Status != container.Healthy {
+		t.Errorf("paused it is %s", h.Status)
+	}
+	if now := probes(); now != n {
+		t.Errorf("%d probes of a paused container", now-n)
+	}
+	e.Must("unpause", id)
+	testkit.Eventually(t, "probes go on", func() bool { return probes() > n })
+
+	e.Must("stop", "-t", "0", id)
+	e.Must("update", "--restart", "no", id)
+	e.Must("start", id)
+	becomes(t, e, id, container.Healthy)
+	told := actions(e, since, id)
+	for _, want := range []string{"exec_create: /bin/sh -c echo >> /host/probes", "exec_start: /bin/sh -c echo >> /host/probes", "exec_die"} {
+		if !slices.Contains(told, want) {
+			t.Errorf("no event %q", want)
+		}
+	}
+	if n := len(slices.DeleteFunc(told, func(a string) bool { return a != "health_status: healthy" })); n != 2 {
+		t.Errorf("it became healthy %d times by the events", n)
 	}
 }
