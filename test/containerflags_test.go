@@ -177,7 +177,7 @@ func TestStartAttachedWithInputAndItsOwnDetachKeys(t *testing.T) {
 func TestFlagsOfAttachStopRestartKillAndInspect(t *testing.T) {
 	e := testkit.StartEngine(t, testkit.EngineOptions{})
 	e.Busybox()
-	const traps = `trap 'echo got INT' INT; trap 'echo got USR1' USR1; trap 'echo got TERM; exit 3' TERM; trap 'echo got HUP; exit 4' HUP; dd if=/dev/zero of=/big bs=1k count=100 2>/dev/null; echo ready; while :; do sleep 0.05; done`
+	const traps = `trap 'echo got INT' INT; trap 'echo got USR1' USR1; trap 'echo got TERM; exit 3' TERM; trap 'echo got HUP; exit 4' HUP; dd if=/dev/zero of=/big bs=1k count=100 2>/dev/null; echo ready; while :; do echo tick; sleep 0.05; done`
 	said := func(name, want string) {
 		t.Helper()
 		testkit.Eventually(t, name+" says "+want, func() bool { return strings.Contains(e.Berth("logs", name).Stdout, want) })
@@ -215,6 +215,7 @@ func TestFlagsOfAttachStopRestartKillAndInspect(t *testing.T) {
 	}
 
 	p := e.Terminal("attach", "--no-stdin", "--sig-proxy=false", "three")
+	p.Expect("tick")
 	e.Must("kill", "-s", "USR1", "three")
 	p.Expect("got USR1")
 	p.Type("\x03") // an interrupt that nobody passes on ends the client
