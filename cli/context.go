@@ -198,6 +198,9 @@ type contextRow struct {
 
 func newContextRow(c *contexts.Context, err error) *contextRow {
 	r := &contextRow{name: c.Name, description: c.Description(), err: err}
+	if c.Name == contexts.Default {
+		r.description = "Current DOCKER_HOST based configuration" // docker's words
+	}
 	if err == nil {
 		var ep contexts.Endpoint
 		ep, r.err = c.Endpoint()

@@ -189,6 +189,29 @@ commit -m message -a author -c 'ENV A=1' uno committed:1
 commit nosuch
 commit uno Bad/Name
 history --format {{.Comment}}|{{.CreatedBy}} committed:1
+diff two
+diff nosuch
+cp $DIR/rootfs.tar uno:/tmp/copied
+cp $DIR/rootfs.tar uno:/missing/dir/
+cp -q $DIR/rootfs.tar uno:/tmp
+cp uno:/tmp/copied $DIR/back
+cp uno:/nosuch $DIR/back
+cp uno:/tmp/. $DIR/tmp
+cp nosuch:/tmp $DIR/back
+cp $DIR/nosuch uno:/tmp
+cp uno:/tmp two:/tmp
+cp a b
+cp - uno:/tmp
+cp uno:/tmp/copied $DIR/missing/dir/
+cp uno
+diff uno
+export -o $DIR/exported.tar uno
+export -o $DIR/missing/exported.tar uno
+export nosuch
+stats --no-stream --format {{.Name}}|{{.Container}}|{{.PIDs}}|{{.ID}} uno
+stats --no-stream --format 'table {{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.MemPerc}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.PIDs}}' nosuch
+stats --no-stream --format {{.Nope}} uno
+stats --no-stream two --format {{.Name}}|{{.MemUsage}}
 kill -s HUP uno
 kill -s NOPE uno
 kill uno
@@ -204,6 +227,16 @@ rm nosuch
 rm uno nosuch
 rm -f nosuch
 rm
+run -d --name ill --health-cmd 'exit 1' --health-interval 50ms --health-retries 1 busybox sleep 1000
+run --rm --health-interval -1s --health-cmd x busybox true
+run --rm --health-retries -1 --health-cmd x busybox true
+run --rm --no-healthcheck --health-cmd x busybox true
+inspect -f '{{json .Config.Healthcheck}}' ill
+rm -f ill
+run --rm --init busybox ps -o args
+run --rm --init -d --name inited busybox sleep 1000
+inspect -f '{{.HostConfig.Init}} {{.Path}} {{.Args}}' inited
+rm -f inited
 run --rm busybox echo hello
 run --rm busybox nosuchprogram
 run --rm busybox /etc
@@ -337,6 +370,23 @@ image nosuch
 volume nosuch
 nosuch
 --nosuch
+context ls --format {{.Name}}|{{.Current}}|{{.Description}}|{{.Error}}
+context ls -q
+context show
+context create tour --description 'a tour' --docker host=unix:///nosuch.sock
+context create tour
+context create bad/name
+context ls -q
+context inspect tour --format '{{.Name}} {{.Endpoints.docker.Host}}'
+context inspect nosuch
+context update tour --description other
+context export tour $DIR/tour.context
+context import tour2 $DIR/tour.context
+context rm tour2
+context rm nosuch
+context rm default
+context use nosuch
+context rm tour
 inspect
 -l nope ps
 --format x ps
@@ -354,8 +404,16 @@ var tourDifferences = map[string]string{
 	"run --rm --mount type=volume busybox true": "in other words",
 	"run --rm --restart nope busybox true":      "what is wrong by itself is told before what contradicts",
 	"network create --subnet nope x":            "the client sees it, and says what a subnet looks like",
-	"logout nosuch.example":                     "who was not logged in is told so",
-	"run --rm --log-driver nope busybox true":   "in other words",
+	"cp $DIR/nosuch uno:/tmp":                   "in other words",
+	"export -o $DIR/missing/exported.tar uno":   "in other words",
+	"context inspect nosuch":                    "where contexts are kept is nobody's business",
+	"context use nosuch":                        "the same",
+	"system df":                                 "what else takes space is told too",
+	"system df --format {{.Type}}|{{.TotalCount}}|{{.Active}}|{{.Size}}|{{.Reclaimable}}": "the same",
+	"system df --format json":                               "the same",
+	`system df --format 'table {{.Type}}\t{{.TotalCount}}'`: "the same",
+	"logout nosuch.example":                                 "who was not logged in is told so",
+	"run --rm --log-driver nope busybox true":               "in other words",
 }
 
 // words splits a line at spaces; single quotes hold words together.
@@ -380,11 +438,11 @@ func normal(text, dir, reg string) string {
 		{`(?m) +$`, ""},
 		{`\b\d{4,}\b`, "NUMBER"},
 		{`docker`, "berth"},
-		{`(failed to execute template: )?template: \w*:`, "template: "},
+		{`(failed to execute template: |template parsing error: )?template: \w*:`, "template: "},
 		{`executing "\w*" at`, "executing at"},
 		{`in type .*`, "in type TYPE"},
 		// How a mistake is told around what it is: Berth takes one line and a hint.
-		{`(?m)^(Usage: .*|Run '.*|See '.*|exit status 1|Error: failed to rename .*)\n?`, ""},
+		{`(?m)^(Usage: .*|time=".*" level=.*|\tberth .*|Run '.*|See '.*|exit status 1|Error: failed to rename .*)\n?`, ""},
 		{`(?m)^berth: `, ""},
 		{`(?m)^You cannot`, "cannot"},
 		{`\n+`, "\n"},
