@@ -159,6 +159,7 @@ func printServerInfo(w io.Writer, i *system.Info) {
 	printValue(w, " containerd version", i.ContainerdCommit.ID)
 	printValue(w, " runc version", i.RuncCommit.ID)
 	printValue(w, " init version", i.InitCommit.ID)
+	printValue(w, " init version", i.InitCommit.ID)
 	printSecurityOptions(w, i.SecurityOptions)
 	printValue(w, " Kernel Version", i.KernelVersion)
 	printValue(w, " Operating System", i.OperatingSystem)

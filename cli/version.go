@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -33,6 +34,7 @@ type clientVersion struct {
 	GitCommit         string
 	GoVersion         string
 	Os, Arch          string
+	BuildTime         string `json:",omitempty"`
 	Context           string
 }
 
@@ -89,6 +91,7 @@ func (a *app) version(ctx context.Context, format string) error {
 		GoVersion:         runtime.Version(),
 		Os:                runtime.GOOS,
 		Arch:              runtime.GOARCH,
+		BuildTime:         revisionTime(),
 		Context:           a.contextName(),
 	}}
 	if connectErr == nil {
@@ -110,6 +113,20 @@ func (a *app) version(ctx context.Context, format string) error {
 		}
 	}
 	return connectErr
+}
+
+// revisionTime is when the source revision was made, empty if the build did not record it.
+func revisionTime() string {
+	info, _ := debug.ReadBuildInfo()
+	if info == nil {
+		return ""
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.time" {
+			return readableTime(s.Value)
+		}
+	}
+	return ""
 }
 
 // contextName is the context in use, for the eye.
@@ -185,6 +202,7 @@ func printVersion(w io.Writer, v versionReport) {
 	line(" ", "API version", apiVersionText(v.Client.APIVersion, v.Client.DefaultAPIVersion))
 	line(" ", "Go version", v.Client.GoVersion)
 	line(" ", "Git commit", v.Client.GitCommit)
+	line(" ", "Built", v.Client.BuildTime)
 	line(" ", "OS/Arch", v.Client.Os+"/"+v.Client.Arch)
 	line(" ", "Context", v.Client.Context)
 	if v.Server == nil {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 
@@ -141,5 +142,71 @@ func TestStatsOfTheAPI(t *testing.T) {
 	}
 	if status, body := apiGet(t, e, "/v1.44/containers/xx/stats?one-shot=1"); status != 400 {
 		t.Errorf("one-shot of a stream: %d %s", status, body)
+	}
+}
+
+func TestStatsFollowWhoComesAndGoes(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	e.Must("run", "-d", "--name", "first", "--network", "none", "busybox", "sleep", "1000")
+	screen := e.Terminal("stats", "--format", "{{.Name}} uses {{.PIDs}}")
+	screen.Expect("first uses 1")
+	e.Must("run", "-d", "--name", "second", "--network", "none", "busybox", "sleep", "1000")
+	screen.Expect("second uses 1")
+	e.Must("rm", "-f", "first")
+	screen.Expect("\x1b[Hsecond uses 1\x1b[K\r\n\x1b[J")
+	// Another engine takes over: the figures go on.
+	e.Kill()
+	e.Start()
+	e.Must("run", "-d", "--name", "third", "--network", "none", "busybox", "sleep", "1000")
+	screen.Expect("third uses 1")
+	screen.Type("\x03")
+	if code := screen.Exit(); code != 130 {
+		t.Errorf("stats ends with %d", code)
+	}
+}
+
+func TestClientsOfOneContainerShareItsSamples(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	e.Must("run", "-d", "--name", "watched", "--network", "none", "busybox", "sleep", "1000")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	seen := make(chan map[time.Time]bool, 5)
+	for range cap(seen) {
+		answer := apiOpen(t, ctx, e, "/v1.41/containers/watched/stats", nil)
+		go func() {
+			defer answer.Body.Close()
+			reads := map[time.Time]bool{}
+			decoder := json.NewDecoder(answer.Body)
+			for len(reads) < 3 {
+				var s container.StatsResponse
+				if decoder.Decode(&s) != nil || s.PreRead.IsZero() || !s.PreRead.Before(s.Read) {
+					break
+				}
+				reads[s.Read] = true
+			}
+			seen <- reads
+		}()
+	}
+	all := map[time.Time]int{}
+	for range cap(seen) {
+		reads := <-seen
+		if len(reads) != 3 {
+			t.Errorf("a client got %d samples that have an earlier one", len(reads))
+		}
+		for r := range reads {
+			all[r]++
+		}
+	}
+	if len(all) > 6 {
+		t.Errorf("%d samples were made for 15 answers: %v", len(all), all)
+	}
+	// The stream of a container that is removed ends.
+	answer := apiOpen(t, ctx, e, "/containers/watched/stats", nil)
+	defer answer.Body.Close()
+	e.Must("rm", "-f", "watched")
+	if _, err := io.Copy(io.Discard, answer.Body); err != nil {
+		t.Errorf("the stream of a removed container: %v", err)
 	}
 }

@@ -76,7 +76,7 @@ func openFiles() int {
 type limits struct {
 	version                                         int
 	memory, swap, cpuQuota, cpuShares, cpuset, pids bool
-	oomKillDisable                                  bool
+	oomKillDisable, blockIO                         bool
 }
 
 // cgroupLimits looks at the mounted hierarchies: version 2 if the root is one, else
@@ -90,7 +90,7 @@ func cgroupLimits() limits {
 		for _, c := range strings.Fields(string(data)) {
 			has[c] = true
 		}
-		return limits{version: 2, memory: has["memory"], swap: has["memory"] && swapAccounting(), cpuQuota: has["cpu"], cpuShares: has["cpu"], cpuset: has["cpuset"], pids: has["pids"]}
+		return limits{version: 2, memory: has["memory"], swap: has["memory"] && swapAccounting(), cpuQuota: has["cpu"], cpuShares: has["cpu"], cpuset: has["cpuset"], pids: has["pids"], blockIO: has["io"]}
 	}
 	dirs := controllerMounts()
 	has := func(controller, file string) bool {
@@ -110,6 +110,7 @@ func cgroupLimits() limits {
 		cpuShares:      has("cpu", "cpu.shares"),
 		cpuset:         has("cpuset", "cpuset.cpus"),
 		pids:           has("pids", "cgroup.procs"),
+		blockIO:        has("blkio", "blkio.throttle.read_bps_device"),
 	}
 }
 
@@ -160,4 +161,17 @@ func securityOptions(cgroupVersion int) []string {
 		out = append(out, "name=cgroupns")
 	}
 	return out
+}
+
+// backingFilesystem names the file system of a directory in Docker's words, empty if it is
+// none of the usual ones.
+func backingFilesystem(dir string) string {
+	var fs unix.Statfs_t
+	if unix.Statfs(dir, &fs) != nil {
+		return ""
+	}
+	return map[uint64]string{
+		unix.EXT4_SUPER_MAGIC: "extfs", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs", unix.TMPFS_MAGIC: "tmpfs",
+		unix.OVERLAYFS_SUPER_MAGIC: "overlayfs", unix.F2FS_SUPER_MAGIC: "f2fs", 0x2fc12fc1: "zfs", 0xca451a4e: "bcachefs",
+	}[uint64(uint32(fs.Type))]
 }

@@ -72,6 +72,7 @@ func getInfo(w *writer, r *request) error {
 			c.Expected = &empty
 		}
 	}
+	out.ContainerdCommit.ID = info.ContainerdCommit.ID
 	out.RuncCommit.ID = info.RuncCommit.ID
 	out.InitCommit.ID = info.InitCommit.ID
 	return writeJSON(w, http.StatusOK, out)
@@ -130,6 +131,13 @@ func (s *Server) info() (system.Info, error) {
 		Swarm:              swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
 		LiveRestoreEnabled: true, // containers never depend on the engine
 		SecurityOptions:    securityOptions(lim.version),
+		// Where Docker tells of the programs that it stands on, ours that do their work.
+		ContainerdCommit: system.Commit{ID: "berth-shim " + berth.Version},
+		RuncCommit:       system.Commit{ID: "berth-runtime " + berth.Version},
+		InitCommit:       system.Commit{ID: "berth-shim " + berth.Version},
+	}
+	if fs := backingFilesystem(f.DataRoot); fs != "" {
+		info.DriverStatus = append([][2]string{{"Backing Filesystem", fs}}, info.DriverStatus...)
 	}
 	if info.InitBinary = f.InitPath; info.InitBinary == "" {
 		info.InitBinary = "docker-init"
@@ -190,10 +198,14 @@ func warnings(l limits) []string {
 	}{
 		{l.memory, "WARNING: No memory limit support"},
 		{l.swap, "WARNING: No swap limit support"},
+		{l.oomKillDisable || l.version == 2, "WARNING: No oom kill disable support"},
 		{l.cpuQuota, "WARNING: No cpu cfs quota support"},
+		{l.cpuQuota, "WARNING: No cpu cfs period support"},
 		{l.cpuShares, "WARNING: No cpu shares support"},
 		{l.cpuset, "WARNING: No cpuset support"},
 		{l.pids, "WARNING: No pids limit support"},
+		{l.blockIO || l.version == 2, "WARNING: No blkio throttle support"},
+		{l.blockIO || l.version == 1, "WARNING: No io.max support"},
 	} {
 		if !c.ok {
 			out = append(out, c.text)

@@ -3,10 +3,12 @@ package server
 import (
 	"io"
 	"net/http"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/system"
@@ -62,22 +64,26 @@ func getVersion(w *writer, r *request) error {
 			"BuildTime":     buildTime(),
 		}},
 		{Name: "berth-shim", Version: berth.Version, Details: map[string]string{"GitCommit": berth.Commit}},
+		{Name: "berth-runtime", Version: berth.Version, Details: map[string]string{"GitCommit": berth.Commit}},
 	}
 	return writeJSON(w, http.StatusOK, v)
 }
 
-// buildTime is when the source revision was made, as far as the build recorded it.
+// buildTime is when the source revision was made, as far as the build recorded it, else when
+// the program's file was.
 var buildTime = sync.OnceValue(func() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return ""
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.time" {
-			return s.Value
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.time" {
+				return s.Value
+			}
 		}
 	}
-	return ""
+	file, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return ""
+	}
+	return file.ModTime().UTC().Format(time.RFC3339)
 })
 
 // login checks credentials with their registry.
