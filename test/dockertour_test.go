@@ -437,6 +437,8 @@ func normal(text, dir, reg string) string {
 		{` +`, " "}, // columns are as wide as what is in them
 		{`(?m) +$`, ""},
 		{`\b\d{4,}\b`, "NUMBER"},
+		{`\b\d+\.\d\b`, "FRACTION"},
+		{`\b\d\d:\d\d\b`, "CLOCK"},
 		{`docker`, "berth"},
 		{`(failed to execute template: |template parsing error: )?template: \w*:`, "template: "},
 		{`executing "\w*" at`, "executing at"},

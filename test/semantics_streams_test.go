@@ -258,25 +258,31 @@ func detaching(s *subject) {
 }
 
 func rotation(s *subject) {
-	s.must("run", "-d", "--name", "rotated", "--log-opt", "max-size=10k", "--log-opt", "max-file=2", "busybox", "sh", "-c",
-		"until [ -e /go ]; do sleep 0.05; done; i=0; while [ $i -lt 600 ]; do echo line $i; usleep 500; i=$((i+1)); done")
+	var all []string
+	for i := range 600 {
+		all = append(all, fmt.Sprintf("line %d\n", i))
+	}
+	const write = "until [ -e /go ]; do sleep 0.05; done; i=0; while [ $i -lt 600 ]; do echo line $i; usleep 500; i=$((i+1)); done"
+	start := func(name, files string) {
+		s.must("run", "-d", "--name", name, "--log-opt", "max-size=10k", "--log-opt", "max-file="+files, "busybox", "sh", "-c", write)
+	}
+	start("rotated", "20") // so many that a slow reader misses none
 	follow := s.begin("logs", "-f", "rotated")
 	s.must("exec", "rotated", "touch", "/go")
 	if code := follow.end(); code != 0 {
 		s.Errorf("logs -f ends with %d: %s", code, follow.errs.String())
 	}
-	var all []string
-	for i := range 600 {
-		all = append(all, fmt.Sprintf("line %d\n", i))
-	}
 	if got := follow.out.String(); got != strings.Join(all, "") {
 		s.Errorf("logs -f over rotations has %d lines of 600", strings.Count(got, "\n"))
 	}
-	kept := s.do("logs", "rotated").Stdout
+	start("rotatedaway", "2")
+	s.must("exec", "rotatedaway", "touch", "/go")
+	s.must("wait", "rotatedaway")
+	kept := s.do("logs", "rotatedaway").Stdout
 	if n := strings.Count(kept, "\n"); n < 50 || n > 400 || kept != strings.Join(all[600-n:], "") {
 		s.Errorf("what is kept are %d lines:\n%s", n, kept)
 	}
-	s.must("rm", "rotated")
+	s.must("rm", "rotated", "rotatedaway")
 
 	s.must("run", "-d", "--name", "big", "busybox", "sh", "-c", "head -c 11000000 /dev/zero | tr '\\0' x | fold -w 999; echo; echo the end")
 	s.must("wait", "big")

@@ -21,8 +21,8 @@ import (
 // TestTour types what lectures, books and posts teach people to type, as far as the
 // parts exist: each chapter is a line of the textbooks' usual contents. A registry on
 // loopback stands in for docker.io, so that the short names work. Chapters that still
-// wait for their subsystem: serve and published ports, build and its cache, stages and
-// far contexts, compose, an ordinary user without root.
+// wait for their subsystem: build and its cache, stages and far contexts, compose, an
+// ordinary user without root.
 func TestTour(t *testing.T) {
 	maker := testkit.StartEngine(t, testkit.EngineOptions{})
 	hub := testkit.Registry(t, testkit.RegistryOptions{})
@@ -161,6 +161,19 @@ func tour(t *testing.T, e *testkit.Engine, c client, hub string) {
 		c.must(e, "create", "--name", "gone", "alpine")
 		expect("rm", c.must(e, "rm", "gone"), `^gone$`)
 		expect("container prune", c.must(e, "container", "prune", "-f"), `(?s)Deleted Containers:\n[0-9a-f]{64}.*Total reclaimed space:`)
+		c.must(e, "create", "--name", "gone", "alpine")
+		c.must(e, "network", "create", "unused")
+		prune := func(answer string) string {
+			program := filepath.Join(e.Bin, "berth")
+			if c.name == "docker" {
+				program = testkit.DockerCLI(t)
+			}
+			return e.Run(answer, program, "system", "prune").Stdout
+		}
+		const warning = `(?s)^WARNING! This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n  - all dangling images\n  - unused build cache\n\nAre you sure you want to continue\? \[y/N\] `
+		expect("system prune, refused", prune("n\n"), warning+`(Total reclaimed space: 0B\n)?$`)
+		expect("what is there still", c.must(e, "inspect", "-f", "{{.State.Status}}", "gone"), `^created$`)
+		expect("system prune", prune("y\n"), warning+`Deleted Containers:\n[0-9a-f]{64}\n.*\nDeleted Networks:\nunused\n.*Total reclaimed space: \S+B\n$`)
 		c.must(e, "tag", "alpine", "mine:1")
 		expect("rmi", c.must(e, "rmi", "mine:1"), `^Untagged: mine:1$`)
 	})
