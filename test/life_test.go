@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/durable"
 	"berth/testkit"
 )
 
@@ -265,4 +266,118 @@ func TestEachKillForMemoryIsToldOnce(t *testing.T) {
 func actions(e *testkit.Engine, since time.Time, id string) []string {
 	return strings.Split(e.Must("events", "--since", strconv.FormatInt(since.Unix()-1, 10), "--until", strconv.FormatInt(time.Now().Unix()+1, 10),
 		"--filter", "container="+id, "--filter", "type=container", "--format", "{{.Action}}"), "\n")
+}
+
+// powerLoss ends all at one instant and leaves what a machine finds on its disk when it is
+// switched on again.
+func powerLoss(t *testing.T, e *testkit.Engine) {
+	t.Helper()
+	var pids []int
+	for _, id := range strings.Fields(e.Must("ps", "-q", "--no-trunc")) {
+		pid, err := strconv.Atoi(e.Must("inspect", "-f", "{{.State.Pid}}", id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	shims := e.Shims()
+	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
+		for _, p := range shims { // nobody writes an exit record
+			if err := syscall.Kill(p, sig); err != nil && sig == syscall.SIGSTOP && err != syscall.ESRCH {
+				t.Fatal(err)
+			}
+		}
+		if sig == syscall.SIGSTOP {
+			e.Kill()
+			for _, p := range pids {
+				_ = syscall.Kill(p, syscall.SIGKILL)
+			}
+		}
+	}
+	testkit.Eventually(t, "all is dead", func() bool {
+		return len(e.Shims()) == 0 && !slices.ContainsFunc(pids, func(p int) bool { return syscall.Kill(p, 0) == nil })
+	})
+	for _, pattern := range []string{"/sys/fs/cgroup/*" + e.CgroupParent + "/*", "/sys/fs/cgroup" + e.CgroupParent + "/*"} {
+		dirs, _ := filepath.Glob(pattern)
+		for _, d := range dirs {
+			_ = syscall.Rmdir(d) // what is no group of a container is a file
+		}
+	}
+	entries, err := os.ReadDir(e.ExecRoot)
+	for _, f := range entries {
+		if err == nil {
+			err = os.RemoveAll(filepath.Join(e.ExecRoot, f.Name()))
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := durable.OpenDB(filepath.Join(e.DataRoot, "berth.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	err = db.Update(func(tx *durable.Tx) error {
+		records := map[string]map[string]any{}
+		err := tx.ForEach("containers", func(id string, data []byte) error {
+			var record map[string]any
+			records[id] = record
+			if err := json.Unmarshal(data, &record); err != nil {
+				return err
+			}
+			record["boot"], records[id] = "an earlier one", record
+			return nil
+		})
+		for id, record := range records {
+			if err == nil {
+				err = tx.Put("containers", id, record)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPoliciesAfterAPowerLoss(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	type life struct{ name, policy, before, after string }
+	lives := []life{
+		{"plain", "no", "", "exited 255"},
+		{"always", "always", "", "running 0"},
+		{"unless-stopped", "unless-stopped", "", "running 0"},
+		{"on-failure", "on-failure", "", "running 0"},
+		{"on-unhealthy", "on-unhealthy", "", "running 0"},
+		{"always-stopped", "always", "stop", "running 0"},
+		{"unless-stopped-stopped", "unless-stopped", "stop", "exited 143"},
+		{"on-failure-stopped", "on-failure", "stop", "exited 143"},
+		{"never-started", "always", "create", "created 0"},
+	}
+	for _, l := range lives {
+		verb := []string{"run", "-d", "--init"}
+		if l.before == "create" {
+			verb = []string{"create"}
+		}
+		e.Must(slices.Concat(verb, []string{"--network", "none", "--name", l.name, "--restart", l.policy, "busybox", "sleep", "1000"})...)
+		if l.before == "stop" {
+			e.Must("stop", l.name)
+		}
+	}
+	e.Must("run", "-d", "--rm", "--network", "none", "--name", "removed", "busybox", "sleep", "1000")
+	e.Must("run", "-d", "--restart", "always", "--network", "none", "--name", "pausing", "busybox", "sh", "-c", "test -e /again && exec sleep 1000; touch /again; exit 1")
+	powerLoss(t, e)
+	e.Start()
+	for _, l := range lives {
+		testkit.Eventually(t, l.name+" is "+l.after, func() bool {
+			return e.Must("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", l.name) == l.after
+		})
+	}
+	testkit.Eventually(t, "one that was between two lives runs", func() bool { return e.Must("inspect", "-f", "{{.State.Running}}", "pausing") == "true" })
+	if r := e.Berth("inspect", "removed"); r.Code == 0 {
+		t.Error("the --rm container is there")
+	}
 }
