@@ -99,6 +99,7 @@ var containerList = list[*containerRow]{
 		{"CreatedAt", "CREATED AT", (*containerRow).CreatedAt},
 		{"Status", "STATUS", (*containerRow).Status},
 		{"State", "STATE", (*containerRow).State},
+		{"HealthStatus", "HEALTH STATUS", (*containerRow).HealthStatus},
 		{"Ports", "PORTS", (*containerRow).Ports},
 		{"Names", "NAMES", (*containerRow).Names},
 		{"Size", "SIZE", (*containerRow).Size},
@@ -177,6 +178,14 @@ func (r *containerRow) CreatedAt() string { return time.Unix(r.c.Created, 0).Str
 
 func (r *containerRow) RunningFor() string {
 	return units.HumanDuration(r.now.UTC().Sub(time.Unix(r.c.Created, 0))) + " ago"
+}
+
+// HealthStatus is none, starting, healthy or unhealthy.
+func (r *containerRow) HealthStatus() string {
+	if r.c.Health == nil { // the engine is older than API 1.52
+		return ""
+	}
+	return string(r.c.Health.Status)
 }
 
 func (r *containerRow) State() string  { return string(r.c.State) }

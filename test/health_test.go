@@ -72,6 +72,9 @@ func TestHealthFollowsWhatProbesSay(t *testing.T) {
 	if s := column(e, "Status", "--filter", "health=healthy"); !strings.HasSuffix(s, " (healthy)") {
 		t.Errorf("ps says %q", s)
 	}
+	if s := column(e, "HealthStatus"); s != "healthy" {
+		t.Errorf("ps's HealthStatus is %q", s)
+	}
 	if s := column(e, "Names", "--filter", "health=none"); s != "" {
 		t.Errorf("containers without a health check: %q", s)
 	}

@@ -86,6 +86,9 @@ func adjustCreate(body *createBody, v version) (warnings []string, err error) {
 		hc.PidsLimit = nil
 	}
 	if v < 44 {
+		if body.Healthcheck != nil {
+			body.Healthcheck.StartInterval = 0 // was not known
+		}
 		for _, e := range body.NetworkingConfig.EndpointsConfig {
 			if e != nil {
 				e.MacAddress = nil // was only told, never taken
