@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -100,12 +101,23 @@ func logOptions(c Container) (logs.Options, error) {
 	return o.ForContainer(of), nil
 }
 
+// tagFuncs are those that Docker's templates have.
+var tagFuncs = template.FuncMap{
+	"json": func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err },
+	"join": strings.Join, "split": strings.Split, "lower": strings.ToLower, "upper": strings.ToUpper,
+	"title": func(s string) string { return strings.ToUpper(s[:min(1, len(s))]) + s[min(1, len(s)):] },
+	"pad": func(s string, before, after int) string {
+		return strings.Repeat(" ", before) + s + strings.Repeat(" ", after)
+	},
+	"truncate": func(s string, n int) string { return s[:min(max(n, 0), len(s))] },
+}
+
 // logTag fills in a tag template; its fields are those Docker documents.
 func logTag(tag string, c Container) (string, error) {
 	if tag == "" {
 		return "", nil
 	}
-	t, err := template.New("tag").Parse(tag)
+	t, err := template.New("tag").Funcs(tagFuncs).Parse(tag)
 	if err != nil {
 		return "", fail.New(fail.Invalid, "log opt tag: %w", err)
 	}

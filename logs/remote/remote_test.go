@@ -36,7 +36,7 @@ func TestSyslogFormats(t *testing.T) {
 		{Config{Facility: 3, Network: "unixgram"}, &Message{Stream: "stderr", Time: at, Text: []byte("hi")}, "<27>Jan  2 03:04:05 tag[PID]: hi"},
 		{Config{Format: "rfc3164", Network: "tcp"}, msg("hi"), "<6>Jan  2 03:04:05 HOST tag[PID]: hi\n"},
 		{Config{Format: "rfc5424", Network: "udp", Tag: "a b\xff"}, msg("hi"), "<6>1 2026-01-02T03:04:05Z HOST a_b_ PID a_b_ - hi"},
-		{Config{Format: "rfc5424micro", Network: "tcp", Facility: 23, Tag: strings.Repeat("t", 60)}, msg(""), "<190>1 2026-01-02T03:04:05.678901Z HOST " + strings.Repeat("t", 48) + " PID " + strings.Repeat("t", 32) + " - \n"},
+		{Config{Format: "rfc5424micro", Network: "tcp", Facility: 23, Tag: strings.Repeat("t", 60)}, msg(""), "<190>1 2026-01-02T03:04:05.678901Z HOST " + strings.Repeat("t", 60) + " PID " + strings.Repeat("t", 60) + " - \n"},
 		{Config{Format: "rfc5424", Network: "tls", Tag: "x"}, msg("hi"), "LEN <6>1 2026-01-02T03:04:05Z HOST x PID x - hi"},
 	} {
 		if test.cfg.Tag == "" {

@@ -37,16 +37,16 @@ func newSyslog(cfg Config) *syslog {
 	}
 	new := cfg.Format == "rfc5424" || cfg.Format == "rfc5424micro"
 	if new {
-		s.tag = printable(s.tag, 48)
+		s.tag = printable(s.tag)
 	}
 	s.counted = new && cfg.Network == networkTLS
 	s.terminated = !s.counted && cfg.Network != networkUDP && cfg.Network != networkUnixgram
 	return s
 }
 
-// printable is s as a name in a header of RFC 5424 (section 6): visible ASCII, not longer
-// than n.
-func printable(s string, n int) string {
+// printable is s as a name in a header of RFC 5424 (section 6): visible ASCII. It may be
+// longer than the 48 bytes that the RFC gives it, as with Docker; servers take it.
+func printable(s string) string {
 	b := []byte(s)
 	for i, c := range b {
 		if c < 33 || c > 126 {
@@ -56,7 +56,7 @@ func printable(s string, n int) string {
 	if len(b) == 0 {
 		return "-"
 	}
-	return string(b[:min(len(b), n)])
+	return string(b)
 }
 
 func dialSyslog(ctx context.Context, cfg Config) (net.Conn, error) {
@@ -115,7 +115,7 @@ func (s *syslog) one(dst []byte, m *Message) []byte {
 		dst = append(dst, ' ')
 		dst = append(dst, s.pid...)
 		dst = append(dst, ' ')
-		dst = append(dst, s.tag[:min(len(s.tag), 32)]...)
+		dst = append(dst, s.tag...)
 		dst = append(dst, " - "...)
 	default:
 		dst = at.AppendFormat(dst, "Jan _2 15:04:05 ")
