@@ -145,7 +145,7 @@ func TestAReloadTakesWhatCanChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	d := &daemon{set: set, level: new(slog.LevelVar), registry: registry.New(registry.Config{})}
+	d := &daemon{set: set, level: new(slog.LevelVar), registry: registry.New(registry.Config{}), tellReload: func(*Settings) {}}
 	d.log = newLog(set, d.level, &out)
 	d.live.Store(set)
 	var got engine.Runtimes

@@ -2,9 +2,12 @@ package test
 
 import (
 	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -328,4 +331,189 @@ func TestCpFollowsDockersPathRules(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestAHostileContainerIsCopiedFromAndToInSafety has the container exchange a directory for
+// symbolic links to the host's files all the while.
+func TestAHostileContainerIsCopiedFromAndToInSafety(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	outside := filepath.Join(e.Dir, "outside")
+	must(t, os.MkdirAll(filepath.Join(outside, "sub"), 0o755), os.WriteFile(filepath.Join(outside, "sub/f"), []byte("SECRET"), 0o644))
+	before := treeOf(t, outside)
+	e.Must("run", "-d", "--name", "evil", "--network", "none", "busybox", "sh", "-c", fmt.Sprintf(`
+		mkdir -p /own/sub; echo own > /own/sub/f; ln -s %[1]s /away; ln -s ../../../../../../..%[1]s /up; ln -s /proc/1/root%[1]s /magic
+		while :; do for l in away up magic; do mv -T /own /kept; mv -T /$l /own; mv -T /own /$l; mv -T /kept /own; done; done`, outside))
+	src := filepath.Join(e.Dir, "src")
+	must(t, os.MkdirAll(filepath.Join(src, "sub"), 0o755), os.WriteFile(filepath.Join(src, "sub/f"), []byte("sent"), 0o644))
+	copied := 0
+	for n := range 25 {
+		for _, from := range []string{"evil:/own/sub/f", "evil:/own/.", "evil:/own/sub"} {
+			r := e.Berth("cp", from, "-")
+			if strings.Contains(r.Stdout, "SECRET") {
+				t.Fatalf("%s gives a file of the host", from)
+			}
+			if r.Code == 0 {
+				copied++
+			}
+		}
+		e.Berth("cp", src+"/.", "evil:/own")
+		if n%5 == 0 {
+			e.Berth("cp", "-L", "evil:/own", filepath.Join(t.TempDir(), "out"))
+		}
+	}
+	if copied == 0 {
+		t.Error("nothing was copied at all")
+	}
+	if diff := cmp.Diff(before, treeOf(t, outside)); diff != "" {
+		t.Errorf("the host's files were changed:\n%s", diff)
+	}
+	e.Must("rm", "-f", "evil")
+}
+
+// TestArchiveStatuses asks the API for what cannot be done.
+func TestArchiveStatuses(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	e.Must("volume", "create", "vol")
+	e.Must("run", "-d", "--name", "runs", "--network", "none", "--read-only", "-v", "vol:/ro:ro", "-v", "vol:/rw", "--tmpfs", "/tm", "busybox", "sleep", "1000")
+	e.Must("create", "--name", "waits", "--network", "none", "--read-only", "-v", "vol:/ro:ro", "-v", "vol:/rw", "busybox", "sleep", "1000")
+	e.Must("create", "--name", "plain", "--network", "none", "--user", "app", "busybox", "true")
+	var plain, gz bytes.Buffer
+	at, err := os.Open("/etc/hostname")
+	must(t, err)
+	defer at.Close()
+	must(t, archive.Pack(t.Context(), at, "packed", &plain))
+	z := gzip.NewWriter(&gz)
+	_, err = z.Write(plain.Bytes())
+	must(t, err, z.Close())
+	for _, c := range []struct {
+		method, target string
+		body           string
+		status         int
+		says           string
+	}{
+		{"GET", "none/archive?path=/", "", 404, "No such container: none"},
+		{"GET", "plain/archive", "", 400, "path"},
+		{"GET", "plain/archive?path=/none", "", 404, "Could not find the file /none in container plain"},
+		{"GET", "plain/archive?path=/etc/passwd/", "", 400, "not a directory"},
+		{"HEAD", "plain/archive?path=/none", "", 404, ""},
+		{"HEAD", "none/archive?path=/", "", 404, ""},
+		{"PUT", "plain/archive?path=/none", plain.String(), 404, "Could not find the file /none in container plain"},
+		{"PUT", "plain/archive?path=/etc/passwd", plain.String(), 400, "extraction point is not a directory"},
+		{"PUT", "plain/archive?path=/", "this is no archive, though it is long enough to be taken for the beginning of one" + strings.Repeat(".", 1000), 400, "not a tar archive"},
+		{"PUT", "plain/archive?path=/", gz.String()[:gz.Len()/2], 400, "gzip"},
+		{"PUT", "plain/archive?path=/", plain.String()[:700], 400, "not a tar archive, or it is damaged"},
+		{"PUT", "plain/archive", plain.String(), 400, "path"},
+		{"PUT", "runs/archive?path=/etc", plain.String(), 403, "container rootfs is marked read-only"},
+		{"PUT", "runs/archive?path=/ro", plain.String(), 403, "mounted volume is marked read-only"},
+		{"PUT", "runs/archive?path=/rw", plain.String(), 200, ""},
+		{"PUT", "runs/archive?path=/tm", plain.String(), 200, ""},
+		{"PUT", "waits/archive?path=/etc", plain.String(), 403, "container rootfs is marked read-only"},
+		{"PUT", "waits/archive?path=/ro", plain.String(), 403, "mounted volume is marked read-only"},
+		{"PUT", "waits/archive?path=/rw", plain.String(), 200, ""},
+		{"PUT", "plain/archive?path=/root", gz.String(), 200, ""},
+		{"PUT", "plain/archive?path=/root", "", 200, ""},
+		{"HEAD", "plain/archive?path=/root/packed", "", 200, ""},
+		{"GET", "runs/archive?path=/proc/1/root/etc/passwd", "", 400, "symbolic links"},
+		{"GET", "runs/archive?path=/proc/version", "", 200, "Linux version"},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), c.method, "http://engine/v1.44/containers/"+c.target, strings.NewReader(c.body))
+		must(t, err)
+		answer, err := plainClient(e).Do(r)
+		must(t, err)
+		data, err := io.ReadAll(answer.Body)
+		must(t, err, answer.Body.Close())
+		if answer.StatusCode != c.status || !strings.Contains(string(data), c.says) {
+			t.Errorf("%s %s: %d %.200s, want %d and %q", c.method, c.target, answer.StatusCode, data, c.status, c.says)
+		}
+		if c.status == 200 && c.method != "PUT" && answer.Header.Get("X-Docker-Container-Path-Stat") == "" {
+			t.Errorf("%s %s tells nothing of the file", c.method, c.target)
+		}
+	}
+	// With -a files belong to the container's user, without it to whom they belonged.
+	for _, c := range []struct {
+		flag, owner string
+	}{{"-a", "1001:1002"}, {"-q", "77:88"}} {
+		f := filepath.Join(e.Dir, "owned")
+		must(t, os.WriteFile(f, []byte("x"), 0o600), os.Chown(f, 77, 88))
+		e.Must("cp", c.flag, f, "plain:/home/owned")
+		r := tar.NewReader(strings.NewReader(e.Must("cp", "plain:/home/owned", "-")))
+		h, err := r.Next()
+		must(t, err)
+		if got := fmt.Sprintf("%d:%d", h.Uid, h.Gid); got != c.owner {
+			t.Errorf("%s: the owner is %s, want %s", c.flag, got, c.owner)
+		}
+		out := filepath.Join(t.TempDir(), "out")
+		e.Must("cp", c.flag, "plain:/home/owned", out)
+		var st syscall.Stat_t
+		must(t, syscall.Stat(out, &st))
+		if want := map[string]string{"-a": c.owner, "-q": "0:0"}[c.flag]; fmt.Sprintf("%d:%d", st.Uid, st.Gid) != want {
+			t.Errorf("%s: the owner here is %d:%d, want %s", c.flag, st.Uid, st.Gid, want)
+		}
+	}
+	e.Must("rm", "-f", "runs", "waits", "plain")
+	e.Must("volume", "rm", "vol")
+}
+
+// TestACopyNeitherHoldsUpAContainerNorOutlivesTheEngine has clients that stop reading and writing.
+func TestACopyNeitherHoldsUpAContainerNorOutlivesTheEngine(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	e.Must("run", "-d", "--name", "big", "--network", "none", "-v", "/vol", "busybox", "sh", "-c", "dd if=/dev/urandom of=/big bs=1M count=40 2>/dev/null; touch /ready; sleep 1000")
+	testkit.Eventually(t, "the file is there", func() bool { return e.Berth("exec", "big", "test", "-e", "/ready").Code == 0 })
+	stalled := func() *http.Response {
+		r, err := plainClient(e).Get("http://engine/containers/big/archive?path=/big")
+		must(t, err)
+		_, err = io.ReadFull(r.Body, make([]byte, 1000))
+		must(t, err)
+		return r
+	}
+	r := stalled()
+	e.Must("restart", "-t", "0", "big") // takes the files back
+	if _, err := io.Copy(io.Discard, r.Body); err == nil {
+		t.Error("a copy that was cut off ends as if it were whole")
+	}
+	r.Body.Close()
+	r = stalled()
+	e.Must("rm", "-f", "big")
+	r.Body.Close()
+
+	e.Must("create", "--name", "rests", "--network", "none", "-v", "/vol", "busybox", "true")
+	before := mounts(t)
+	body, w := io.Pipe()
+	request, err := http.NewRequestWithContext(t.Context(), "PUT", "http://engine/containers/rests/archive?path=/vol", body)
+	must(t, err)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if r, err := plainClient(e).Do(request); err == nil {
+			r.Body.Close()
+		}
+	}()
+	_, err = w.Write(make([]byte, 100))
+	must(t, err)
+	e.Kill()
+	<-ended
+	w.Close()
+	if diff := cmp.Diff(before, mounts(t)); diff != "" {
+		t.Errorf("mounts are left:\n%s", diff)
+	}
+	e.Start()
+	e.Must("cp", "/etc/hostname", "rests:/vol/f")
+	e.Must("start", "rests")
+	e.Must("rm", "-fv", "rests")
+}
+
+// mounts are those of this machine that are the tests' own.
+func mounts(t *testing.T) (out []string) {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	must(t, err)
+	for line := range strings.Lines(string(data)) {
+		if strings.Contains(line, "/bt") {
+			out = append(out, line)
+		}
+	}
+	return out
 }
