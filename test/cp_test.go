@@ -403,7 +403,7 @@ func TestArchiveStatuses(t *testing.T) {
 		{"PUT", "plain/archive?path=/etc/passwd", plain.String(), 400, "extraction point is not a directory"},
 		{"PUT", "plain/archive?path=/", "this is no archive, though it is long enough to be taken for the beginning of one" + strings.Repeat(".", 1000), 400, "not a tar archive"},
 		{"PUT", "plain/archive?path=/", gz.String()[:gz.Len()/2], 400, "gzip"},
-		{"PUT", "plain/archive?path=/", plain.String()[:700], 400, "not a tar archive, or it is damaged"},
+		{"PUT", "plain/archive?path=/", plain.String()[:400], 400, "not a tar archive, or it is damaged"},
 		{"PUT", "plain/archive", plain.String(), 400, "path"},
 		{"PUT", "runs/archive?path=/etc", plain.String(), 403, "container rootfs is marked read-only"},
 		{"PUT", "runs/archive?path=/ro", plain.String(), 403, "mounted volume is marked read-only"},
@@ -494,8 +494,8 @@ func TestACopyNeitherHoldsUpAContainerNorOutlivesTheEngine(t *testing.T) {
 	_, err = w.Write(make([]byte, 100))
 	must(t, err)
 	e.Kill()
+	w.Close() // the client waits for its own body
 	<-ended
-	w.Close()
 	if diff := cmp.Diff(before, mounts(t)); diff != "" {
 		t.Errorf("mounts are left:\n%s", diff)
 	}
