@@ -25,6 +25,9 @@ func refuseForeign(h *container.HostConfig) error {
 	if h.Umask != nil && *h.Umask > 0o777 {
 		return fail.New(fail.Invalid, "invalid umask %#o: it has the bits of 0777 only", *h.Umask)
 	}
+	if _, empty := h.Annotations[""]; empty {
+		return fail.New(fail.Invalid, "invalid Annotations: the empty string is not permitted as an annotation key")
+	}
 	if h.Cgroup != "" {
 		return fail.New(fail.Invalid, "invalid cgroup mode: %s", string(h.Cgroup))
 	}

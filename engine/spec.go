@@ -85,6 +85,10 @@ func (m *specMaker) spec(c Container, s surroundings) (*oci.Spec, error) {
 	}
 	if !h.UTSMode.IsHost() {
 		spec.Hostname, spec.Domainname = c.Config.Hostname, c.Config.Domainname
+		// The specification has domain names since 1.1; older runtimes know the sysctl.
+		if name := c.Config.Domainname; name != "" && h.Runtime != OwnRuntime && h.Sysctls["kernel.domainname"] == "" {
+			spec.Linux.Sysctl["kernel.domainname"] = name
+		}
 	}
 	// Last, for what a device's specification says replaces what is there already.
 	return spec, m.named.apply(spec, h.DeviceRequests)

@@ -84,6 +84,9 @@ func TestDevicesOfCDISpecifications(t *testing.T) {
 			t.Errorf("%s brings %s, want %s", g.args, out, g.want)
 		}
 	}
+	if out := e.MustDocker("run", "--rm", "--network", "none", "--device", "berth.test/thing=other", "--gpus", "device=0", "busybox", "env"); !strings.Contains(out, "OTHER=yes") || !strings.Contains(out, "GPU_ZERO=yes") {
+		t.Errorf("the official client's container has %s", out)
+	}
 	refused("could not select device driver", "--gpus", "all,capabilities=teleport")
 	refused("could not select device driver", "--gpus", "all,driver=amd.com")
 	refused("nvidia.com/gpu=7", "--gpus", "device=7")

@@ -189,6 +189,7 @@ func TestConflictingFlagsAreOneLineAndLeaveNothing(t *testing.T) {
 		{"--memory 5b", "Minimum memory limit allowed is 6MB"},
 		{"--isolation process", "invalid isolation"},
 		{"--umask 1000", "invalid umask 01000"},
+		{"--annotation =x", "annotation key"},
 		{"--umask 9", "invalid syntax"},
 		{"--name a/b", "Invalid container name"},
 		{"--name donor", "is already in use by container"},
