@@ -49,6 +49,7 @@ func (d *daemon) reload() {
 		{"log-opts", d.set.LogOpts, next.LogOpts},
 		{"log-format", d.set.LogFormat, next.LogFormat},
 		{"default-ulimits", d.set.DefaultUlimits, next.DefaultUlimits},
+		{"cdi-spec-dirs", d.set.CDISpecDirs, next.CDISpecDirs},
 		{"default-shm-size", d.set.DefaultShmSize, next.DefaultShmSize},
 		{"init", d.set.Init, next.Init},
 		{"init-path", d.set.InitPath, next.InitPath},

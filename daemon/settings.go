@@ -187,7 +187,7 @@ func newSettings() *Settings {
 	f.Var(mapValue{s.LogOpts}, "log-opt", "Default log option of containers, key=value")
 	f.Var(ulimitValue{s.DefaultUlimits}, "default-ulimit", "Default ulimit of containers, name=soft[:hard]")
 	f.Var((*sizeValue)(&s.DefaultShmSize), "default-shm-size", "Default size of /dev/shm in containers")
-	f.StringArrayVar(&s.CDISpecDirs, "cdi-spec-dir", engine.DefaultCDISpecDirs, "Directory with CDI specifications of devices; \"\" for none")
+	f.StringArrayVar(&s.CDISpecDirs, "cdi-spec-dir", engine.DefaultCDISpecDirs(), "Directory with CDI specifications of devices; \"\" for none")
 	f.StringArrayVar(&s.Labels, "label", nil, "Label of the engine, key=value")
 	f.Var(runtimeValue{s.Runtimes}, "add-runtime", "Register an OCI runtime with runc's command line, name=path")
 	f.StringVar(&s.DefaultRuntime, "default-runtime", engine.OwnRuntime, "OCI runtime of containers that name none: berth, crun, runc or runsc if installed, or a registered one")

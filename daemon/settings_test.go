@@ -26,15 +26,35 @@ func parse(t *testing.T, file string, args ...string) (*Settings, error) {
 
 func TestFlagsAndFileAreRead(t *testing.T) {
 	s, err := parse(t, `{"data-root":"/d","hosts":["unix:///a","/b"],"debug":true,"log-opts":{"max-size":"1m"},"insecure-registries":["r:5000"],
-		"default-ulimits":{"nofile":{"Name":"x","Soft":1,"Hard":2}},"default-shm-size":"128M","labels":["a=b"],"shutdown-timeout":3,"idle-timeout":"1m"}`,
+		"default-ulimits":{"nofile":{"Name":"x","Soft":1,"Hard":2}},"default-shm-size":"128M","labels":["a=b"],"cdi-spec-dirs":["/x","/y"],"shutdown-timeout":3,"idle-timeout":"1m"}`,
 		"--exec-root", "/e", "-l", "warn", "--registry-mirror", "http://m")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if s.DataRoot != "/d" || s.ExecRoot != "/e" || !reflect.DeepEqual(s.Hosts, []string{"unix:///a", "unix:///b"}) || !s.Debug || s.LogOpts["max-size"] != "1m" ||
-		s.InsecureRegistries[0] != "r:5000" || s.DefaultShmSize != 128<<20 || s.Labels[0] != "a=b" || s.ShutdownTimeout != 3 || s.IdleTimeout != time.Minute ||
+		s.InsecureRegistries[0] != "r:5000" || s.DefaultShmSize != 128<<20 || s.Labels[0] != "a=b" || !reflect.DeepEqual(s.CDISpecDirs, []string{"/x", "/y"}) || s.ShutdownTimeout != 3 || s.IdleTimeout != time.Minute ||
 		s.RegistryMirrors[0] != "http://m" || s.Pidfile != "/e/berthd.pid" {
 		t.Errorf("%+v", s)
+	}
+}
+
+func TestDirectoriesOfCDISpecifications(t *testing.T) {
+	for _, c := range []struct {
+		file string
+		args []string
+		want []string
+	}{
+		{`{}`, nil, engine.DefaultCDISpecDirs()},
+		{`{}`, []string{"--cdi-spec-dir", "/a", "--cdi-spec-dir", "/b"}, []string{"/a", "/b"}},
+		{`{"cdi-spec-dirs":[""]}`, nil, nil},
+		{`{}`, []string{"--cdi-spec-dir", ""}, nil},
+	} {
+		if s, err := parse(t, c.file, c.args...); err != nil || !reflect.DeepEqual(s.CDISpecDirs, c.want) {
+			t.Errorf("%s %q: %v", c.file, c.args, err)
+		}
+	}
+	if _, err := parse(t, `{"cdi-spec-dirs":["cdi"]}`); !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), `--cdi-spec-dir "cdi" is not an absolute path`) {
+		t.Error(err)
 	}
 }
 
@@ -150,6 +170,7 @@ func TestAReloadTakesWhatCanChange(t *testing.T) {
 	d.live.Store(set)
 	var got engine.Runtimes
 	d.setRuntimes = func(r engine.Runtimes) { got = r }
+	d.tellReload = func(*Settings) {}
 	write(`{"labels":["a=2"],"debug":true,"log-driver":"none","mtu":1400,"default-runtime":"mine","runtimes":{"mine":{"path":"/bin/mine","runtimeArgs":["--flag"]}}}`)
 	d.reload()
 	if want := (engine.Runtimes{Default: "mine", Registered: map[string]engine.Runtime{"mine": {Path: "/bin/mine", Args: []string{"--flag"}}}}); !reflect.DeepEqual(got, want) {

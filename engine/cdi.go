@@ -15,10 +15,10 @@ import (
 	"berth/fail"
 )
 
-// DefaultCDISpecDirs are where machines keep the specifications of their devices
+// DefaultCDISpecDirs is where machines keep the specifications of their devices
 // (https://tags.cncf.io/container-device-interface, SPEC.md); what is in a later one goes
 // before what is in an earlier one.
-var DefaultCDISpecDirs = []string{"/etc/cdi", "/var/run/cdi"}
+func DefaultCDISpecDirs() []string { return []string{"/etc/cdi", "/var/run/cdi"} }
 
 const cdiDriver = "cdi"
 
