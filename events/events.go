@@ -16,6 +16,35 @@ type Event struct {
 	ID     string            `json:"id"`
 	Attrs  map[string]string `json:"attrs,omitempty"`
 	Time   time.Time         `json:"time"`
+
+	texts *texts // of one that was published
+}
+
+// texts are an event's encodings, made once for all subscribers.
+type texts struct {
+	mu     sync.Mutex // guards byForm
+	byForm map[string][]byte
+}
+
+// Text encodes an event in a form that has a name; for a published one it is done once.
+// The bytes must not be changed.
+func (e Event) Text(form string, encode func(Event) ([]byte, error)) ([]byte, error) {
+	if e.texts == nil {
+		return encode(e)
+	}
+	e.texts.mu.Lock()
+	defer e.texts.mu.Unlock()
+	if text, ok := e.texts.byForm[form]; ok {
+		return text, nil
+	}
+	text, err := encode(e)
+	if err == nil {
+		if e.texts.byForm == nil {
+			e.texts.byForm = make(map[string][]byte, 1)
+		}
+		e.texts.byForm[form] = text
+	}
+	return text, err
 }
 
 // historySize is how many events are kept in memory (Docker keeps 256 in all); the file
@@ -76,6 +105,9 @@ func (b *Bus) Publish(e Event) {
 	b.history = append(b.history, n)
 	if b.journal != nil {
 		b.journal.add(n)
+	}
+	if len(b.subs) > 1 {
+		e.texts = new(texts) // the history does without
 	}
 	for s := range b.subs {
 		select {

@@ -128,24 +128,32 @@ type eventWriter struct {
 	*writer
 	version version
 	form    string
-	buf     bytes.Buffer
-	enc     *json.Encoder
 }
 
 func (w *eventWriter) send(e berthevents.Event) error {
-	if w.enc == nil {
-		w.enc = json.NewEncoder(&w.buf)
-		w.enc.SetEscapeHTML(false)
+	form := "new"
+	if w.version < 52 {
+		form = "old"
 	}
-	w.buf.Reset()
-	if w.form == types.MediaTypeJSONSequence {
-		w.buf.WriteByte(0x1e) // RFC 7464: record separator before each text
-	}
-	if err := w.enc.Encode(eventAnswer(e, w.version)); err != nil {
+	line, err := e.Text(form, w.encode)
+	if err != nil {
 		return err
 	}
-	_, err := w.Write(w.buf.Bytes())
+	if w.form == types.MediaTypeJSONSequence {
+		if _, err := w.Write([]byte{0x1e}); err != nil { // RFC 7464: record separator before each text
+			return err
+		}
+	}
+	_, err = w.Write(line)
 	return err
+}
+
+func (w *eventWriter) encode(e berthevents.Event) ([]byte, error) {
+	var line bytes.Buffer
+	enc := json.NewEncoder(&line)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(eventAnswer(e, w.version))
+	return line.Bytes(), err
 }
 
 // eventsType chooses the form of the stream. Until 1.51 there is only one name for it.
