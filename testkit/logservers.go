@@ -100,7 +100,7 @@ func NewRsyslog(t testing.TB, a *Authority) *Rsyslog {
 	tcp, udp := FreePort(t), FreePort(t)
 	r.TCP, r.UDP = "127.0.0.1:"+tcp, "127.0.0.1:"+udp
 	var b strings.Builder
-	fmt.Fprintf(&b, `global(workDirectory=%q)
+	fmt.Fprintf(&b, `global(workDirectory=%q maxMessageSize="64k")
 module(load="imuxsock" SysSock.Use="off")
 input(type="imuxsock" Socket=%q)
 module(load="imudp")
