@@ -297,6 +297,22 @@ func savedImages(s *subject) {
 	s.says(id, "inspect", "-f", "{{.Id}}", "saved:1")
 
 	s.says("1 [] []", "inspect", "-f", "{{len .RootFS.Layers}} {{.Config.Entrypoint}} {{.Config.Env}}", func() string { return s.must("import", testkit.BusyboxTar(s.T)) }())
+
+	exported := filepath.Join(dir, "exported.tar")
+	s.must("create", "--name", "exported", "saved:1")
+	s.must("export", "-o", exported, "exported")
+	names := strings.Join(tarNames(s.T, exported), "\n")
+	if !regexp.MustCompile(`(?m)^kept$`).MatchString(names) || !regexp.MustCompile(`(?m)^vol/$`).MatchString(names) {
+		s.Errorf("export lacks what the image has:\n%s", names)
+	}
+	s.must("rm", "-v", "exported")
+	s.must("create", "--name", "exported", "-v", "exportedvolume:/other", "busybox")
+	s.must("cp", "-q", exported, "exported:/other/file")
+	s.must("export", "-o", exported, "exported")
+	if names := strings.Join(tarNames(s.T, exported), "\n"); regexp.MustCompile(`(?m)^other/file$`).MatchString(names) {
+		s.Error("export has what is in a volume")
+	}
+	s.must("rm", "exported")
 	s.must("rmi", "saved:1")
 }
 
