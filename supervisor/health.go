@@ -47,6 +47,9 @@ type Probe struct {
 	Output   string    `json:"output,omitempty"`
 }
 
+// probeStart bounds how long the start of a probe's process may take, as in Docker.
+const probeStart = 30 * time.Second
+
 // Limits of what is kept of probes, Docker's.
 const (
 	probesKept  = 5
@@ -169,8 +172,10 @@ func (s *shim) probe() {
 
 	result, ended := s.execProbe(ctx, h)
 
+	// A container that ends takes its probe along, and is seen to have ended only after that.
+	torn := ended != nil && ended.ExitCode == killed && exiting(s.container.Pid())
 	s.mu.Lock()
-	counts := ctx.Err() == nil && s.phase == isRunning
+	counts := ctx.Err() == nil && s.phase == isRunning && !torn
 	if ended != nil {
 		s.tellLocked(Event{Kind: EventProbed, Exec: ended})
 	}
@@ -195,24 +200,27 @@ func (s *shim) probe() {
 func (s *shim) execProbe(ctx context.Context, h *prober) (result Probe, ended *ExecState) {
 	result = Probe{Start: time.Now(), ExitCode: -1}
 	defer func() { result.End = time.Now() }()
-	ctx, cancel := context.WithTimeout(ctx, h.cfg.Timeout)
-	defer cancel()
 	ours, theirs, err := pipe(true)
 	if err != nil {
 		result.Output = err.Error()
 		return result, nil
 	}
 	defer ours.Close()
-	p, err := s.container.Exec(ctx, runtime.ExecConfig{Process: h.process, Stdio: [3]*os.File{nil, theirs, theirs}})
+	// What it takes to start is not the program's time.
+	starting, started := context.WithTimeout(ctx, probeStart)
+	p, err := s.container.Exec(starting, runtime.ExecConfig{Process: h.process, Stdio: [3]*os.File{nil, theirs, theirs}})
+	started()
 	theirs.Close()
 	if err != nil {
 		result.Output = "exec failed: unable to start container process: " + err.Error()
 		if errors.Is(err, context.DeadlineExceeded) {
-			result.Output = tooSlow(h.cfg.Timeout, "")
+			result.Output = fmt.Sprintf("the probe could not be started within %v", probeStart)
 		}
 		return result, nil
 	}
 	defer p.Release()
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.Timeout)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
 		// It leads a session and a process group, of which all die that it has not let go of.
 		_ = unix.Kill(-p.Pid(), unix.SIGKILL)
@@ -227,12 +235,12 @@ func (s *shim) execProbe(ctx context.Context, h *prober) (result Probe, ended *E
 	}()
 	text := readProbe(&output{f: ours})
 	<-over
-	killed := !stop()
+	tooLong := !stop()
 	if err != nil {
 		exit.Code, exit.At = 255, time.Now()
 	}
 	ended = &ExecState{Pid: p.Pid(), ExitCode: exit.Code, ExitedAt: exit.At}
-	if killed {
+	if tooLong {
 		result.Output = tooSlow(h.cfg.Timeout, text)
 		return result, ended
 	}

@@ -114,9 +114,9 @@ func TestHealthChecksOfEveryKind(t *testing.T) {
 		sleep := []string{"sleep", "1000"}
 
 		// A probe that takes too long is killed with all that it has started.
-		run("slow", slices.Concat([]string{"--health-cmd", "echo begun; sleep 777 & sleep 778", "--health-timeout", "300ms", "--health-retries", "1", "busybox"}, sleep)...)
+		run("slow", slices.Concat([]string{"--health-cmd", "echo begun; sleep 777 & sleep 778", "--health-timeout", "1s", "--health-retries", "1", "busybox"}, sleep)...)
 		h := becomes(t, e, "slow", container.Unhealthy)
-		if last := h.Log[0]; last.ExitCode != -1 || last.Output != "Health check exceeded timeout (300ms): begun\n" {
+		if last := h.Log[0]; last.ExitCode != -1 || last.Output != "Health check exceeded timeout (1s): begun\n" {
 			t.Errorf("a slow probe: %+v", last)
 		}
 		e.Must("pause", "slow") // which ends the one under way
@@ -216,4 +216,19 @@ func TestAPausedContainerIsNotProbedAndARestartBeginsAnew(t *testing.T) {
 	if n := len(slices.DeleteFunc(told, func(a string) bool { return a != "health_status: healthy" })); n != 2 {
 		t.Errorf("it became healthy %d times by the events", n)
 	}
+}
+
+func TestAProbeThatItsContainerTakesAlongDoesNotCount(t *testing.T) {
+	withRuntimes(t, func(t *testing.T, e *testkit.Engine) {
+		since := time.Now()
+		id := e.Must("run", "-d", "--network", "none", "--restart", "on-unhealthy", "--health-cmd", "touch /begun; sleep 1000", "--health-interval", "50ms", "--health-retries", "1",
+			"busybox", "sh", "-c", "while [ ! -e /begun ]; do sleep 0.05; done; exit 0")
+		e.Must("wait", id)
+		if got := e.Must("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.RestartCount}} {{.State.Health.FailingStreak}}", id); got != "exited 0 0 0" {
+			t.Errorf("it is %s", got)
+		}
+		if told := actions(e, since, id); slices.ContainsFunc(told, func(a string) bool { return strings.HasPrefix(a, "health_status") }) {
+			t.Errorf("events: %q", told)
+		}
+	})
 }
