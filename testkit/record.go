@@ -1,7 +1,10 @@
 package testkit
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,11 +50,32 @@ func Recorded() []Record {
 	return slices.Clone(recorder.done)
 }
 
-// NoteLine notes that a test has run program; programs other than berth are not noted. The
-// code may be set later, when the program has ended.
+// ReadRecords reads a file that BERTH_RECORD has named.
+func ReadRecords(path string) ([]Record, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var out []Record
+	for d := json.NewDecoder(bytes.NewReader(data)); ; {
+		var r Record
+		if err := d.Decode(&r); err == io.EOF {
+			return out, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("records in %s: %w", path, err)
+		}
+		out = append(out, r)
+	}
+}
+
+// NoteLine notes that a test has run program; programs other than berth are not noted, unless
+// they run it (env, nsenter). The code may be set later, when the program has ended.
 func NoteLine(t testing.TB, program string, args []string) *Line {
-	line := &Line{Args: slices.Clone(args)}
-	if filepath.Base(program) == "berth" {
+	isBerth := func(word string) bool { return filepath.IsAbs(word) && filepath.Base(word) == "berth" }
+	words := append([]string{program}, args...)
+	at := slices.IndexFunc(words, isBerth)
+	line := &Line{Args: slices.Clone(words[at+1:])}
+	if at >= 0 {
 		note(t, func(r *Record) { r.Lines = append(r.Lines, line) })
 	}
 	return line

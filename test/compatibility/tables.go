@@ -55,7 +55,7 @@ var patterns = func() (out []pattern) {
 		method, path, _ := strings.Cut(r.Name, " ")
 		quoted := regexp.QuoteMeta(path)
 		any := "([^/]+)"
-		if strings.HasPrefix(path, "/images/") || strings.HasPrefix(path, "/distribution/") || method == "DELETE" {
+		if strings.HasPrefix(path, "/images/") || strings.HasPrefix(path, "/distribution/") || strings.HasPrefix(path, "/plugins/") || method == "DELETE" {
 			any = "(.+)"
 		}
 		out = append(out, pattern{r.Name, len(wildcard.ReplaceAllString(quoted, "")),
