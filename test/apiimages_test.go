@@ -28,6 +28,15 @@ func (r apiAnswer) lines() []map[string]any {
 	}
 }
 
+// searchIndex answers a search for "busy" as Docker Hub's index does.
+func searchIndex(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/v1/search" || r.URL.Query().Get("q") != "busy" {
+		http.Error(w, "no", http.StatusNotFound)
+		return
+	}
+	fmt.Fprintf(w, `{"num_results":1,"query":"busy","results":[{"name":"busybox","description":"small, n=%s","star_count":7,"is_official":true}]}`, r.URL.Query().Get("n"))
+}
+
 // pushed is an image of the registry.
 func (a *apiTest) pushed(name string) testkit.PushedImage {
 	a.Helper()
@@ -184,13 +193,7 @@ var apiImages = []apiCase{
 		a.ask(400, "DELETE", "/images/UPPER", "")
 	}},
 	{row: "GET /images/search", test: func(a *apiTest) {
-		index := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path != "/v1/search" || r.URL.Query().Get("q") != "busy" {
-				http.Error(w, "no", http.StatusNotFound)
-				return
-			}
-			fmt.Fprintf(w, `{"num_results":1,"query":"busy","results":[{"name":"busybox","description":"small, n=%s","star_count":7,"is_official":true}]}`, r.URL.Query().Get("n"))
-		}))
+		index := httptest.NewServer(http.HandlerFunc(searchIndex))
 		defer index.Close()
 		term := strings.TrimPrefix(index.URL, "http://") + "/busy"
 		found, err := a.go_.ImageSearch(a.Context(), term, mobyclient.ImageSearchOptions{Limit: 5})

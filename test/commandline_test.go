@@ -1,6 +1,8 @@
 package test
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -49,7 +51,9 @@ func TestOptionsThatNoOtherTestNeeds(t *testing.T) {
 	e.Must("save", "-o", file("saved.tar"), "busybox")
 	e.Must("run", "-d", "--name", "box", "--network", "none", "--label", "l=1", "busybox", "sh", "-c", "echo said; echo x > /new; sleep 1000")
 	testkit.Eventually(t, "it has said something", func() bool { return e.Must("logs", "box") == "said" })
-	r := strings.NewReplacer("HUB", hub.Addr, "LOCKED", locked.Addr, "DIR", e.Dir, "HOST", e.Host)
+	index := httptest.NewServer(http.HandlerFunc(searchIndex))
+	defer index.Close()
+	r := strings.NewReplacer("INDEX", strings.TrimPrefix(index.URL, "http://"), "HUB", hub.Addr, "LOCKED", locked.Addr, "DIR", e.Dir, "HOST", e.Host)
 	for _, s := range []step{
 		{"--version", 0, `^Berth version `},
 		{"--debug --log-level debug version --format {{.Server.Os}}", 0, `^linux\n`},
@@ -57,9 +61,13 @@ func TestOptionsThatNoOtherTestNeeds(t *testing.T) {
 		{"--config DIR/conf logout LOCKED", 0, `Removing login credentials`},
 		{"context create here --description mine --docker host=HOST", 0, `here`},
 		{"--context here ps --format {{.Names}}", 0, `^box\n`},
-		{"context rm --force here", 0, `here`},
+		{"context create second --from here", 0, `second`},
+		{"context update --description other --docker host=tcp://127.0.0.1:9 second", 0, `second`},
+		{"context inspect --format {{.Metadata.Description}}:{{.Endpoints.docker.Host}} second", 0, `^other:tcp://127.0.0.1:9\n`},
+		{"context ls --quiet", 0, `(?m)^second$`},
+		{"context rm --force here second", 0, `here`},
 		{"container", 0, `Manage containers`}, {"image", 0, `Manage images`}, {"network", 0, `Manage networks`}, {"volume", 0, `Manage volumes`}, {"system", 0, `Manage Berth`},
-		{"manifest", 0, `(?i)manifest`}, {"context", 0, `(?i)contexts`},
+		{"manifest", 0, `(?i)manifest`}, {"context", 0, `(?i)contexts`}, {"builder", 0, `(?i)build`},
 
 		{"diff box", 0, `(?m)^A /new$`},
 		{"export --output DIR/exported.tar box", 0, `^$`},
@@ -69,6 +77,8 @@ func TestOptionsThatNoOtherTestNeeds(t *testing.T) {
 		{"logs --since 1h --until 1h box", 0, `^$`},
 		{"logs --since 1h --until 2099-01-01T00:00:00 box", 0, `^said\n$`},
 		{"logs --details --timestamps --tail 1 box", 0, `^20\S+ +said\n$`},
+		{"logs --names box", 0, `box.*said`},
+		{"search --limit 3 --no-trunc INDEX/busy", 0, `(?m)^busybox +small, n=3 +7`},
 		{"ps --size --no-trunc --format {{.Size}}", 0, `\(virtual `},
 		{"ps --last 1 --format {{.Names}}", 0, `^box\n$`}, {"ps --latest --quiet --no-trunc", 0, `^[0-9a-f]{64}\n$`},
 		{"stats --no-stream --no-trunc --format {{.ID}} box", 0, `^[0-9a-f]{64}\n$`},
@@ -114,6 +124,8 @@ func TestOptionsThatNoOtherTestNeeds(t *testing.T) {
 		{"exec joiner ip -6 addr show eth7", 0, `fd00:77::9/64`},
 		{"inspect --format {{.NetworkSettings.Networks.n2.GwPriority}} joiner", 0, `^5\n`},
 		{"network disconnect n2 joiner", 0, ``},
+		{"network connect --link-local-ip 169.254.8.8 n2 joiner", 0, ``},
+		{"inspect --format {{.NetworkSettings.Networks.n2.IPAMConfig.LinkLocalIPs}} joiner", 0, `^\[169.254.8.8\]\n`},
 		{"create --name linked --network n1 busybox sleep 1000", 0, ``},
 		{"network connect --link joiner:friend n3 linked", 0, ``},
 		{"inspect --format {{.NetworkSettings.Networks.n3.Links}} linked", 0, `^\[joiner:friend\]\n`},
@@ -126,9 +138,12 @@ func TestOptionsThatNoOtherTestNeeds(t *testing.T) {
 
 		{"system check", 0, ``}, {"system check --quiet", 0, ``}, {"system check --repair", 0, ``},
 		{"system prune --force --filter label=nobody", 0, `Total reclaimed space: 0B`},
-		{"builder prune --all --force --filter until=24h", 0, `(?i)total.*0B`},
+		{"builder prune --all --force --keep-storage 1GB --filter until=24h", 0, `(?i)total.*0B`},
 
 		// What is not there.
+		{"run --cpu-count 1 busybox", 125, `Windows only`}, {"run --cpu-percent 1 busybox", 125, `Windows only`},
+		{"run --io-maxbandwidth 1m busybox", 125, `Windows only`}, {"run --io-maxiops 1 busybox", 125, `Windows only`},
+		{"start --checkpoint x box", 1, `(?i)checkpoint`}, {"start --checkpoint-dir /x box", 1, `(?i)checkpoint`},
 		{"build .", 1, `'berth build' is not part of this release yet`}, {"compose up", 1, `'berth compose' is not part of this release yet`},
 		{"buildx ls", 1, `buildx`}, {"image build .", 1, `'berth build' is not part of this release yet`},
 	} {

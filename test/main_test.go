@@ -31,6 +31,11 @@ func compatibilityPage() int {
 	if err != nil && !os.IsNotExist(err) {
 		return pageError(err)
 	}
+	names, err := testNames()
+	if err != nil {
+		return pageError(err)
+	}
+	exists := func(name string) bool { return names[name] }
 	records := testkit.Recorded()
 	if *writeCompatibility {
 		// Records of earlier runs count too.
@@ -39,7 +44,7 @@ func compatibilityPage() int {
 				return pageError(err)
 			}
 		}
-		page := compatibility.Page(string(before), records)
+		page := compatibility.Page(string(before), records, exists)
 		if err := os.WriteFile(path, []byte(page), 0o644); err != nil {
 			return pageError(err)
 		}
@@ -50,11 +55,7 @@ func compatibilityPage() int {
 	if strings.Contains(chosen, "/") || flag.Lookup("test.skip").Value.String() != "" || os.Getenv("BERTH_TEST_RUNTIME") != "" {
 		records = nil
 	}
-	names, err := testNames()
-	if err != nil {
-		return pageError(err)
-	}
-	wrong := compatibility.Check(string(before), records, func(name string) bool { return names[name] })
+	wrong := compatibility.Check(string(before), records, exists)
 	for _, w := range wrong {
 		fmt.Println("docs/compatibility.md:", w)
 	}

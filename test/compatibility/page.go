@@ -190,12 +190,18 @@ func (e evidence) widen(c *claim) {
 }
 
 // Page is the page that records prove. Of tests that did not run it keeps what the page
-// before says.
-func Page(before string, records []testkit.Record) string {
-	e := gather(records)
+// before says. Exists says whether there is a top-level test of that name.
+func Page(before string, records []testkit.Record, exists func(string) bool) string {
+	there := func(test string) bool {
+		top, _, _ := strings.Cut(test, "/")
+		return exists(top)
+	}
+	e := gather(slices.DeleteFunc(slices.Clone(records), func(r testkit.Record) bool { return !there(r.Test) }))
 	old := map[string]claim{}
 	for _, c := range parse(before) {
-		old[c.key] = c
+		if there(c.test) {
+			old[c.key] = c
+		}
 	}
 	var b strings.Builder
 	b.WriteString(head)

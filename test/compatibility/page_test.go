@@ -21,6 +21,8 @@ func claims(t *testing.T, page string) map[string]claim {
 	return out
 }
 
+func always(string) bool { return true }
+
 func TestThePageSaysWhatTheRecordsShow(t *testing.T) {
 	page := Page("", []testkit.Record{
 		passed("TestOne", 3, "container", "run", "--rm", "-it", "busybox"),
@@ -28,7 +30,8 @@ func TestThePageSaysWhatTheRecordsShow(t *testing.T) {
 		{Test: "TestFails", Outcome: "failed", Lines: []*testkit.Line{{Args: []string{"run", "--env", "A=1", "x"}}}},
 		passed("TestNoBuilder", 1, "build", "."),
 		{Test: "TestAPI/x", Outcome: "passed", Answers: []*testkit.Answer{{Row: "GET /info", Status: 200}, {Row: "GET /info", Status: 200, By: "python3-docker"}}},
-	})
+		passed("TestGone", 0, "ps"),
+	}, func(name string) bool { return name != "TestGone" })
 	got := claims(t, page)
 	for key, want := range map[string]struct{ state, test, second string }{
 		"run":            {works, "TestOne", ""},
@@ -41,6 +44,7 @@ func TestThePageSaysWhatTheRecordsShow(t *testing.T) {
 		"GET /version":   {unproven, "", ""},
 		"GET /plugins":   {notSupported, "", ""},
 		"--host":         {unproven, "", ""},
+		"ps":             {unproven, "", ""},
 		"network create": {unproven, "", ""},
 	} {
 		c, found := got[key]
@@ -48,15 +52,15 @@ func TestThePageSaysWhatTheRecordsShow(t *testing.T) {
 			t.Errorf("%s: %+v (there: %v), want %+v", key, c, found, want)
 		}
 	}
-	if wrong := Check(page, nil, func(string) bool { return true }); len(wrong) > 0 {
+	if wrong := Check(page, nil, always); len(wrong) > 0 {
 		t.Errorf("a fresh page is said to be wrong: %q", wrong)
 	}
 }
 
 func TestAPageThatClaimsTooMuchIsWrong(t *testing.T) {
 	record := passed("TestOne", 0, "run", "--rm", "busybox")
-	page := Page("", []testkit.Record{record})
 	exists := func(name string) bool { return name == "TestOne" }
+	page := Page("", []testkit.Record{record}, exists)
 	for _, tt := range []struct {
 		what, page string
 		records    []testkit.Record
@@ -79,8 +83,8 @@ func TestAPageThatClaimsTooMuchIsWrong(t *testing.T) {
 }
 
 func TestAPartOfTheTestsKeepsTheOthersRows(t *testing.T) {
-	first := Page("", []testkit.Record{passed("TestOne", 0, "run", "--rm", "busybox"), passed("TestTwo", 0, "ps", "-a")})
-	second := claims(t, Page(first, []testkit.Record{passed("TestOne", 0, "run", "--tty", "busybox"), passed("TestNew", 0, "ps", "-a")}))
+	first := Page("", []testkit.Record{passed("TestOne", 0, "run", "--rm", "busybox"), passed("TestTwo", 0, "ps", "-a")}, always)
+	second := claims(t, Page(first, []testkit.Record{passed("TestOne", 0, "run", "--tty", "busybox"), passed("TestNew", 0, "ps", "-a")}, always))
 	if c := second["run --rm"]; c.state != unproven {
 		t.Errorf("run --rm stays: %+v", c)
 	}
