@@ -200,3 +200,16 @@ func FuzzConfigurationFile(f *testing.F) {
 		}
 	})
 }
+
+func TestMetricsHaveAnAddress(t *testing.T) {
+	s, err := parse(t, `{"metrics-addr":"127.0.0.1:9323"}`, "--on-demand")
+	if err != nil || s.MetricsAddr != "127.0.0.1:9323" {
+		t.Fatalf("%+v %v", s, err)
+	}
+	if s.IdleTimeout != 0 {
+		t.Errorf("an engine that is scraped ends after %v of idleness", s.IdleTimeout)
+	}
+	if _, err := parse(t, `{}`, "--metrics-addr", "9323"); err == nil || !strings.Contains(err.Error(), "HOST:PORT") {
+		t.Errorf("a port alone: %v", err)
+	}
+}

@@ -210,3 +210,38 @@ func TestClientsOfOneContainerShareItsSamples(t *testing.T) {
 		t.Errorf("the stream of a removed container: %v", err)
 	}
 }
+
+// TestDashboardsPoll asks in the ways of Portainer (one answer at a time) and lazydocker (a
+// stream, processes and events of each container).
+func TestDashboardsPoll(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	id := e.Must("run", "-d", "--name", "shown", "--network", "none", "busybox", "sleep", "1000")
+	var list []struct{ Id, State string }
+	status, body := apiGet(t, e, "/v1.41/containers/json?all=1")
+	if err := json.Unmarshal([]byte(body), &list); err != nil || status != 200 || len(list) != 1 || list[0].Id != id {
+		t.Fatalf("the list: %d %s", status, body)
+	}
+	path := "/v1.41/containers/" + id + "/stats?stream=false"
+	first := statsOf(t, e, path)
+	second := statsOf(t, e, path)
+	if !second.PreRead.Equal(first.Read) || second.PreCPUStats.CPUUsage.TotalUsage != first.CPUStats.CPUUsage.TotalUsage {
+		t.Errorf("the second answer begins at %v, the first one ended at %v", second.PreRead, first.Read)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	events := apiOpen(t, ctx, e, "/v1.25/events", nil)
+	events.Body.Close()
+	if events.StatusCode != 400 { // lazydocker negotiates; a version that is too old is told so
+		t.Errorf("events of 1.25: %s", events.Status)
+	}
+	stream := apiOpen(t, ctx, e, "/v1.43/containers/"+id+"/stats?stream=1", nil)
+	defer stream.Body.Close()
+	var s container.StatsResponse
+	if err := json.NewDecoder(stream.Body).Decode(&s); err != nil || s.ID != id || s.PidsStats.Current != 1 {
+		t.Errorf("the stream: %+v %v", s, err)
+	}
+	if status, body := apiGet(t, e, "/v1.43/containers/"+id+"/top?ps_args=aux"); status != 200 || !strings.Contains(body, `"Titles":["USER","PID"`) {
+		t.Errorf("top: %d %s", status, body)
+	}
+}
