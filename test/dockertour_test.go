@@ -123,6 +123,7 @@ ps -a --filter nope=1
 ps -a --filter nope
 ps extra
 start one two
+wait two
 start nosuch one
 start -a two
 start -a one two
