@@ -37,7 +37,7 @@ type apiTest struct {
 	hub  *testkit.RegistryServer // without passwords; nil: there is none
 	row  string
 	seen map[int]bool
-	go_  *mobyclient.Client // of the newest version that both speak
+	sdk  *mobyclient.Client // of the newest version that both speak
 }
 
 // TestAPI asks every row of the API for what it answers when all is well and for each
@@ -60,7 +60,7 @@ func TestAPI(t *testing.T) {
 				t.Fatal("has no test")
 			}
 			a := &apiTest{T: t, e: e, hub: hub, row: row.Name, seen: map[int]bool{}}
-			a.go_ = a.client("")
+			a.sdk = a.client("")
 			c.test(a)
 			for _, s := range row.Statuses {
 				if row.Tier != "out" && s != 500 && !slices.Contains(c.never, s) && !a.seen[s] && !t.Failed() && !t.Skipped() {
@@ -85,7 +85,7 @@ func (a *apiTest) note(method, path string, status int) {
 // client is the official client, of a fixed version; "" has it negotiate.
 func (a *apiTest) client(version string) *mobyclient.Client {
 	a.Helper()
-	options := []mobyclient.Opt{mobyclient.WithHost(a.e.Host), mobyclient.WithResponseHook(func(r *http.Response) {
+	options := []mobyclient.Opt{mobyclient.WithHost(a.e.Host), mobyclient.WithHTTPResponseHook(func(r *http.Response) {
 		a.note(r.Request.Method, r.Request.URL.Path, r.StatusCode)
 	})}
 	if version != "" {

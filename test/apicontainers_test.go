@@ -33,7 +33,7 @@ var apiContainers = []apiCase{
 	{row: "GET /containers/json", test: func(a *apiTest) {
 		old := a.create("listed-old", `"Labels":{"l":"1"},"HostConfig":{"NetworkMode":"none","Binds":["listed:/v"]}`)
 		id := a.sleeper("listed")
-		list, err := a.go_.ContainerList(a.Context(), mobyclient.ContainerListOptions{All: true, Filters: make(mobyclient.Filters).Add("name", "listed")})
+		list, err := a.sdk.ContainerList(a.Context(), mobyclient.ContainerListOptions{All: true, Filters: make(mobyclient.Filters).Add("name", "listed")})
 		a.must(err)
 		if len(list.Items) != 2 || list.Items[0].ID != id || list.Items[1].ID != old || list.Items[0].Names[0] != "/listed" || list.Items[0].State != "running" || !strings.HasPrefix(list.Items[0].Status, "Up ") || list.Items[1].Status != "Created" || list.Items[0].Command != "sleep 1000" {
 			a.Errorf("%+v", list.Items)
@@ -87,7 +87,7 @@ var apiContainers = []apiCase{
 		a.ask(400, "GET", `/containers/json?filters={"exited":["x"]}`, "")
 	}},
 	{row: "POST /containers/create", test: func(a *apiTest) {
-		made, err := a.go_.ContainerCreate(a.Context(), mobyclient.ContainerCreateOptions{Name: "made", Config: &container.Config{Image: "busybox", Env: []string{"A=1"}}, HostConfig: &container.HostConfig{NetworkMode: "none"}})
+		made, err := a.sdk.ContainerCreate(a.Context(), mobyclient.ContainerCreateOptions{Name: "made", Config: &container.Config{Image: "busybox", Env: []string{"A=1"}}, HostConfig: &container.HostConfig{NetworkMode: "none"}})
 		a.must(err)
 		a.Cleanup(func() { a.e.Must("rm", "-f", made.ID) })
 		a.ask(200, "GET", "/containers/made/json", "").is(made.ID, "Id").is("A=1", "Config", "Env", "0")
@@ -129,7 +129,7 @@ var apiContainers = []apiCase{
 	}},
 	{row: "GET /containers/{id}/json", test: func(a *apiTest) {
 		id := a.sleeper("inspected")
-		one, err := a.go_.ContainerInspect(a.Context(), "inspected", mobyclient.ContainerInspectOptions{Size: true})
+		one, err := a.sdk.ContainerInspect(a.Context(), "inspected", mobyclient.ContainerInspectOptions{Size: true})
 		a.must(err)
 		if one.Container.ID != id || !one.Container.State.Running || one.Container.State.Pid == 0 || one.Container.SizeRootFs == nil {
 			a.Errorf("%+v", one)
@@ -157,7 +157,7 @@ var apiContainers = []apiCase{
 	}},
 	{row: "GET /containers/{id}/top", test: func(a *apiTest) {
 		a.sleeper("topped")
-		top, err := a.go_.ContainerTop(a.Context(), "topped", mobyclient.ContainerTopOptions{Arguments: []string{"-eo", "pid,comm"}})
+		top, err := a.sdk.ContainerTop(a.Context(), "topped", mobyclient.ContainerTopOptions{Arguments: []string{"-eo", "pid,comm"}})
 		a.must(err)
 		if fmt.Sprint(top.Titles) != "[PID COMMAND]" || len(top.Processes) != 1 || top.Processes[0][1] != "sleep" {
 			a.Errorf("%+v", top)
@@ -173,7 +173,7 @@ var apiContainers = []apiCase{
 	}},
 	{row: "POST /containers/{id}/start", test: func(a *apiTest) {
 		id := a.create("started", `"Cmd":["sleep","1000"],"HostConfig":{"NetworkMode":"none"}`)
-		_, err := a.go_.ContainerStart(a.Context(), id, mobyclient.ContainerStartOptions{})
+		_, err := a.sdk.ContainerStart(a.Context(), id, mobyclient.ContainerStartOptions{})
 		a.must(err)
 		if r := a.ask(304, "POST", "/containers/"+id+"/start", ""); r.body != "" {
 			a.Errorf("304 with a body: %q", r.body)
@@ -189,7 +189,7 @@ var apiContainers = []apiCase{
 	{row: "POST /containers/{id}/stop", test: func(a *apiTest) {
 		id := a.sleeper("stopped")
 		zero := 0
-		_, err := a.go_.ContainerStop(a.Context(), id, mobyclient.ContainerStopOptions{Timeout: &zero})
+		_, err := a.sdk.ContainerStop(a.Context(), id, mobyclient.ContainerStopOptions{Timeout: &zero})
 		a.must(err)
 		a.ask(200, "GET", "/containers/stopped/json", "").is("exited", "State", "Status").is(137, "State", "ExitCode")
 		a.ask(304, "POST", "/containers/stopped/stop", "")
@@ -203,7 +203,7 @@ var apiContainers = []apiCase{
 		id := a.sleeper("restarted")
 		pid := a.ask(200, "GET", "/containers/restarted/json", "").at("State", "Pid")
 		zero := 0
-		_, err := a.go_.ContainerRestart(a.Context(), id, mobyclient.ContainerRestartOptions{Timeout: &zero})
+		_, err := a.sdk.ContainerRestart(a.Context(), id, mobyclient.ContainerRestartOptions{Timeout: &zero})
 		a.must(err)
 		r := a.ask(200, "GET", "/containers/restarted/json", "").is("running", "State", "Status").is(0, "RestartCount")
 		if r.at("State", "Pid") == pid {
@@ -224,7 +224,7 @@ var apiContainers = []apiCase{
 		})
 		a.ask(204, "POST", "/containers/killed/kill?signal=10", "")
 		a.ask(400, "POST", "/containers/killed/kill?signal=NOPE", "").says("nvalid signal: NOPE")
-		_, err := a.go_.ContainerKill(a.Context(), id, mobyclient.ContainerKillOptions{})
+		_, err := a.sdk.ContainerKill(a.Context(), id, mobyclient.ContainerKillOptions{})
 		a.must(err)
 		a.ask(200, "GET", "/containers/killed/json", "").is(137, "State", "ExitCode").is("exited", "State", "Status") // it waits for SIGKILL's effect
 		a.ask(409, "POST", "/containers/killed/kill", "").says("is not running")
@@ -232,7 +232,7 @@ var apiContainers = []apiCase{
 	}},
 	{row: "POST /containers/{id}/update", test: func(a *apiTest) {
 		id := a.sleeper("updated")
-		out, err := a.go_.ContainerUpdate(a.Context(), id, mobyclient.ContainerUpdateOptions{Resources: &container.Resources{Memory: 64 << 20, MemorySwap: 128 << 20}, RestartPolicy: &container.RestartPolicy{Name: "on-failure", MaximumRetryCount: 3}})
+		out, err := a.sdk.ContainerUpdate(a.Context(), id, mobyclient.ContainerUpdateOptions{Resources: &container.Resources{Memory: 64 << 20, MemorySwap: 128 << 20}, RestartPolicy: &container.RestartPolicy{Name: "on-failure", MaximumRetryCount: 3}})
 		a.must(err)
 		if len(out.Warnings) > 1 {
 			a.Errorf("%+v", out)
@@ -249,7 +249,7 @@ var apiContainers = []apiCase{
 	{row: "POST /containers/{id}/rename", test: func(a *apiTest) {
 		id := a.create("before", "")
 		a.create("occupied", "")
-		_, err := a.go_.ContainerRename(a.Context(), id, mobyclient.ContainerRenameOptions{NewName: "after"})
+		_, err := a.sdk.ContainerRename(a.Context(), id, mobyclient.ContainerRenameOptions{NewName: "after"})
 		a.must(err)
 		a.ask(200, "GET", "/containers/after/json", "").is("/after", "Name")
 		a.ask(404, "POST", "/containers/before/rename?name=x1", "").says("No such container: before")
@@ -260,7 +260,7 @@ var apiContainers = []apiCase{
 	}},
 	{row: "POST /containers/{id}/pause", test: func(a *apiTest) {
 		id := a.sleeper("paused")
-		_, err := a.go_.ContainerPause(a.Context(), id, mobyclient.ContainerPauseOptions{})
+		_, err := a.sdk.ContainerPause(a.Context(), id, mobyclient.ContainerPauseOptions{})
 		a.must(err)
 		a.ask(200, "GET", "/containers/paused/json", "").is("paused", "State", "Status").is(true, "State", "Paused").is(true, "State", "Running")
 		a.ask(409, "POST", "/containers/paused/pause", "").says("is already paused")
@@ -271,7 +271,7 @@ var apiContainers = []apiCase{
 	{row: "POST /containers/{id}/unpause", test: func(a *apiTest) {
 		id := a.sleeper("resumed")
 		a.ask(204, "POST", "/containers/resumed/pause", "")
-		_, err := a.go_.ContainerUnpause(a.Context(), id, mobyclient.ContainerUnpauseOptions{})
+		_, err := a.sdk.ContainerUnpause(a.Context(), id, mobyclient.ContainerUnpauseOptions{})
 		a.must(err)
 		a.ask(200, "GET", "/containers/resumed/json", "").is("running", "State", "Status")
 		a.ask(404, "POST", "/containers/nosuch/unpause", "")
@@ -279,8 +279,8 @@ var apiContainers = []apiCase{
 	}},
 	{row: "POST /containers/{id}/wait", test: func(a *apiTest) {
 		id := a.create("awaited", `"Cmd":["sh","-c","exit 7"],"HostConfig":{"NetworkMode":"none"}`)
-		next := a.go_.ContainerWait(a.Context(), id, mobyclient.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
-		gone := a.go_.ContainerWait(a.Context(), id, mobyclient.ContainerWaitOptions{Condition: container.WaitConditionRemoved})
+		next := a.sdk.ContainerWait(a.Context(), id, mobyclient.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
+		gone := a.sdk.ContainerWait(a.Context(), id, mobyclient.ContainerWaitOptions{Condition: container.WaitConditionRemoved})
 		a.ask(200, "POST", "/containers/awaited/wait", "").is(0, "StatusCode") // it does not run
 		a.ask(204, "POST", "/containers/awaited/start", "")
 		end := func(w mobyclient.ContainerWaitResult) int64 {
@@ -310,7 +310,7 @@ var apiContainers = []apiCase{
 		a.create("removed", `"Volumes":{"/anon":{}},"HostConfig":{"NetworkMode":"none","Binds":["removed-named:/n"]}`)
 		anonymous := func() string { return a.e.Must("volume", "ls", "-q", "--filter", "label=com.docker.volume.anonymous") }
 		had := anonymous()
-		_, err := a.go_.ContainerRemove(a.Context(), "removed", mobyclient.ContainerRemoveOptions{RemoveVolumes: true})
+		_, err := a.sdk.ContainerRemove(a.Context(), "removed", mobyclient.ContainerRemoveOptions{RemoveVolumes: true})
 		a.must(err)
 		if had == "" || anonymous() != "" || a.e.Must("volume", "ls", "-q", "--filter", "name=removed-named") == "" {
 			a.Error("v=1 removes anonymous volumes and no others")
@@ -338,7 +338,7 @@ var apiContainers = []apiCase{
 			a.ask(200, "POST", v(m, `/containers/prune?filters={"label":["nobody"]}`), "").shape(`.: ContainersDeleted l0 SpaceReclaimed n`)
 		}
 		a.ask(200, "POST", `/containers/prune?filters={"label":["mine"],"until":["24h"]}`, "").is("<nil>", "ContainersDeleted")
-		out, err := a.go_.ContainerPrune(a.Context(), mobyclient.ContainerPruneOptions{Filters: make(mobyclient.Filters).Add("label", "mine").Add("label!", "keep")})
+		out, err := a.sdk.ContainerPrune(a.Context(), mobyclient.ContainerPruneOptions{Filters: make(mobyclient.Filters).Add("label", "mine").Add("label!", "keep")})
 		a.must(err)
 		if len(out.Report.ContainersDeleted) != 1 || out.Report.ContainersDeleted[0] != gone {
 			a.Errorf("%+v", out)
@@ -349,7 +349,7 @@ var apiContainers = []apiCase{
 	}},
 	{row: "GET /containers/{id}/stats", test: func(a *apiTest) {
 		id := a.sleeper("measured")
-		one, err := a.go_.ContainerStats(a.Context(), id, mobyclient.ContainerStatsOptions{})
+		one, err := a.sdk.ContainerStats(a.Context(), id, mobyclient.ContainerStatsOptions{})
 		if text := a.drain(one.Body, err); !strings.Contains(text, `"memory_stats"`) || strings.Count(strings.TrimSpace(text), "\n") != 0 {
 			a.Errorf("one sample: %q", text)
 		}

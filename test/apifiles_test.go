@@ -48,7 +48,7 @@ var apiFiles = []apiCase{
 		id := a.create("changed", `"Cmd":["sh","-c","echo x > /etc/passwd; rm /etc/group; mkdir /new"],"HostConfig":{"NetworkMode":"none"}`)
 		a.ask(204, "POST", "/containers/changed/start", "")
 		a.ask(200, "POST", "/containers/changed/wait", "")
-		diff, err := a.go_.ContainerDiff(a.Context(), id, mobyclient.ContainerDiffOptions{})
+		diff, err := a.sdk.ContainerDiff(a.Context(), id, mobyclient.ContainerDiffOptions{})
 		a.must(err)
 		kinds := map[string]container.ChangeType{}
 		for _, c := range diff.Changes {
@@ -70,7 +70,7 @@ var apiFiles = []apiCase{
 		id := a.create("exported", `"Cmd":["sh","-c","echo mine > /mine"],"HostConfig":{"NetworkMode":"none","Binds":["/tmp:/host"]}`)
 		a.ask(204, "POST", "/containers/exported/start", "")
 		a.ask(200, "POST", "/containers/exported/wait", "")
-		out, err := a.go_.ContainerExport(a.Context(), id, mobyclient.ContainerExportOptions{})
+		out, err := a.sdk.ContainerExport(a.Context(), id, mobyclient.ContainerExportOptions{})
 		a.must(err)
 		defer out.Close()
 		files := a.entries(out)
@@ -82,7 +82,7 @@ var apiFiles = []apiCase{
 	}},
 	{row: "HEAD /containers/{id}/archive", test: func(a *apiTest) {
 		a.create("stat", "")
-		stat, err := a.go_.ContainerStatPath(a.Context(), "stat", mobyclient.ContainerStatPathOptions{Path: "/bin/sh"})
+		stat, err := a.sdk.ContainerStatPath(a.Context(), "stat", mobyclient.ContainerStatPathOptions{Path: "/bin/sh"})
 		a.must(err)
 		if stat.Stat.Name != "sh" || stat.Stat.Mode&os.ModeSymlink == 0 || stat.Stat.LinkTarget != "/bin/busybox" {
 			a.Errorf("%+v", stat.Stat)
@@ -98,7 +98,7 @@ var apiFiles = []apiCase{
 	}},
 	{row: "GET /containers/{id}/archive", test: func(a *apiTest) {
 		a.create("fetched", `"HostConfig":{"NetworkMode":"none","Binds":["fetched:/vol"]}`)
-		out, err := a.go_.CopyFromContainer(a.Context(), "fetched", mobyclient.CopyFromContainerOptions{SourcePath: "/etc/passwd"})
+		out, err := a.sdk.CopyFromContainer(a.Context(), "fetched", mobyclient.CopyFromContainerOptions{SourcePath: "/etc/passwd"})
 		a.must(err)
 		defer out.Content.Close()
 		if files := a.entries(out.Content); len(files) != 1 || !strings.HasPrefix(files["passwd"], "root:") || out.Stat.Name != "passwd" {
@@ -118,7 +118,7 @@ var apiFiles = []apiCase{
 	}},
 	{row: "PUT /containers/{id}/archive", test: func(a *apiTest) {
 		a.create("filled", `"Cmd":["sleep","1000"],"HostConfig":{"NetworkMode":"none","Binds":["filled:/vol","filled-ro:/ro:ro"]}`)
-		_, err := a.go_.CopyToContainer(a.Context(), "filled", mobyclient.CopyToContainerOptions{DestinationPath: "/root", Content: strings.NewReader(archiveOf(map[string]string{"note": "text"}))})
+		_, err := a.sdk.CopyToContainer(a.Context(), "filled", mobyclient.CopyToContainerOptions{DestinationPath: "/root", Content: strings.NewReader(archiveOf(map[string]string{"note": "text"}))})
 		a.must(err)
 		put := func(status int, query string) apiAnswer {
 			a.Helper()
@@ -143,7 +143,7 @@ var apiFiles = []apiCase{
 		id := a.create("committed", `"Cmd":["sh","-c","echo mine > /mine"],"HostConfig":{"NetworkMode":"none"}`)
 		a.ask(204, "POST", "/containers/committed/start", "")
 		a.ask(200, "POST", "/containers/committed/wait", "")
-		made, err := a.go_.ContainerCommit(a.Context(), id, mobyclient.ContainerCommitOptions{Reference: "made:2", Comment: "why", Author: "me", Changes: []string{"ENV B=2", `CMD ["cat","/mine"]`}, Config: &container.Config{Labels: map[string]string{"l": "1"}}})
+		made, err := a.sdk.ContainerCommit(a.Context(), id, mobyclient.ContainerCommitOptions{Reference: "made:2", Comment: "why", Author: "me", Changes: []string{"ENV B=2", `CMD ["cat","/mine"]`}, Config: &container.Config{Labels: map[string]string{"l": "1"}}})
 		a.must(err)
 		a.Cleanup(func() { a.e.Must("rmi", "-f", made.ID) })
 		a.ask(200, "GET", "/images/made:2/json", "").is(made.ID, "Id").is("why", "Comment").is("me", "Author").is("1", "Config", "Labels", "l").is("cat", "Config", "Cmd", "0")

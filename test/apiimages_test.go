@@ -51,7 +51,7 @@ var apiImages = []apiCase{
 	{row: "GET /images/json", test: func(a *apiTest) {
 		a.e.Must("tag", "busybox", "listed:1")
 		a.Cleanup(func() { a.e.Must("rmi", "listed:1") })
-		list, err := a.go_.ImageList(a.Context(), mobyclient.ImageListOptions{All: true, SharedSize: true, Manifests: true, Filters: make(mobyclient.Filters).Add("reference", "listed")})
+		list, err := a.sdk.ImageList(a.Context(), mobyclient.ImageListOptions{All: true, SharedSize: true, Manifests: true, Filters: make(mobyclient.Filters).Add("reference", "listed")})
 		a.must(err)
 		if len(list.Items) != 1 || list.Items[0].SharedSize < 0 || list.Items[0].Size <= 0 {
 			a.Errorf("%+v", list.Items)
@@ -71,7 +71,7 @@ var apiImages = []apiCase{
 	}},
 	{row: "POST /images/create", test: func(a *apiTest) {
 		p := a.pushed("pulled:1")
-		pull, err := a.go_.ImagePull(a.Context(), p.Ref, mobyclient.ImagePullOptions{})
+		pull, err := a.sdk.ImagePull(a.Context(), p.Ref, mobyclient.ImagePullOptions{})
 		a.must(err)
 		a.must(pull.Wait(a.Context()))
 		if id := a.e.Must("inspect", "-f", "{{.Id}}", p.Ref); id != p.ID {
@@ -89,7 +89,7 @@ var apiImages = []apiCase{
 		a.ask(404, "POST", "/images/create?fromImage="+a.hub.Addr+"/nosuch&tag=1", "")
 		a.ask(400, "POST", "/images/create?fromImage=UPPER&tag=1", "")
 		a.ask(400, "POST", "/images/create?fromImage="+repo+"&tag=1&platform=a/b/c/d", "")
-		imported, err := a.go_.ImageImport(a.Context(), mobyclient.ImageImportSource{Source: strings.NewReader(archiveOf(map[string]string{"f": "x"})), SourceName: "-"}, "imported:1", mobyclient.ImageImportOptions{Message: "hello", Changes: []string{"ENV A=1"}})
+		imported, err := a.sdk.ImageImport(a.Context(), mobyclient.ImageImportSource{Source: strings.NewReader(archiveOf(map[string]string{"f": "x"})), SourceName: "-"}, "imported:1", mobyclient.ImageImportOptions{Message: "hello", Changes: []string{"ENV A=1"}})
 		a.drain(imported, err)
 		a.ask(200, "GET", "/images/imported:1/json", "").is("A=1", "Config", "Env", "0").is("hello", "Comment")
 		a.e.Must("rmi", "imported:1")
@@ -98,7 +98,7 @@ var apiImages = []apiCase{
 	{row: "GET /images/{name}/json", test: func(a *apiTest) {
 		p := a.pushed("seen/deep:1")
 		a.e.Must("pull", p.Ref)
-		one, err := a.go_.ImageInspect(a.Context(), p.Ref, mobyclient.ImageInspectWithManifests(true))
+		one, err := a.sdk.ImageInspect(a.Context(), p.Ref, mobyclient.ImageInspectWithManifests(true))
 		a.must(err)
 		if one.ID != p.ID || len(one.RepoTags) != 1 || len(one.RepoDigests) != 1 || len(one.Manifests) == 0 {
 			a.Errorf("%+v", one)
@@ -122,7 +122,7 @@ var apiImages = []apiCase{
 		a.ask(400, "GET", `/images/`+p.Ref+`/json?manifests=1&platform={"os":"linux","architecture":"amd64"}`, "")
 	}},
 	{row: "GET /images/{name}/history", test: func(a *apiTest) {
-		rows, err := a.go_.ImageHistory(a.Context(), "busybox")
+		rows, err := a.sdk.ImageHistory(a.Context(), "busybox")
 		a.must(err)
 		if len(rows.Items) == 0 || rows.Items[0].Size == 0 {
 			a.Errorf("%+v", rows)
@@ -135,7 +135,7 @@ var apiImages = []apiCase{
 		a.e.Must("tag", "busybox", ref)
 		a.e.Must("tag", "busybox", a.hub.Addr+"/mine:2")
 		a.Cleanup(func() { a.e.Must("rmi", ref, a.hub.Addr+"/mine:2") })
-		push, err := a.go_.ImagePush(a.Context(), ref, mobyclient.ImagePushOptions{RegistryAuth: registryAuth("", "")})
+		push, err := a.sdk.ImagePush(a.Context(), ref, mobyclient.ImagePushOptions{RegistryAuth: registryAuth("", "")})
 		a.must(err)
 		var digest string
 		for m, err := range push.JSONMessages(a.Context()) {
@@ -162,7 +162,7 @@ var apiImages = []apiCase{
 	}},
 	{row: "POST /images/{name}/tag", never: []int{409}, test: func(a *apiTest) {
 		// 409 was for a tag that another image has; it has been moved silently since 2017.
-		_, err := a.go_.ImageTag(a.Context(), mobyclient.ImageTagOptions{Source: "busybox", Target: "tagged:1"})
+		_, err := a.sdk.ImageTag(a.Context(), mobyclient.ImageTagOptions{Source: "busybox", Target: "tagged:1"})
 		a.must(err)
 		a.ask(201, "POST", "/images/tagged:1/tag?repo=tagged&tag=2", "")
 		a.ask(201, "POST", "/images/tagged:1/tag?repo=tagged:3", "")
@@ -173,7 +173,7 @@ var apiImages = []apiCase{
 	}},
 	{row: "DELETE /images/{name}", test: func(a *apiTest) {
 		a.e.Must("tag", "busybox", "gone:1")
-		out, err := a.go_.ImageRemove(a.Context(), "gone:1", mobyclient.ImageRemoveOptions{})
+		out, err := a.sdk.ImageRemove(a.Context(), "gone:1", mobyclient.ImageRemoveOptions{})
 		a.must(err)
 		if len(out.Items) != 1 || out.Items[0].Untagged != "gone:1" {
 			a.Errorf("%+v", out.Items)
@@ -196,7 +196,7 @@ var apiImages = []apiCase{
 		index := httptest.NewServer(http.HandlerFunc(searchIndex))
 		defer index.Close()
 		term := strings.TrimPrefix(index.URL, "http://") + "/busy"
-		found, err := a.go_.ImageSearch(a.Context(), term, mobyclient.ImageSearchOptions{Limit: 5})
+		found, err := a.sdk.ImageSearch(a.Context(), term, mobyclient.ImageSearchOptions{Limit: 5})
 		a.must(err)
 		if len(found.Items) != 1 || found.Items[0].StarCount != 7 || !found.Items[0].IsOfficial || found.Items[0].Description != "small, n=5" {
 			a.Errorf("%+v", found.Items)
@@ -211,7 +211,7 @@ var apiImages = []apiCase{
 		a.e.Must("tag", "busybox", "kept:1")
 		a.Cleanup(func() { a.e.Berth("rmi", "kept:1") })
 		a.ask(200, "POST", `/images/prune?filters={"label":["nobody"]}`, "").shape(`.: ImagesDeleted l0 SpaceReclaimed n`)
-		out, err := a.go_.ImagePrune(a.Context(), mobyclient.ImagePruneOptions{Filters: make(mobyclient.Filters).Add("dangling", "true").Add("label", "prune")})
+		out, err := a.sdk.ImagePrune(a.Context(), mobyclient.ImagePruneOptions{Filters: make(mobyclient.Filters).Add("dangling", "true").Add("label", "prune")})
 		a.must(err)
 		if !strings.Contains(fmt.Sprintf("%+v", out.Report.ImagesDeleted), made) {
 			a.Errorf("%+v", out.Report)
@@ -237,7 +237,7 @@ var apiImages = []apiCase{
 	{row: "GET /images/get", test: func(a *apiTest) {
 		a.e.Must("tag", "busybox", "second:1")
 		a.Cleanup(func() { a.e.Must("rmi", "second:1") })
-		out, err := a.go_.ImageSave(a.Context(), []string{"busybox", "second:1"})
+		out, err := a.sdk.ImageSave(a.Context(), []string{"busybox", "second:1"})
 		a.must(err)
 		defer out.Close()
 		files := a.entries(out)
@@ -248,7 +248,7 @@ var apiImages = []apiCase{
 	}},
 	{row: "POST /images/load", test: func(a *apiTest) {
 		saved := a.ask(200, "GET", "/images/busybox/get", "").body
-		out, err := a.go_.ImageLoad(a.Context(), strings.NewReader(saved), mobyclient.ImageLoadWithQuiet(true))
+		out, err := a.sdk.ImageLoad(a.Context(), strings.NewReader(saved), mobyclient.ImageLoadWithQuiet(true))
 		if text := a.drain(out, err); !strings.Contains(text, `{"stream":"Loaded image: busybox:latest\n"}`) {
 			a.Errorf("%q", text)
 		}
@@ -262,7 +262,7 @@ var apiImages = []apiCase{
 	}},
 	{row: "GET /distribution/{name}/json", test: func(a *apiTest) {
 		p := a.pushed("far/away:1")
-		far, err := a.go_.DistributionInspect(a.Context(), p.Ref, mobyclient.DistributionInspectOptions{})
+		far, err := a.sdk.DistributionInspect(a.Context(), p.Ref, mobyclient.DistributionInspectOptions{})
 		a.must(err)
 		if far.Descriptor.Digest.String() != p.Digest || len(far.Platforms) != 1 || far.Platforms[0].OS != "linux" {
 			a.Errorf("%+v", far)

@@ -59,7 +59,7 @@ var apiStreams = []apiCase{
 		id := a.create("spoke", `"Cmd":["sh","-c","echo out; echo err >&2; echo last"],"HostConfig":{"NetworkMode":"none"}`)
 		a.ask(204, "POST", "/containers/spoke/start", "")
 		a.ask(200, "POST", "/containers/spoke/wait", "")
-		logs, err := a.go_.ContainerLogs(a.Context(), id, mobyclient.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Follow: true}) // ends with the container
+		logs, err := a.sdk.ContainerLogs(a.Context(), id, mobyclient.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Follow: true}) // ends with the container
 		a.must(err)
 		if out, errs := a.split(logs); out != "out\nlast\n" || errs != "err\n" {
 			a.Errorf("stdout %q, stderr %q", out, errs)
@@ -107,7 +107,7 @@ var apiStreams = []apiCase{
 	}},
 	{row: "POST /containers/{id}/attach", test: func(a *apiTest) {
 		a.create("talks", `"Cmd":["sh","-c","read l; echo got $l; echo bad >&2"],"OpenStdin":true,"StdinOnce":true,"HostConfig":{"NetworkMode":"none"}`)
-		in, err := a.go_.ContainerAttach(a.Context(), "talks", mobyclient.ContainerAttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
+		in, err := a.sdk.ContainerAttach(a.Context(), "talks", mobyclient.ContainerAttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
 		a.must(err)
 		defer in.Close()
 		if kind, _ := in.MediaType(); kind != muxStream {
@@ -182,9 +182,9 @@ var apiStreams = []apiCase{
 		a.create("sized", `"Tty":true,"OpenStdin":true,"Cmd":["sh"],"HostConfig":{"NetworkMode":"none"}`)
 		a.ask(409, "POST", "/containers/sized/resize?h=10&w=20", "").says("is not running")
 		a.ask(204, "POST", "/containers/sized/start", "")
-		_, err := a.go_.ContainerResize(a.Context(), "sized", mobyclient.ContainerResizeOptions{Height: 33, Width: 77})
+		_, err := a.sdk.ContainerResize(a.Context(), "sized", mobyclient.ContainerResizeOptions{Height: 33, Width: 77})
 		a.must(err)
-		in, err := a.go_.ContainerAttach(a.Context(), "sized", mobyclient.ContainerAttachOptions{Stream: true, Stdin: true, Stdout: true})
+		in, err := a.sdk.ContainerAttach(a.Context(), "sized", mobyclient.ContainerAttachOptions{Stream: true, Stdin: true, Stdout: true})
 		a.must(err)
 		defer in.Close()
 		_, err = io.WriteString(in.Conn, "stty size; exit\n")
@@ -197,7 +197,7 @@ var apiStreams = []apiCase{
 	}},
 	{row: "POST /containers/{id}/exec", test: func(a *apiTest) {
 		id := a.sleeper("hosts")
-		made, err := a.go_.ExecCreate(a.Context(), id, mobyclient.ExecCreateOptions{Cmd: []string{"true"}, Env: []string{"A=1"}, User: "app", WorkingDir: "/tmp"})
+		made, err := a.sdk.ExecCreate(a.Context(), id, mobyclient.ExecCreateOptions{Cmd: []string{"true"}, Env: []string{"A=1"}, User: "app", WorkingDir: "/tmp"})
 		a.must(err)
 		if len(made.ID) != 64 {
 			a.Errorf("%+v", made)
@@ -220,7 +220,7 @@ var apiStreams = []apiCase{
 			return a.ask(201, "POST", "/containers/execs/exec", `{"AttachStdin":true,"AttachStdout":true,"AttachStderr":true,`+settings+`}`).at("Id").(string)
 		}
 		id := exec(`"Cmd":["sh","-c","cat; echo bad >&2; exit 4"]`)
-		in, err := a.go_.ExecAttach(a.Context(), id, mobyclient.ExecAttachOptions{})
+		in, err := a.sdk.ExecAttach(a.Context(), id, mobyclient.ExecAttachOptions{})
 		a.must(err)
 		defer in.Close()
 		_, err = io.WriteString(in.Conn, "text\n")
@@ -247,7 +247,7 @@ var apiStreams = []apiCase{
 			}
 		}
 		detached := exec(`"Cmd":["true"]`)
-		_, err = a.go_.ExecStart(a.Context(), detached, mobyclient.ExecStartOptions{Detach: true})
+		_, err = a.sdk.ExecStart(a.Context(), detached, mobyclient.ExecStartOptions{Detach: true})
 		a.must(err)
 		testkit.Eventually(a, "the exec ends", func() bool { return a.ask(200, "GET", "/exec/"+detached+"/json", "").at("Running") == false })
 		a.ask(409, "POST", "/exec/"+detached+"/start", `{"Detach":true}`).says("has already run")
@@ -272,7 +272,7 @@ var apiStreams = []apiCase{
 		a.sleeper("resizes")
 		id := a.ask(201, "POST", "/containers/resizes/exec", `{"Tty":true,"AttachStdin":true,"AttachStdout":true,"Cmd":["sh"]}`).at("Id").(string)
 		a.ask(400, "POST", "/exec/"+id+"/resize?h=x&w=1", "")
-		in, err := a.go_.ExecAttach(a.Context(), id, mobyclient.ExecAttachOptions{TTY: true, ConsoleSize: mobyclient.ConsoleSize{Height: 11, Width: 22}})
+		in, err := a.sdk.ExecAttach(a.Context(), id, mobyclient.ExecAttachOptions{TTY: true, ConsoleSize: mobyclient.ConsoleSize{Height: 11, Width: 22}})
 		a.must(err)
 		defer in.Close()
 		io.WriteString(in.Conn, "stty size\n")
@@ -287,7 +287,7 @@ var apiStreams = []apiCase{
 			}
 		}
 		await("11 22")
-		_, err = a.go_.ExecResize(a.Context(), id, mobyclient.ExecResizeOptions{Height: 44, Width: 55})
+		_, err = a.sdk.ExecResize(a.Context(), id, mobyclient.ExecResizeOptions{Height: 44, Width: 55})
 		a.must(err)
 		io.WriteString(in.Conn, "stty size; exit\n")
 		await("44 55")
@@ -298,7 +298,7 @@ var apiStreams = []apiCase{
 		id := a.ask(201, "POST", "/containers/execd/exec", `{"Cmd":["sleep","1000"],"User":"app","AttachStdout":true}`).at("Id").(string)
 		a.ask(200, "GET", "/exec/"+id+"/json", "").is(false, "Running").is("<nil>", "ExitCode")
 		a.ask(200, "POST", "/exec/"+id+"/start", `{"Detach":true}`)
-		one, err := a.go_.ExecInspect(a.Context(), id, mobyclient.ExecInspectOptions{})
+		one, err := a.sdk.ExecInspect(a.Context(), id, mobyclient.ExecInspectOptions{})
 		a.must(err)
 		if !one.Running || one.ContainerID != box || one.PID == 0 {
 			a.Errorf("%+v", one)

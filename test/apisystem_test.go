@@ -18,7 +18,7 @@ var apiSystem = []apiCase{
 	{row: "GET /_ping", test: func(a *apiTest) { a.ping("GET", "OK") }},
 	{row: "HEAD /_ping", test: func(a *apiTest) { a.ping("HEAD", "") }},
 	{row: "GET /version", test: func(a *apiTest) {
-		version, err := a.go_.ServerVersion(a.Context(), mobyclient.ServerVersionOptions{})
+		version, err := a.sdk.ServerVersion(a.Context(), mobyclient.ServerVersionOptions{})
 		a.must(err)
 		if version.APIVersion == "" || version.MinAPIVersion != "1.40" || len(version.Components) == 0 {
 			a.Errorf("%+v", version)
@@ -31,7 +31,7 @@ var apiSystem = []apiCase{
 		}
 	}},
 	{row: "GET /info", test: func(a *apiTest) {
-		info, err := a.go_.Info(a.Context(), mobyclient.InfoOptions{})
+		info, err := a.sdk.Info(a.Context(), mobyclient.InfoOptions{})
 		a.must(err)
 		if info.Info.Swarm.LocalNodeState != "inactive" || info.Info.DockerRootDir != a.e.DataRoot || info.Info.OSType != "linux" {
 			a.Errorf("%+v", info.Info)
@@ -52,7 +52,7 @@ var apiSystem = []apiCase{
 		// 204 is what Docker's document says of a registry that gives no token; engines answer 200.
 		locked := testkit.Registry(a, testkit.RegistryOptions{Auth: true})
 		login := func(password string) (mobyclient.RegistryLoginResult, error) {
-			return a.go_.RegistryLogin(a.Context(), mobyclient.RegistryLoginOptions{Username: testkit.RegistryUser, Password: password, ServerAddress: locked.Addr})
+			return a.sdk.RegistryLogin(a.Context(), mobyclient.RegistryLoginOptions{Username: testkit.RegistryUser, Password: password, ServerAddress: locked.Addr})
 		}
 		in, err := login(testkit.RegistryPassword)
 		a.must(err)
@@ -76,7 +76,7 @@ var apiSystem = []apiCase{
 		since := fmt.Sprintf("%d.%09d", start.Unix(), start.Nanosecond())
 		now := time.Now()
 		end := fmt.Sprintf("%d.%09d", now.Unix(), now.Nanosecond())
-		past := a.go_.Events(a.Context(), mobyclient.EventsListOptions{Since: since, Until: end, Filters: filters})
+		past := a.sdk.Events(a.Context(), mobyclient.EventsListOptions{Since: since, Until: end, Filters: filters})
 		select {
 		case m := <-past.Messages:
 			if m.Action != events.ActionCreate || m.Actor.ID != id || m.Actor.Attributes["kind"] != "event" || m.Actor.Attributes["name"] != "watched" || m.TimeNano == 0 {
@@ -86,7 +86,7 @@ var apiSystem = []apiCase{
 			a.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(a.Context())
-		live := a.go_.Events(ctx, mobyclient.EventsListOptions{Filters: filters})
+		live := a.sdk.Events(ctx, mobyclient.EventsListOptions{Filters: filters})
 		testkit.Eventually(a, "a listener", func() bool { return a.ask(200, "GET", "/info", "").at("NEventsListener") != 0.0 })
 		a.ask(204, "POST", "/containers/watched/rename?name=seen", "")
 		select {
@@ -126,7 +126,7 @@ var apiSystem = []apiCase{
 	}},
 	{row: "GET /system/df", test: func(a *apiTest) {
 		a.create("counted", `"HostConfig":{"NetworkMode":"none","Binds":["counted-vol:/v"]}`)
-		df, err := a.go_.DiskUsage(a.Context(), mobyclient.DiskUsageOptions{Containers: true, Images: true, Volumes: true, BuildCache: true, Verbose: true})
+		df, err := a.sdk.DiskUsage(a.Context(), mobyclient.DiskUsageOptions{Containers: true, Images: true, Volumes: true, BuildCache: true, Verbose: true})
 		a.must(err)
 		if df.Containers.TotalCount == 0 || df.Images.TotalSize == 0 || df.Volumes.ActiveCount == 0 || len(df.Volumes.Items) == 0 || df.Volumes.Items[0].UsageData == nil {
 			a.Errorf("%+v", df)
@@ -185,7 +185,7 @@ var apiBuilds = []apiCase{
 	{row: "POST /session", test: noBuilder("/session"), never: []int{101, 400}},
 	{row: "POST /grpc", test: noBuilder("/grpc"), never: []int{101, 400}},
 	{row: "POST /build/prune", test: func(a *apiTest) {
-		out, err := a.go_.BuildCachePrune(a.Context(), mobyclient.BuildCachePruneOptions{All: true})
+		out, err := a.sdk.BuildCachePrune(a.Context(), mobyclient.BuildCachePruneOptions{All: true})
 		a.must(err)
 		if len(out.Report.CachesDeleted) != 0 {
 			a.Errorf("%+v", out)
@@ -223,7 +223,7 @@ var apiOutside = func() (out []apiCase) {
 		a.ask(503, "POST", "/swarm/leave", "").says("This node is not part of a swarm")
 	}})
 	out = append(out, apiCase{row: "GET /plugins", test: func(a *apiTest) {
-		if list, err := a.go_.PluginList(a.Context(), mobyclient.PluginListOptions{}); err != nil || len(list.Items) != 0 {
+		if list, err := a.sdk.PluginList(a.Context(), mobyclient.PluginListOptions{}); err != nil || len(list.Items) != 0 {
 			a.Errorf("%+v, %v", list, err)
 		}
 		if r := a.ask(200, "GET", "/plugins", ""); strings.TrimSpace(r.body) != "[]" {

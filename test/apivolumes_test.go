@@ -13,7 +13,7 @@ var apiVolumes = []apiCase{
 	{row: "GET /volumes", test: func(a *apiTest) {
 		a.ask(201, "POST", "/volumes/create", `{"Name":"listed-vol","Labels":{"kind":"l"}}`)
 		a.Cleanup(func() { a.e.Must("volume", "rm", "listed-vol") })
-		list, err := a.go_.VolumeList(a.Context(), mobyclient.VolumeListOptions{Filters: make(mobyclient.Filters).Add("label", "kind=l")})
+		list, err := a.sdk.VolumeList(a.Context(), mobyclient.VolumeListOptions{Filters: make(mobyclient.Filters).Add("label", "kind=l")})
 		a.must(err)
 		if len(list.Items) != 1 || list.Items[0].Name != "listed-vol" {
 			a.Errorf("%+v", list)
@@ -34,7 +34,7 @@ var apiVolumes = []apiCase{
 		a.ask(400, "GET", `/volumes?filters={"dangling":["maybe"]}`, "")
 	}},
 	{row: "POST /volumes/create", test: func(a *apiTest) {
-		made, err := a.go_.VolumeCreate(a.Context(), mobyclient.VolumeCreateOptions{Name: "made-vol", Labels: map[string]string{"a": "b"}})
+		made, err := a.sdk.VolumeCreate(a.Context(), mobyclient.VolumeCreateOptions{Name: "made-vol", Labels: map[string]string{"a": "b"}})
 		a.must(err)
 		if made.Volume.Name != "made-vol" || made.Volume.Driver != "local" || !strings.HasPrefix(made.Volume.Mountpoint, a.e.DataRoot) {
 			a.Errorf("%+v", made)
@@ -58,7 +58,7 @@ var apiVolumes = []apiCase{
 	{row: "GET /volumes/{name}", test: func(a *apiTest) {
 		a.ask(201, "POST", "/volumes/create", `{"Name":"seen-vol"}`)
 		a.Cleanup(func() { a.e.Must("volume", "rm", "seen-vol") })
-		one, err := a.go_.VolumeInspect(a.Context(), "seen-vol", mobyclient.VolumeInspectOptions{})
+		one, err := a.sdk.VolumeInspect(a.Context(), "seen-vol", mobyclient.VolumeInspectOptions{})
 		a.must(err)
 		if one.Volume.Name != "seen-vol" || one.Volume.Scope != "local" {
 			a.Errorf("%+v", one)
@@ -72,7 +72,7 @@ var apiVolumes = []apiCase{
 		a.ask(201, "POST", "/volumes/create", `{"Name":"gone-vol"}`)
 		a.ask(201, "POST", "/volumes/create", `{"Name":"used-vol"}`)
 		user := a.create("", `"HostConfig":{"NetworkMode":"none","Binds":["used-vol:/v"]}`)
-		_, err := a.go_.VolumeRemove(a.Context(), "gone-vol", mobyclient.VolumeRemoveOptions{})
+		_, err := a.sdk.VolumeRemove(a.Context(), "gone-vol", mobyclient.VolumeRemoveOptions{})
 		a.must(err)
 		a.ask(404, "DELETE", "/volumes/gone-vol", "").says("no such volume")
 		a.ask(204, "DELETE", "/volumes/gone-vol?force=1", "")
@@ -83,7 +83,7 @@ var apiVolumes = []apiCase{
 		a.ask(201, "POST", "/volumes/create", `{"Name":"prune-named","Labels":{"p":"1"}}`)
 		anonymous := a.ask(201, "POST", "/volumes/create", `{"Labels":{"p":"1"}}`).at("Name").(string)
 		a.ask(200, "POST", v(55, `/volumes/prune?filters={"label":["nobody"]}`), "").shape(`.: VolumesDeleted l0 SpaceReclaimed n`)
-		out, err := a.go_.VolumePrune(a.Context(), mobyclient.VolumePruneOptions{Filters: make(mobyclient.Filters).Add("label", "p=1")})
+		out, err := a.sdk.VolumePrune(a.Context(), mobyclient.VolumePruneOptions{Filters: make(mobyclient.Filters).Add("label", "p=1")})
 		a.must(err)
 		if len(out.Report.VolumesDeleted) != 1 || out.Report.VolumesDeleted[0] != anonymous {
 			a.Errorf("since 1.42 anonymous ones go: %+v", out)
@@ -102,7 +102,7 @@ func networkShape(m int) string {
 
 var apiNetworks = []apiCase{
 	{row: "GET /networks", test: func(a *apiTest) {
-		list, err := a.go_.NetworkList(a.Context(), mobyclient.NetworkListOptions{})
+		list, err := a.sdk.NetworkList(a.Context(), mobyclient.NetworkListOptions{})
 		a.must(err)
 		if len(list.Items) < 3 {
 			a.Errorf("%+v", list)
@@ -124,7 +124,7 @@ var apiNetworks = []apiCase{
 		id := a.network("seen")
 		box := a.create("on-seen", `"Cmd":["sleep","1000"],"HostConfig":{"NetworkMode":"seen"}`)
 		a.ask(204, "POST", "/containers/on-seen/start", "")
-		one, err := a.go_.NetworkInspect(a.Context(), "seen", mobyclient.NetworkInspectOptions{})
+		one, err := a.sdk.NetworkInspect(a.Context(), "seen", mobyclient.NetworkInspectOptions{})
 		a.must(err)
 		if one.Network.ID != id || one.Network.Containers[box].Name != "on-seen" {
 			a.Errorf("%+v", one)
@@ -143,7 +143,7 @@ var apiNetworks = []apiCase{
 	}},
 	{row: "DELETE /networks/{id}", test: func(a *apiTest) {
 		id := a.network("gone")
-		_, err := a.go_.NetworkRemove(a.Context(), id, mobyclient.NetworkRemoveOptions{})
+		_, err := a.sdk.NetworkRemove(a.Context(), id, mobyclient.NetworkRemoveOptions{})
 		a.must(err)
 		a.ask(404, "DELETE", "/networks/gone", "").says("network gone not found")
 		a.ask(403, "DELETE", "/networks/bridge", "").says("bridge is a pre-defined network and cannot be removed")
@@ -153,7 +153,7 @@ var apiNetworks = []apiCase{
 		a.ask(403, "DELETE", "/networks/busy", "").says("has active endpoints")
 	}},
 	{row: "POST /networks/create", never: []int{}, test: func(a *apiTest) {
-		made, err := a.go_.NetworkCreate(a.Context(), "made-net", mobyclient.NetworkCreateOptions{Driver: "bridge", Internal: true, Labels: map[string]string{"a": "b"}})
+		made, err := a.sdk.NetworkCreate(a.Context(), "made-net", mobyclient.NetworkCreateOptions{Driver: "bridge", Internal: true, Labels: map[string]string{"a": "b"}})
 		a.must(err)
 		a.Cleanup(func() { a.e.Must("network", "rm", "made-net") })
 		a.ask(200, "GET", "/networks/"+made.ID, "").is(true, "Internal").is("b", "Labels", "a")
@@ -171,7 +171,7 @@ var apiNetworks = []apiCase{
 		subnet := a.ask(200, "GET", "/networks/joined", "").at("IPAM", "Config", "0", "Subnet").(string)
 		id := a.sleeper("joiner-none")
 		a.create("joiner", `"Cmd":["sleep","1000"],"HostConfig":{"NetworkMode":"bridge"}`)
-		_, err := a.go_.NetworkConnect(a.Context(), "joined", mobyclient.NetworkConnectOptions{Container: "joiner", EndpointConfig: &network.EndpointSettings{Aliases: []string{"friend"}}})
+		_, err := a.sdk.NetworkConnect(a.Context(), "joined", mobyclient.NetworkConnectOptions{Container: "joiner", EndpointConfig: &network.EndpointSettings{Aliases: []string{"friend"}}})
 		a.must(err) // it does not run: kept for its start
 		a.ask(204, "POST", "/containers/joiner/start", "")
 		a.ask(200, "GET", "/containers/joiner/json", "").is("friend", "NetworkSettings", "Networks", "joined", "Aliases", "0")
@@ -190,7 +190,7 @@ var apiNetworks = []apiCase{
 		a.network("left")
 		a.create("leaver", `"Cmd":["sleep","1000"],"HostConfig":{"NetworkMode":"left"}`)
 		a.ask(204, "POST", "/containers/leaver/start", "")
-		_, err := a.go_.NetworkDisconnect(a.Context(), "left", mobyclient.NetworkDisconnectOptions{Container: "leaver"})
+		_, err := a.sdk.NetworkDisconnect(a.Context(), "left", mobyclient.NetworkDisconnectOptions{Container: "leaver"})
 		a.must(err)
 		if nets := a.ask(200, "GET", "/containers/leaver/json", "").at("NetworkSettings", "Networks").(map[string]any); len(nets) != 0 {
 			a.Errorf("%v", nets)
@@ -205,7 +205,7 @@ var apiNetworks = []apiCase{
 	{row: "POST /networks/prune", test: func(a *apiTest) {
 		a.ask(201, "POST", "/networks/create", `{"Name":"idle-net","Labels":{"idle":"1"}}`)
 		a.ask(200, "POST", `/networks/prune?filters={"label":["nobody"]}`, "").shape(`.: NetworksDeleted l0`)
-		out, err := a.go_.NetworkPrune(a.Context(), mobyclient.NetworkPruneOptions{Filters: make(mobyclient.Filters).Add("label", "idle")})
+		out, err := a.sdk.NetworkPrune(a.Context(), mobyclient.NetworkPruneOptions{Filters: make(mobyclient.Filters).Add("label", "idle")})
 		a.must(err)
 		if len(out.Report.NetworksDeleted) != 1 || out.Report.NetworksDeleted[0] != "idle-net" {
 			a.Errorf("%+v", out)

@@ -393,8 +393,19 @@ func Check(page string, records []testkit.Record, exists func(string) bool) []st
 	e := gather(records)
 	var wrong []string
 	seen := map[string]bool{}
+	others := map[string]bool{} // clients that ran
+	for _, clients := range e.second {
+		for who := range clients {
+			others[who] = true
+		}
+	}
 	for _, c := range parse(page) {
 		seen[c.key] = true
+		for who := range strings.SplitSeq(c.second, ", ") {
+			if _, shown := e.second[c.key][who]; others[who] && !shown {
+				wrong = append(wrong, fmt.Sprintf("%q: %s does not show it", c.key, who))
+			}
+		}
 		top, _, _ := strings.Cut(c.test, "/")
 		outcome := e.outcome[c.test]
 		switch {

@@ -73,6 +73,8 @@ func TestAPageThatClaimsTooMuchIsWrong(t *testing.T) {
 		{"somebody wrote works", strings.Replace(page, "| `berth ps` | unproven |  |", "| `berth ps` | works | `TestOne` |", 1), []testkit.Record{record}, `"ps" is said to be "works"`},
 		{"no test is named", strings.Replace(page, "| `berth ps` | unproven |  |", "| `berth ps` | works |  |", 1), nil, `"ps" is said to work, but no test is named`},
 		{"the test is gone", strings.ReplaceAll(page, "TestOne", "TestGone"), nil, "there is no test TestGone"},
+		{"another client is said to have seen it", strings.Replace(page, "| `GET /info` | unproven |  |", "| `GET /info` | works: 200 | `TestOne`, python |", 1),
+			[]testkit.Record{{Test: "TestPython", Outcome: "passed", Answers: []*testkit.Answer{{Row: "GET /version", Status: 200, By: "python"}}}}, `"GET /info": python does not show it`},
 		{"a row is gone", strings.Replace(page, "| `berth ps` ", "| `berth xx` ", 1), nil, `"ps" is not listed`},
 	} {
 		wrong := Check(tt.page, tt.records, exists)
