@@ -275,5 +275,8 @@ func TestPruneAsks(t *testing.T) {
 			}
 		}
 		c.must(e, "rm", "kept")
+		if got := e.Must("builder", "prune", "-a", "-f", "--filter", "until=24h", "--keep-storage", "1GB"); got != "Total reclaimed space: 0B" {
+			t.Errorf("builder prune: %q", got)
+		}
 	})
 }
