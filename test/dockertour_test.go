@@ -437,7 +437,7 @@ func normal(text, dir, reg string) string {
 		{`\b[a-z]+_[a-z]+\b`, "NAME"},
 		{` +`, " "}, // columns are as wide as what is in them
 		{`(?m) +$`, ""},
-		{`\b\d{4,}\b`, "NUMBER"},
+		{`\b\d{3,}\b`, "NUMBER"},
 		{`\b\d+\.\d\b`, "FRACTION"},
 		{`\b\d\d:\d\d\b`, "CLOCK"},
 		{`docker`, "berth"},
@@ -492,7 +492,7 @@ func TestTourOfTheOfficialClient(t *testing.T) {
 					continue
 				}
 				r := g.run(args...)
-				g.told = append(g.told, normal(r.Stdout+"\n--- exit "+itoa(r.Code)+", standard error:\n"+firstLower(r.Stderr), g.dir, g.reg))
+				g.told = append(g.told, normal(r.Stdout+"\n--- standard error:\n"+firstLower(r.Stderr), g.dir, g.reg)+"--- exit "+itoa(r.Code))
 			}
 		})
 	}
