@@ -43,7 +43,10 @@ func TestLifeOfAContainer(t *testing.T) {
 		if !regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(id) {
 			t.Fatalf("run -d printed %q", id)
 		}
-		testkit.Eventually(t, "hello is logged", func() bool { return strings.Contains(c.run(e, "logs", "life").Stdout, "hello") })
+		testkit.Eventually(t, "what it says is logged", func() bool {
+			r := c.run(e, "logs", "life")
+			return strings.Contains(r.Stdout, "hello") && strings.Contains(r.Stderr, "oops")
+		})
 		r := c.run(e, "logs", "life")
 		if r.Stdout != "hello\n" || r.Stderr != "oops\n" {
 			t.Errorf("logs: stdout %q, stderr %q", r.Stdout, r.Stderr)
@@ -68,6 +71,7 @@ func TestLifeOfAContainer(t *testing.T) {
 			t.Errorf("wait: %q", got)
 		}
 		c.must(e, "start", "life")
+		testkit.Eventually(t, "it has said hello again", func() bool { return strings.HasSuffix(c.run(e, "logs", "life").Stdout, "bye\nhello\n") })
 		c.must(e, "kill", "life")
 		if got := c.must(e, "wait", "life"); got != "137" {
 			t.Errorf("wait after kill: %q", got)
