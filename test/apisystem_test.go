@@ -191,6 +191,7 @@ var apiBuilds = []apiCase{
 			a.Errorf("%+v", out)
 		}
 		a.ask(200, "POST", `/build/prune?all=1&filters={"until":["24h"]}`, "").shape(`.: CachesDeleted l SpaceReclaimed n`)
+		a.ask(400, "POST", `/build/prune?filters={"colour":["red"]}`, "").says("invalid filter 'colour'")
 	}},
 }
 

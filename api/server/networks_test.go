@@ -418,8 +418,22 @@ func TestInfoTellsOfNetworks(t *testing.T) {
 }
 
 func TestPruningTheBuildCacheFindsNone(t *testing.T) {
-	if w := newBench(t).ask("POST", "/build/prune", ""); w.Code != 200 || strings.TrimSpace(w.Body.String()) != `{"CachesDeleted":[],"SpaceReclaimed":0}` {
-		t.Errorf("%d %s", w.Code, w.Body)
+	b := newBench(t)
+	for query, want := range map[string]string{
+		"": "", "?all=1&keep-storage=5": "", "?reserved-space=1&max-used-space=2&min-free-space=9000000000": "",
+		`?filters={"until":["24h"],"id":["x"],"parent":["x"],"type":["regular"],"description":["x"],"inuse":["1"],"shared":["1"],"private":["1"]}`: "",
+		`?filters={"unused-for":{"24h":true}}`: "", `?filters={"label":["a","b"],"label!":["c"]}`: "", // labels come with a system prune
+		`?filters=x`: "not a JSON object", `?filters={"colour":["red"]}`: "invalid filter 'colour'", `?filters={"until":["yesterday"]}`: "until",
+		`?filters={"unused-for":["long"]}`: "invalid value", `?filters={"until":["1h"],"unused-for":["1h"]}`: "cannot be combined", `?filters={"id":["a","b"]}`: "more than one id filter",
+		"?keep-storage=much": "keep-storage", "?reserved-space=1GB": "reserved-space", "?max-used-space=1.5": "max-used-space", "?min-free-space=x": "min-free-space",
+	} {
+		w := b.ask("POST", "/build/prune"+query, "")
+		switch {
+		case want == "" && (w.Code != 200 || strings.TrimSpace(w.Body.String()) != `{"CachesDeleted":[],"SpaceReclaimed":0}`):
+			t.Errorf("%s: %d %s", query, w.Code, w.Body)
+		case want != "" && (w.Code != 400 || !strings.Contains(w.Body.String(), want)):
+			t.Errorf("%s: %d %s, want %q", query, w.Code, w.Body, want)
+		}
 	}
 }
 

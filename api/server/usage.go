@@ -225,9 +225,36 @@ func (f *fixedUsage) measure(ctx context.Context, root string, fixed func(path s
 	return n, err
 }
 
+// cacheFilters are what a build cache's records can be chosen by, with one value each.
+// Docker's newer name of unused-for is until.
+var cacheFilters = []string{"until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private"}
+
 // pruneBuildCache has nothing to remove: there is no build cache, as the disk usage tells.
-// Docker's client asks for it with every system prune.
+// Docker's client asks for it with every system prune, labels for the other kinds included.
 func pruneBuildCache(w *writer, r *request) error {
+	f, err := r.filters(slices.Concat(cacheFilters, []string{"label", "label!"})...)
+	if err != nil {
+		return err
+	}
+	for _, key := range cacheFilters {
+		if len(f[key]) > 1 {
+			return fail.New(fail.Invalid, "more than one %s filter specified", key)
+		}
+	}
+	if len(f["unused-for"]) > 0 {
+		if len(f["until"]) > 0 {
+			return fail.New(fail.Invalid, "filters until and unused-for cannot be combined: they mean the same")
+		}
+		f["until"] = f["unused-for"]
+	}
+	if _, err := f.until(time.Now()); err != nil {
+		return err
+	}
+	for _, bytes := range []string{"keep-storage", "reserved-space", "max-used-space", "min-free-space"} { // the first until 1.47
+		if _, _, err := r.number(bytes); err != nil {
+			return err
+		}
+	}
 	r.s.tellPrune("builder", 0)
 	return writeJSON(w, http.StatusOK, build.CachePruneReport{CachesDeleted: []string{}})
 }
