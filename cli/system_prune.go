@@ -28,8 +28,8 @@ func newSystemPrune(a *app) *cobra.Command {
 	return cmd
 }
 
-// systemPrune prunes one kind after the other, containers first since they hold the rest. A
-// kind that this engine does not have yet has nothing to remove.
+// systemPrune prunes one kind after the other, containers first since they hold the rest. An
+// engine that does not know a kind has nothing of it to remove.
 func (a *app) systemPrune(ctx context.Context, o *pruneFlags) error {
 	if o.volumes && len(o.filter.Value()["until"]) > 0 {
 		return errors.New(`ERROR: The "until" filter is not supported with "--volumes"`)
@@ -64,7 +64,7 @@ func (a *app) systemPrune(ctx context.Context, o *pruneFlags) error {
 	for i, step := range steps {
 		text, freed, err := step()
 		if err != nil {
-			// Containers and images every engine has; the others may be absent.
+			// Every engine has containers and images.
 			if i != 0 && i != 3 && (errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err)) {
 				continue
 			}

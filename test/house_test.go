@@ -148,7 +148,7 @@ func TestAPrunedEngineIsAsSmallAsAFreshOne(t *testing.T) {
 // TestPruneFilters prunes with each filter, and looks what is left.
 func TestPruneFilters(t *testing.T) {
 	eachClient(t, func(t *testing.T, e *testkit.Engine, c client) {
-		// The moments before and after the first of each kind.
+		// make makes one of each kind.
 		make := func(name string, labels ...string) {
 			args := []string{}
 			for _, l := range labels {

@@ -16,7 +16,7 @@ import (
 // values. An absent key accepts everything.
 type filters map[string][]string
 
-// parseFilters reads the filters parameter, {"key":["value"]} or the older
+// filters reads the filters parameter, {"key":["value"]} or the older
 // {"key":{"value":true}}, and refuses keys that are not among allowed.
 func (r *request) filters(allowed ...string) (filters, error) {
 	f, err := parseFilters(r.query("filters"))
