@@ -240,8 +240,9 @@ Made from what the tests of ` + "`./test`" + ` have shown (` + "`make compatibil
 tests fail when this page claims something that they do not show. Docker's side is the Engine
 API 1.56 and the docker command line 29, as far as they are in daily or production use.
 
-- **works**: the named test used it as in Docker, and it did what Docker does. For an endpoint the numbers are the
-  statuses that the test provoked.
+- **works**: the named test passed. Of an endpoint it is the test that is there for it, and the numbers are the
+  statuses that it provoked and looked at. Of a command or an option it is a test that ran it successfully on the way; how closely
+  it looks at what the option does differs. A remark tells what else there is to know.
 - **differs**, **not supported**: so on purpose or so far, with the reason; not supported is proven by the refusal.
 - **unproven**: it is there, but no test shows it. **missing**: it is not there.
 `
