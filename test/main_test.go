@@ -3,9 +3,11 @@ package test
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,6 +39,11 @@ func compatibilityPage() int {
 	}
 	exists := func(name string) bool { return names[name] }
 	records := testkit.Recorded()
+	given := func(name string) string { return flag.Lookup("test." + name).Value.String() }
+	chosen := given("run")
+	// A part of a test shows only a part of what the test proves, and so may another runtime.
+	parts := strings.Contains(chosen, "/") || given("skip") != "" || os.Getenv("BERTH_TEST_RUNTIME") != ""
+	whole := !parts && chosen == "" && given("list") == "" && !testing.Short()
 	if *writeCompatibility {
 		// Records of earlier runs count too.
 		if file := os.Getenv("BERTH_RECORD"); file != "" {
@@ -44,18 +51,22 @@ func compatibilityPage() int {
 				return pageError(err)
 			}
 		}
-		page := compatibility.Page(string(before), records, exists)
+		page := compatibility.Page(string(before), records, exists, whole)
 		if err := os.WriteFile(path, []byte(page), 0o644); err != nil {
 			return pageError(err)
 		}
 		return 0
 	}
-	// A part of a test shows only a part of what the test proves, and so may another runtime.
-	chosen := flag.Lookup("test.run").Value.String()
-	if strings.Contains(chosen, "/") || flag.Lookup("test.skip").Value.String() != "" || os.Getenv("BERTH_TEST_RUNTIME") != "" {
+	if parts {
 		records = nil
 	}
-	wrong := compatibility.Check(string(before), records, exists)
+	wrong := compatibility.Check(string(before), records, exists, whole)
+	if whole {
+		skipped := compatibility.Skipped(string(before), records)
+		for _, test := range slices.Sorted(maps.Keys(skipped)) {
+			fmt.Printf("docs/compatibility.md: %s, which proves %d rows, was skipped\n", test, skipped[test])
+		}
+	}
 	for _, w := range wrong {
 		fmt.Println("docs/compatibility.md:", w)
 	}

@@ -16,7 +16,7 @@ import (
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		skip(t, "needs root")
 	}
 }
 
@@ -24,7 +24,7 @@ func NeedRoot(t testing.TB) {
 func Integration(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("integration test, skipped by -short")
+		skip(t, "integration test, skipped by -short")
 	}
 	NeedRoot(t)
 }
@@ -34,7 +34,7 @@ func NeedTool(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		t.Skipf("%s is not installed", name)
+		skip(t, "%s is not installed", name)
 	}
 	return path
 }
@@ -88,7 +88,7 @@ func DockerCLI(t testing.TB) string {
 	out, err := exec.Command(path, "--version").Output()
 	var major int
 	if _, scanErr := fmt.Sscanf(string(out), "Docker version %d.", &major); err != nil || scanErr != nil || major < 28 {
-		t.Skipf("the docker client here is %q; 28 or newer is needed (make tools)", out)
+		skip(t, "the docker client here is %q; 28 or newer is needed (make tools)", out)
 	}
 	return path
 }

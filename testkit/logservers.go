@@ -191,7 +191,7 @@ func NewJournald(t testing.TB) *Journald {
 	NeedRoot(t)
 	NeedTool(t, "journalctl")
 	if _, err := os.Stat("/lib/systemd/systemd-journald"); err != nil {
-		t.Skip("systemd-journald is missing (Debian package systemd)")
+		skip(t, "systemd-journald is missing (Debian package systemd)")
 	}
 	j := &Journald{startProgram(t, "unshare", "-m", "--propagation", "private", "sh", "-c", journalScript)}
 	Eventually(t, "journald listens", func() bool {
@@ -285,7 +285,7 @@ func NewForward(t testing.TB, onSocket bool, c *Certificate) *Forward {
 	const python = "/usr/bin/python3" // Debian's, whatever else is first in PATH
 	NeedTool(t, python)
 	if exec.Command(python, "-c", "import msgpack").Run() != nil {
-		t.Skip("python3's msgpack is missing (Debian package python3-msgpack)")
+		skip(t, "python3's msgpack is missing (Debian package python3-msgpack)")
 	}
 	f := &Forward{Address: "127.0.0.1:" + FreePort(t), program: &program{t: t}}
 	at := f.Address

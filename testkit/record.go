@@ -108,6 +108,13 @@ func note(t testing.TB, change func(*Record)) {
 	}
 }
 
+// skip skips a test for what the machine does not have, and notes that.
+func skip(t testing.TB, format string, args ...any) {
+	t.Helper()
+	note(t, func(*Record) {})
+	t.Skipf(format, args...)
+}
+
 func closeRecord(t testing.TB) {
 	recorder.mu.Lock()
 	defer recorder.mu.Unlock()

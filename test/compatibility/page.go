@@ -122,6 +122,21 @@ func canonical(path string) string {
 	return path
 }
 
+// became is the outcome of a test, "skipped" if a test that it is a part of was skipped, or
+// empty if it did not run.
+func (e evidence) became(test string) string {
+	for name := test; ; {
+		if outcome := e.outcome[name]; outcome != "" && (name == test || outcome == "skipped") {
+			return outcome
+		}
+		end := strings.LastIndexByte(name, '/')
+		if end < 0 {
+			return ""
+		}
+		name = name[:end]
+	}
+}
+
 // proves reports whether test has shown c.
 func (e evidence) proves(c claim, test string) bool {
 	if e.outcome[test] != "passed" {
@@ -137,13 +152,14 @@ func (e evidence) proves(c claim, test string) bool {
 	return !slices.ContainsFunc(c.statuses, func(s int) bool { return !slices.Contains(codes, s) })
 }
 
-// settle finds who proves c: the test that the page names already, if it still does or was
-// not run, or else the first by name.
-func (e evidence) settle(c claim, before map[string]claim) claim {
+// settle finds who proves c: the test that the page names already, if it still does, was
+// skipped or, in a part of a run, did not run; or else the first by name.
+func (e evidence) settle(c claim, before map[string]claim, whole bool) claim {
 	old := before[c.key]
 	if old.state == c.state && old.test != "" {
 		c.statuses = old.statuses
-		if _, ran := e.outcome[old.test]; !ran || e.proves(c, old.test) {
+		became := e.became(old.test)
+		if became == "skipped" || became == "" && !whole || e.proves(c, old.test) {
 			c.test, c.second = old.test, old.second
 			e.widen(&c)
 			return c
@@ -190,8 +206,9 @@ func (e evidence) widen(c *claim) {
 }
 
 // Page is the page that records prove. Of tests that did not run it keeps what the page
-// before says. Exists says whether there is a top-level test of that name.
-func Page(before string, records []testkit.Record, exists func(string) bool) string {
+// before says, unless the run was a whole one: then they are gone. Exists says whether there
+// is a top-level test of that name.
+func Page(before string, records []testkit.Record, exists func(string) bool, whole bool) string {
 	there := func(test string) bool {
 		top, _, _ := strings.Cut(test, "/")
 		return exists(top)
@@ -212,7 +229,7 @@ func Page(before string, records []testkit.Record, exists func(string) bool) str
 			b.WriteString("\n### Out of scope\n\n" + columns)
 		}
 		out = c.out
-		b.WriteString(e.settle(c, old).String())
+		b.WriteString(e.settle(c, old, whole).String())
 	}
 	b.WriteString("\n## Command line\n")
 	section := "?"
@@ -229,7 +246,7 @@ func Page(before string, records []testkit.Record, exists func(string) bool) str
 			}
 			b.WriteString(columns)
 		}
-		b.WriteString(e.settle(c, old).String())
+		b.WriteString(e.settle(c, old, whole).String())
 	}
 	return b.String()
 }
@@ -389,8 +406,9 @@ func with(c claim, special map[string]difference) claim {
 }
 
 // Check tells what is wrong with the page: claims of tests that ran and do not prove them,
-// and rows that are not there. Exists says whether there is a top-level test of that name.
-func Check(page string, records []testkit.Record, exists func(string) bool) []string {
+// rows that are not there and, after a whole run, claims of tests that were no part of it. Exists says
+// whether there is a top-level test of that name.
+func Check(page string, records []testkit.Record, exists func(string) bool, whole bool) []string {
 	e := gather(records)
 	var wrong []string
 	seen := map[string]bool{}
@@ -408,7 +426,7 @@ func Check(page string, records []testkit.Record, exists func(string) bool) []st
 			}
 		}
 		top, _, _ := strings.Cut(c.test, "/")
-		outcome := e.outcome[c.test]
+		outcome := e.became(c.test)
 		switch {
 		case c.test == "":
 			if c.state == works {
@@ -416,6 +434,10 @@ func Check(page string, records []testkit.Record, exists func(string) bool) []st
 			}
 		case !exists(top):
 			wrong = append(wrong, fmt.Sprintf("%q: there is no test %s", c.key, top))
+		case outcome == "" && whole:
+			wrong = append(wrong, fmt.Sprintf("%q: no test %s has run", c.key, c.test))
+		case outcome == "failed":
+			wrong = append(wrong, fmt.Sprintf("%q: %s has failed", c.key, c.test))
 		case outcome == "passed" && !e.proves(c, c.test):
 			wrong = append(wrong, fmt.Sprintf("%q is said to be %q, and %s does not show it", c.key, c.state, c.test))
 		}
@@ -426,4 +448,17 @@ func Check(page string, records []testkit.Record, exists func(string) bool) []st
 		}
 	}
 	return wrong
+}
+
+// Skipped are the tests that rows of the page name and that were skipped, by name, with the
+// number of their rows: what they show depends on what the machine has, so it is no mistake.
+func Skipped(page string, records []testkit.Record) map[string]int {
+	e := gather(records)
+	out := map[string]int{}
+	for _, c := range parse(page) {
+		if c.test != "" && e.became(c.test) == "skipped" {
+			out[c.test]++
+		}
+	}
+	return out
 }

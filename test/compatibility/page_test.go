@@ -31,7 +31,7 @@ func TestThePageSaysWhatTheRecordsShow(t *testing.T) {
 		passed("TestNoBuilder", 1, "build", "."),
 		{Test: "TestAPI/x", Outcome: "passed", Answers: []*testkit.Answer{{Row: "GET /info", Status: 200}, {Row: "GET /info", Status: 200, By: "python3-docker"}}},
 		passed("TestGone", 0, "ps"),
-	}, func(name string) bool { return name != "TestGone" })
+	}, func(name string) bool { return name != "TestGone" }, true)
 	got := claims(t, page)
 	for key, want := range map[string]struct{ state, test, second string }{
 		"run":            {works, "TestOne", ""},
@@ -52,7 +52,7 @@ func TestThePageSaysWhatTheRecordsShow(t *testing.T) {
 			t.Errorf("%s: %+v (there: %v), want %+v", key, c, found, want)
 		}
 	}
-	if wrong := Check(page, nil, always); len(wrong) > 0 {
+	if wrong := Check(page, nil, always, false); len(wrong) > 0 {
 		t.Errorf("a fresh page is said to be wrong: %q", wrong)
 	}
 }
@@ -60,24 +60,29 @@ func TestThePageSaysWhatTheRecordsShow(t *testing.T) {
 func TestAPageThatClaimsTooMuchIsWrong(t *testing.T) {
 	record := passed("TestOne", 0, "run", "--rm", "busybox")
 	exists := func(name string) bool { return name == "TestOne" }
-	page := Page("", []testkit.Record{record}, exists)
+	page := Page("", []testkit.Record{record}, exists, true)
 	for _, tt := range []struct {
 		what, page string
 		records    []testkit.Record
+		whole      bool
 		want       string
 	}{
-		{"as it is", page, []testkit.Record{record}, ""},
-		{"the test was skipped", page, []testkit.Record{{Test: "TestOne", Outcome: "skipped"}}, ""},
-		{"the test did not run", page, nil, ""},
-		{"the test does not give the option any more", page, []testkit.Record{passed("TestOne", 0, "run", "busybox")}, `"run --rm" is said to be "works", and TestOne does not show it`},
-		{"somebody wrote works", strings.Replace(page, "| `berth ps` | unproven |  |", "| `berth ps` | works | `TestOne` |", 1), []testkit.Record{record}, `"ps" is said to be "works"`},
-		{"no test is named", strings.Replace(page, "| `berth ps` | unproven |  |", "| `berth ps` | works |  |", 1), nil, `"ps" is said to work, but no test is named`},
-		{"the test is gone", strings.ReplaceAll(page, "TestOne", "TestGone"), nil, "there is no test TestGone"},
+		{"as it is", page, []testkit.Record{record}, true, ""},
+		{"the test was skipped", page, []testkit.Record{{Test: "TestOne", Outcome: "skipped"}}, true, ""},
+		{"the test did not run", page, nil, false, ""},
+		{"the test is no part of a whole run", page, nil, true, `"run --rm": no test TestOne has run`},
+		{"the sub-test is no part of a whole run", strings.ReplaceAll(page, "TestOne", "TestOne/old"), []testkit.Record{record}, true, `"run --rm": no test TestOne/old has run`},
+		{"the test that the sub-test is a part of was skipped", strings.ReplaceAll(page, "TestOne", "TestOne/part"), []testkit.Record{{Test: "TestOne", Outcome: "skipped"}}, true, ""},
+		{"the test failed", page, []testkit.Record{{Test: "TestOne", Outcome: "failed"}}, true, `"run --rm": TestOne has failed`},
+		{"the test does not give the option any more", page, []testkit.Record{passed("TestOne", 0, "run", "busybox")}, false, `"run --rm" is said to be "works", and TestOne does not show it`},
+		{"somebody wrote works", strings.Replace(page, "| `berth ps` | unproven |  |", "| `berth ps` | works | `TestOne` |", 1), []testkit.Record{record}, false, `"ps" is said to be "works"`},
+		{"no test is named", strings.Replace(page, "| `berth ps` | unproven |  |", "| `berth ps` | works |  |", 1), nil, false, `"ps" is said to work, but no test is named`},
+		{"the test is gone", strings.ReplaceAll(page, "TestOne", "TestGone"), nil, false, "there is no test TestGone"},
 		{"another client is said to have seen it", strings.Replace(page, "| `GET /info` | unproven |  |", "| `GET /info` | works: 200 | `TestOne`, python |", 1),
-			[]testkit.Record{{Test: "TestPython", Outcome: "passed", Answers: []*testkit.Answer{{Row: "GET /version", Status: 200, By: "python"}}}}, `"GET /info": python does not show it`},
-		{"a row is gone", strings.Replace(page, "| `berth ps` ", "| `berth xx` ", 1), nil, `"ps" is not listed`},
+			[]testkit.Record{{Test: "TestPython", Outcome: "passed", Answers: []*testkit.Answer{{Row: "GET /version", Status: 200, By: "python"}}}}, false, `"GET /info": python does not show it`},
+		{"a row is gone", strings.Replace(page, "| `berth ps` ", "| `berth xx` ", 1), nil, false, `"ps" is not listed`},
 	} {
-		wrong := Check(tt.page, tt.records, exists)
+		wrong := Check(tt.page, tt.records, exists, tt.whole)
 		if tt.want == "" && len(wrong) > 0 || tt.want != "" && !slices.ContainsFunc(wrong, func(w string) bool { return strings.Contains(w, tt.want) }) {
 			t.Errorf("%s: %q, want %q", tt.what, wrong, tt.want)
 		}
@@ -85,8 +90,8 @@ func TestAPageThatClaimsTooMuchIsWrong(t *testing.T) {
 }
 
 func TestAPartOfTheTestsKeepsTheOthersRows(t *testing.T) {
-	first := Page("", []testkit.Record{passed("TestOne", 0, "run", "--rm", "busybox"), passed("TestTwo", 0, "ps", "-a")}, always)
-	second := claims(t, Page(first, []testkit.Record{passed("TestOne", 0, "run", "--tty", "busybox"), passed("TestNew", 0, "ps", "-a")}, always))
+	first := Page("", []testkit.Record{passed("TestOne", 0, "run", "--rm", "busybox"), passed("TestTwo", 0, "ps", "-a")}, always, true)
+	second := claims(t, Page(first, []testkit.Record{passed("TestOne", 0, "run", "--tty", "busybox"), passed("TestNew", 0, "ps", "-a")}, always, false))
 	if c := second["run --rm"]; c.state != unproven {
 		t.Errorf("run --rm stays: %+v", c)
 	}
@@ -95,6 +100,25 @@ func TestAPartOfTheTestsKeepsTheOthersRows(t *testing.T) {
 	}
 	if c := second["ps --all"]; c.test != "TestTwo" {
 		t.Errorf("ps --all, whose test did not run, is now %+v", c)
+	}
+}
+
+func TestAWholeRunForgetsTestsThatAreGoneAndKeepsSkippedOnes(t *testing.T) {
+	first := Page("", []testkit.Record{passed("TestOne/a", 0, "run", "--rm", "busybox"), passed("TestTwo/b", 0, "ps", "-a")}, always, true)
+	records := []testkit.Record{passed("TestOne", 0, "images"), {Test: "TestTwo", Outcome: "skipped"}}
+	if skipped := Skipped(first, records); skipped["TestTwo/b"] != 2 || len(skipped) != 1 {
+		t.Errorf("skipped: %v", skipped)
+	}
+	second := Page(first, records, always, true)
+	got := claims(t, second)
+	if c := got["run --rm"]; c.state != unproven {
+		t.Errorf("run --rm, whose test is gone: %+v", c)
+	}
+	if c := got["ps --all"]; c.test != "TestTwo/b" {
+		t.Errorf("ps --all, whose test was skipped: %+v", c)
+	}
+	if wrong := Check(second, records, always, true); len(wrong) > 0 {
+		t.Errorf("the page that the run made is said to be wrong: %q", wrong)
 	}
 }
 
