@@ -97,7 +97,7 @@ func commands() []command {
 	return out
 }
 
-// difference is a row that does not simply work, in the words of whoever decided it.
+// difference is a row of which more is to tell than that it works, in the words of whoever decided it.
 type difference struct{ key, state, sentence string }
 
 func differences() map[string]difference {
