@@ -153,10 +153,20 @@ func (e evidence) proves(c claim, test string) bool {
 }
 
 // settle finds who proves c: the test that the page names already, if it still does, was
-// skipped or, in a part of a run, did not run; or else the first by name.
+// skipped or, in a part of a run, did not run; or else the first by name. One that is rather
+// about something else gives way.
 func (e evidence) settle(c claim, before map[string]claim, whole bool) claim {
 	old := before[c.key]
-	if old.state == c.state && old.test != "" {
+	provers := slices.Sorted(maps.Keys(e.shown[c.key]))
+	if c.state == notSupported && len(provers) == 0 {
+		provers = slices.Sorted(maps.Keys(e.refused[c.key]))
+	}
+	if strings.Contains(c.key, " /") { // the test that is there for this row
+		slices.SortStableFunc(provers, func(a, b string) int { return len(e.shown[c.key][b]) - len(e.shown[c.key][a]) })
+	}
+	slices.SortStableFunc(provers, func(a, b string) int { return aside(a) - aside(b) })
+	better := len(provers) > 0 && aside(provers[0]) < aside(old.test)
+	if !better && old.state == c.state && old.test != "" {
 		c.statuses = old.statuses
 		became := e.became(old.test)
 		if became == "skipped" || became == "" && !whole || e.proves(c, old.test) {
@@ -166,14 +176,6 @@ func (e evidence) settle(c claim, before map[string]claim, whole bool) claim {
 		}
 		c.statuses = nil
 	}
-	provers := slices.Sorted(maps.Keys(e.shown[c.key]))
-	if c.state == notSupported && len(provers) == 0 {
-		provers = slices.Sorted(maps.Keys(e.refused[c.key]))
-	}
-	if strings.Contains(c.key, " /") { // the test that is there for this row
-		slices.SortStableFunc(provers, func(a, b string) int { return len(e.shown[c.key][b]) - len(e.shown[c.key][a]) })
-	}
-	slices.SortStableFunc(provers, func(a, b string) int { return aside(a) - aside(b) })
 	if len(provers) == 0 {
 		if c.state == works {
 			c.state = unproven
@@ -187,9 +189,13 @@ func (e evidence) settle(c claim, before map[string]claim, whole bool) claim {
 	return c
 }
 
-// aside ranks tests that are about something else behind the others.
+// aside ranks tests that are about something else, or look at an option with one short use,
+// behind the others.
 func aside(test string) int {
-	if strings.HasPrefix(test, "TestBadInput") {
+	switch {
+	case strings.HasPrefix(test, "TestOptionsThatNoOtherTestNeeds"):
+		return 2
+	case strings.HasPrefix(test, "TestBadInput"):
 		return 1
 	}
 	return 0

@@ -122,6 +122,21 @@ func TestAWholeRunForgetsTestsThatAreGoneAndKeepsSkippedOnes(t *testing.T) {
 	}
 }
 
+func TestATestThatLooksCloserTakesTheRow(t *testing.T) {
+	catchAll := passed("TestOptionsThatNoOtherTestNeeds", 0, "logs", "--details", "--timestamps", "box")
+	first := Page("", []testkit.Record{catchAll}, always, true)
+	both := []testkit.Record{catchAll, passed("TestZ", 0, "logs", "--details", "box")}
+	for what, before := range map[string]string{"a page that names the other": first, "a new page": ""} {
+		got := claims(t, Page(before, both, always, true))
+		if c := got["logs --details"]; c.test != "TestZ" {
+			t.Errorf("%s: logs --details: %+v", what, c)
+		}
+		if c := got["logs --timestamps"]; c.test != "TestOptionsThatNoOtherTestNeeds" {
+			t.Errorf("%s: logs --timestamps: %+v", what, c)
+		}
+	}
+}
+
 func TestEveryRequestHasItsRow(t *testing.T) {
 	for request, want := range map[string]string{
 		"GET /v1.41/containers/json":               "GET /containers/json",
