@@ -87,6 +87,10 @@ func TestMutualTLS(t *testing.T) {
 	oneLine(t, "an engine that we do not trust", berthWith(client, other.Cert), "certificate signed by unknown authority")
 	oneLine(t, "a missing file", e.Berth("-H", host, "--tlsverify", "--tlscert", "/nonexistent", "--tlskey", "/nonexistent", "ps"), "no such file")
 	oneLine(t, "no certificate", e.Berth("-H", host, "--tls", "ps"), "certificate")
+	// --tls alone trusts whatever engine it is, and that one still asks who we are.
+	if r := e.Berth("-H", host, "--tls", "--tlscert", client.Cert, "--tlskey", client.Key, "version", "--format", "{{.Server.Os}}"); r.Code != 0 || r.Stdout != "linux\n" {
+		t.Errorf("--tls with a certificate: %+v", r)
+	}
 	oneLine(t, "no TLS", e.Berth("-H", host, "ps"), "HTTPS server")
 
 	// The environment and contexts do the same.
