@@ -67,6 +67,7 @@ type Settings struct {
 
 	MetricsAddr string // HOST:PORT; empty: none
 
+	LiveRestore     bool          // containers live on without the engine: always
 	ShutdownTimeout int           // seconds that requests under way may take when the engine ends
 	IdleTimeout     time.Duration // 0: stay for ever
 	ReadyFD         int           // -1: nobody waits
@@ -119,7 +120,7 @@ var dockerKeys = []string{
 	"builder", "containerd", "containerd-namespace", "containerd-plugins-namespace", "cpu-rt-period", "cpu-rt-runtime", "data-path-port",
 	"default-cgroupns-mode", "default-ipc-mode", "exec-opts",
 	"experimental", "features",
-	"ip-forward-no-drop", "live-restore",
+	"ip-forward-no-drop",
 	"min-api-version", "network-control-plane-mtu", "no-new-privileges", "node-generic-resources", "oom-score-adjust", "raw-logs",
 	"registries", "seccomp-profile", "selinux-enabled", "storage-opts", "swarm-default-advertise-addr", "userland-proxy-path",
 	"userns-remap", "validate",
@@ -200,6 +201,7 @@ func newSettings() *Settings {
 	f.StringVar(&s.TLSCert, "tlscert", "", "Certificate of the engine (default ~/.docker/cert.pem)")
 	f.StringVar(&s.TLSKey, "tlskey", "", "Key of the engine (default ~/.docker/key.pem)")
 	f.StringVar(&s.MetricsAddr, "metrics-addr", "", "HOST:PORT to serve Prometheus's metrics on, at /metrics")
+	f.BoolVar(&s.LiveRestore, "live-restore", true, "Containers live on when the engine ends; there is no other way")
 	f.IntVar(&s.ShutdownTimeout, "shutdown-timeout", 15, "Seconds that requests under way may take when the engine ends (containers live on)")
 	f.DurationVar(&s.IdleTimeout, "idle-timeout", 0, "End after this time with nothing running and nobody connected (0: never; 5m with --on-demand)")
 	f.BoolVar(&s.OnDemand, "on-demand", false, "Started by a client or a shim: wait for an engine that is leaving, and end at once if one lives")
@@ -444,6 +446,9 @@ func (s *Settings) complete() error {
 	}
 	if s.RegistryStallTimeout <= 0 {
 		return fail.New(fail.Invalid, "--registry-stall-timeout must be more than nothing")
+	}
+	if !s.LiveRestore {
+		return fail.New(fail.Invalid, "live-restore cannot be false: Berth's containers belong to processes of their own, so they always live on when the engine ends")
 	}
 	if s.ShutdownTimeout < 0 || s.IdleTimeout < 0 {
 		return fail.New(fail.Invalid, "timeouts cannot be negative")

@@ -26,7 +26,7 @@ func parse(t *testing.T, file string, args ...string) (*Settings, error) {
 
 func TestFlagsAndFileAreRead(t *testing.T) {
 	s, err := parse(t, `{"data-root":"/d","hosts":["unix:///a","/b"],"debug":true,"log-opts":{"max-size":"1m"},"insecure-registries":["r:5000"],
-		"default-ulimits":{"nofile":{"Name":"x","Soft":1,"Hard":2}},"default-shm-size":"128M","labels":["a=b"],"cdi-spec-dirs":["/x","/y"],"shutdown-timeout":3,"idle-timeout":"1m"}`,
+		"default-ulimits":{"nofile":{"Name":"x","Soft":1,"Hard":2}},"default-shm-size":"128M","labels":["a=b"],"cdi-spec-dirs":["/x","/y"],"shutdown-timeout":3,"idle-timeout":"1m","live-restore":true}`,
 		"--exec-root", "/e", "-l", "warn", "--registry-mirror", "http://m")
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +75,9 @@ func TestWrongConfigurationsAreOneClearLine(t *testing.T) {
 		{"unknown key", `{"colour":"red"}`, nil, "don't match any configuration option: colour"},
 		{"a flag's name for the key", `{"host":["unix:///a"]}`, nil, "don't match any configuration option: host"},
 		{"a flag that is none for files", `{"ready-fd":3}`, nil, "don't match any configuration option: ready-fd"},
-		{"not built yet", `{"live-restore":true}`, nil, "not supported by this version of Berth: live-restore"},
+		{"not built yet", `{"userns-remap":"default"}`, nil, "not supported by this version of Berth: userns-remap"},
+		{"containers that end with the engine", `{"live-restore":false}`, nil, "live-restore cannot be false"},
+		{"the same by flag", `{}`, []string{"--live-restore=false"}, "live-restore cannot be false"},
 		{"not JSON", `{`, nil, "not a JSON object"},
 		{"wrong type", `{"debug":"perhaps"}`, nil, "debug"},
 		{"no downloads at all", `{"max-concurrent-downloads":0}`, nil, "at least one layer must be fetched and sent at a time"},
