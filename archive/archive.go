@@ -25,16 +25,6 @@ const (
 // ProcPath names an open file for the calls that know no descriptors.
 func ProcPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-// openat is openat(2) with O_CLOEXEC, again when a signal interrupts it.
-func openat(dirfd int, name string, flags int, mode uint32) (int, error) {
-	for {
-		fd, err := unix.Openat(dirfd, name, flags|unix.O_CLOEXEC, mode)
-		if err != unix.EINTR {
-			return fd, err
-		}
-	}
-}
-
 // readlink reads the symlink that fd is open on (O_PATH).
 func readlink(fd int) (string, error) {
 	b := make([]byte, maxPath+1)

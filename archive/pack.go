@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
+	"berth/kernel"
 )
 
 // Pack writes the file that at is open on (O_PATH does), and all that is below it if it is
@@ -70,7 +71,7 @@ func (p *packer) file(f File) error {
 	if !isDir {
 		return nil
 	}
-	dir, err := openat(f.FD, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	dir, err := kernel.OpenAt(f.FD, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if gone(err) || err != nil && madeUp(f.FD) {
 		return nil
 	}
@@ -93,7 +94,7 @@ func (p *packer) file(f File) error {
 }
 
 func (p *packer) child(dir int, path, name string) error {
-	fd, err := openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	fd, err := kernel.OpenAt(dir, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if gone(err) {
 		return nil
 	}

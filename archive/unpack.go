@@ -346,7 +346,7 @@ func (u *unpacker) remove(in int, base string) error {
 }
 
 func (u *unpacker) regular(h *tar.Header, in int, base string, a *Attributes, body io.Reader) error {
-	fd, err := openat(in, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	fd, err := kernel.OpenAt(in, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -401,7 +401,7 @@ func (u *unpacker) special(in int, base string, kind uint32, dev uint64, a *Attr
 // node completes a file that cannot be opened for writing. Somebody may have put another one
 // in its place: then that is his.
 func (u *unpacker) node(in int, base string, kind uint32, a *Attributes) error {
-	fd, err := openat(in, base, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	fd, err := kernel.OpenAt(in, base, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
@@ -414,7 +414,7 @@ func (u *unpacker) node(in int, base string, kind uint32, a *Attributes) error {
 }
 
 func (u *unpacker) directory(name string, in int, base string, a *Attributes) error {
-	fd, err := openat(in, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	fd, err := kernel.OpenAt(in, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}

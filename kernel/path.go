@@ -32,3 +32,13 @@ func OpenIn(root *os.File, path string, flags int, mode uint32) (*os.File, error
 		return nil, &os.PathError{Op: "openat2", Path: path, Err: err}
 	}
 }
+
+// OpenAt is openat(2) with O_CLOEXEC, again when a signal interrupts it.
+func OpenAt(dirfd int, name string, flags int, mode uint32) (int, error) {
+	for {
+		fd, err := unix.Openat(dirfd, name, flags|unix.O_CLOEXEC, mode)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}

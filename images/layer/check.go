@@ -13,6 +13,7 @@ import (
 
 	"berth/durable"
 	"berth/fail"
+	"berth/kernel"
 	"berth/oci"
 )
 
@@ -218,12 +219,12 @@ func (t *treeComparison) entry(want, have int, name, path string) error {
 	if err := t.attributes(&w, &h); err != nil || !w.isDir() {
 		return err
 	}
-	sub, err := openat(w.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	sub, err := kernel.OpenAt(w.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(sub)
-	other, err := openat(h.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	other, err := kernel.OpenAt(h.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return t.tell(path, "cannot be read: "+err.Error())
 	}

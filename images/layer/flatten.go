@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/archive"
+	"berth/kernel"
 	"berth/oci"
 )
 
@@ -161,7 +162,7 @@ func (c *copier) file(f *upperFile, made *[]copiedDir) error {
 	}
 	switch f.stat.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		fd, err := openat(c.dirs, f.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+		fd, err := kernel.OpenAt(c.dirs, f.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return err
 		}

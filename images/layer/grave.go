@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"berth/kernel"
 )
 
 // grave deletes directories in the background, two at a time. What it does not get done
@@ -112,10 +114,10 @@ func (g *grave) remove(dirfd int, name string) bool {
 		return err == nil || err == unix.ENOENT
 	}
 	for range 3 { // a directory may list less than it has while it is being emptied
-		sub, err := openat(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		sub, err := kernel.OpenAt(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err == unix.EACCES { // a mode that shuts out a store without root
 			_ = unix.Fchmodat(dirfd, name, 0o700, 0)
-			sub, err = openat(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+			sub, err = kernel.OpenAt(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		}
 		if err != nil || !g.empty(sub) {
 			return false

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/archive"
+	"berth/kernel"
 	"berth/oci"
 )
 
@@ -106,7 +107,7 @@ func (s *Store) lookupOne(lower, path string) (f found, here, last bool, err err
 		if !last {
 			last = s.marks.isOpaque(f.fd)
 		}
-		next, err := openat(f.fd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+		next, err := kernel.OpenAt(f.fd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 		hidden := errors.Is(err, unix.ENOENT) && s.marks.isHidden(f.fd, name)
 		unix.Close(f.fd)
 		if errors.Is(err, unix.ENOENT) {
@@ -135,7 +136,7 @@ func openBeneath(root, path string) (int, error) {
 		var name string
 		name, path, _ = strings.Cut(path, "/")
 		parent := fd
-		fd, err = openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		fd, err = kernel.OpenAt(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		unix.Close(parent)
 	}
 	return fd, err

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/archive"
+	"berth/kernel"
 )
 
 const (
@@ -167,7 +168,7 @@ func (f *file) make(born archive.Creation) error {
 func createFile(p place, a *archive.Attributes, born archive.Creation) (fd int, modeIsFinal bool, err error) {
 	mode, final := a.OpenMode(born)
 	err = replacing(p.in.fd, p.name, func() (err error) {
-		fd, err = openat(p.in.fd, p.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, mode)
+		fd, err = kernel.OpenAt(p.in.fd, p.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, mode)
 		return err
 	})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/archive"
+	"berth/kernel"
 )
 
 // marks are how a driver's layers tell what they hide of the layers below.
@@ -121,7 +122,7 @@ func (fileMarks) hide(dirfd int, name string) error {
 }
 
 func makeMark(dirfd int, name string) error {
-	fd, err := openat(dirfd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	fd, err := kernel.OpenAt(dirfd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err == unix.EEXIST {
 		return nil
 	}

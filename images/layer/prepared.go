@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/archive"
+	"berth/kernel"
 	"berth/oci"
 )
 
@@ -177,7 +178,7 @@ func (w *preparedWalk) file(f *upperFile, e unionEntry, dirs []int, announce fun
 	if !f.isDir() {
 		return nil
 	}
-	fd, err := openat(f.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	fd, err := kernel.OpenAt(f.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err == unix.ENOENT {
 		return nil
 	}

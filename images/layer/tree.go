@@ -9,6 +9,7 @@ import (
 
 	"berth/archive"
 	"berth/fail"
+	"berth/kernel"
 )
 
 const (
@@ -100,7 +101,7 @@ func (t *tree) use(d *dir) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	fd, err := openat(parent, d.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	fd, err := kernel.OpenAt(parent, d.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return -1, err
 	}
@@ -177,7 +178,7 @@ func removeAll(dirfd int, name string) error {
 	if err != unix.EISDIR {
 		return err
 	}
-	fd, err := openat(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	fd, err := kernel.OpenAt(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
@@ -193,16 +194,6 @@ func removeAll(dirfd int, name string) error {
 		}
 	}
 	return unix.Unlinkat(dirfd, name, unix.AT_REMOVEDIR)
-}
-
-// openat is openat(2) with O_CLOEXEC, again when a signal interrupts it.
-func openat(dirfd int, name string, flags int, mode uint32) (int, error) {
-	for {
-		fd, err := unix.Openat(dirfd, name, flags|unix.O_CLOEXEC, mode)
-		if err != unix.EINTR {
-			return fd, err
-		}
-	}
 }
 
 // cleanName gives the path of an entry relative to the layer's root, "" for the root

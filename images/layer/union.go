@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"berth/kernel"
 )
 
 // unionEntry is a name that a stack of layers shows in one directory.
@@ -65,7 +67,7 @@ func union(m marks, dirs []int) ([]unionEntry, error) {
 
 // readNames lists the directory fd from its beginning.
 func readNames(fd int) ([]string, error) {
-	own, err := openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	own, err := kernel.OpenAt(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err == unix.ENOENT {
 		return nil, nil // removed meanwhile
 	}
@@ -84,7 +86,7 @@ func readNames(fd int) ([]string, error) {
 // enter opens the directory e in all layers that show something of it.
 func (e unionEntry) enter(m marks, dirs []int) (sub []int, err error) {
 	for _, i := range e.in {
-		fd, err := openat(dirs[i], e.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		fd, err := kernel.OpenAt(dirs[i], e.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err == unix.ENOENT || err == unix.ENOTDIR {
 			break
 		}

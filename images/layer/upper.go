@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
+	"berth/kernel"
 	"berth/oci"
 )
 
@@ -28,7 +29,7 @@ func (f *upperFile) isDir() bool { return f.stat.Mode&unix.S_IFMT == unix.S_IFDI
 
 // open opens f in the directory dirfd as by O_PATH. ENOENT comes unwrapped.
 func (f *upperFile) open(dirfd int) error {
-	fd, err := openat(dirfd, f.name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	fd, err := kernel.OpenAt(dirfd, f.name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err == unix.ENOENT {
 		return err
 	}
@@ -129,7 +130,7 @@ func (f *upperFile) visitMarked(ctx context.Context, m marks, dirfd int, path st
 	if err := visit(f); err != nil {
 		return err
 	}
-	sub, err := openat(f.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	sub, err := kernel.OpenAt(f.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err == unix.ENOENT {
 		return nil
 	}
