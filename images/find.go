@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -256,14 +255,7 @@ func (s *Store) List() ([]Image, error) {
 		all = append(all, img)
 	}
 	slices.SortFunc(all, func(a, b Image) int {
-		return cmp.Or(created(b).Compare(created(a)), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(b.Created().Compare(a.Created()), cmp.Compare(a.ID, b.ID))
 	})
 	return all, nil
-}
-
-func created(img Image) time.Time {
-	if img.Config.Created == nil {
-		return time.Time{}
-	}
-	return *img.Config.Created
 }

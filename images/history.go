@@ -52,11 +52,11 @@ func (s *Store) History(name string, platform *oci.Platform) ([]HistoryEntry, er
 		rows = append(rows, row)
 	}
 	for len(chains) > 0 {
-		rows = append(rows, HistoryEntry{ID: "<missing>", Created: created(img), Size: next()})
+		rows = append(rows, HistoryEntry{ID: "<missing>", Created: img.Created(), Size: next()})
 	}
 	slices.Reverse(rows)
 	if len(rows) == 0 {
-		rows = []HistoryEntry{{Created: created(img)}}
+		rows = []HistoryEntry{{Created: img.Created()}}
 	}
 	rows[0].ID, rows[0].Tags = img.ID.String(), img.RepoTags
 	return rows, nil

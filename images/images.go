@@ -138,6 +138,14 @@ type Image struct {
 	LastTagged  time.Time
 }
 
+// Created is when the image was built; the zero time if it does not tell.
+func (img Image) Created() time.Time {
+	if img.Config.Created == nil {
+		return time.Time{}
+	}
+	return *img.Config.Created
+}
+
 // GraphDriver names the layer driver, for info and inspect.
 func (s *Store) GraphDriver() string { return s.layers.Driver() }
 

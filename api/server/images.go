@@ -202,12 +202,12 @@ func (s *Server) selectImages(f filters, all []images.Image) ([]images.Image, er
 			if err != nil {
 				return nil, err
 			}
-			*b.at = created(img)
+			*b.at = img.Created()
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(all), func(img images.Image) bool {
 		labels := img.Config.Config.Labels
-		switch at := created(img); {
+		switch at := img.Created(); {
 		case len(f["dangling"]) > 0 && dangling != (len(img.RepoTags) == 0),
 			!f.labels("label", labels),
 			len(f["label!"]) > 0 && f.labels("label!", labels),
@@ -221,13 +221,6 @@ func (s *Server) selectImages(f filters, all []images.Image) ([]images.Image, er
 			return slices.ContainsFunc(img.RepoTags, fits) || slices.ContainsFunc(img.RepoDigests, fits)
 		})
 	}), nil
-}
-
-func created(img images.Image) time.Time {
-	if img.Config.Created == nil {
-		return time.Time{}
-	}
-	return *img.Config.Created
 }
 
 // imageInspect is the answer of GET /images/{name}/json: moby's newest type, the fields
