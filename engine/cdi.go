@@ -141,6 +141,9 @@ func (d *namedDevices) gpus(r container.DeviceRequest) string {
 	return ""
 }
 
+// maxDeviceCount is more devices than any machine has.
+const maxDeviceCount = 1024
+
 // checkDeviceRequests finds what is wrong with requests whatever devices there are.
 func checkDeviceRequests(requests []container.DeviceRequest) error {
 	for _, r := range requests {
@@ -156,6 +159,8 @@ func checkDeviceRequests(requests []container.DeviceRequest) error {
 					err = e
 				}
 			}
+		case r.Count < -1 || r.Count > maxDeviceCount:
+			err = fmt.Errorf("a count is -1 for all devices, or 0 to %d, not %d", maxDeviceCount, r.Count)
 		case r.Count > 0 && len(r.DeviceIDs) > 0:
 			err = errors.New("cannot set both Count and DeviceIDs on device request")
 		case len(r.Options) > 0:

@@ -35,6 +35,12 @@ func TestCreateRefusesWhatItCannotHonour(t *testing.T) {
 		{"gpus", func(r *CreateRequest) {
 			r.HostConfig.DeviceRequests = []container.DeviceRequest{{Count: 1, DeviceIDs: []string{"a"}}}
 		}, fail.Invalid, "cannot set both Count and DeviceIDs"},
+		{"more gpus than there can be", func(r *CreateRequest) {
+			r.HostConfig.DeviceRequests = []container.DeviceRequest{{Driver: "nvidia", Count: 1 << 40, Capabilities: [][]string{{"gpu"}}}}
+		}, fail.Invalid, "a count is -1 for all devices, or 0 to 1024, not 1099511627776"},
+		{"fewer gpus than none", func(r *CreateRequest) {
+			r.HostConfig.DeviceRequests = []container.DeviceRequest{{Count: -2, Capabilities: [][]string{{"gpu"}}}}
+		}, fail.Invalid, "a count is -1 for all devices, or 0 to 1024, not -2"},
 		{"a CDI device without a class", func(r *CreateRequest) {
 			r.HostConfig.DeviceRequests = []container.DeviceRequest{{Driver: "cdi", DeviceIDs: []string{"a=b"}}}
 		}, fail.Invalid, "a=b"},

@@ -28,8 +28,9 @@ func (c *Containers) Changes(ctx context.Context, ref string) (out []images.Chan
 }
 
 // Export writes all files of a container, but none that are mounted in it, as a tar. begin is
-// called when nothing is in the way any more.
-func (c *Containers) Export(ctx context.Context, ref string, begin func() io.Writer) error {
+// called when nothing is in the way any more; interrupted is closed when the copy is ended because
+// its client stands still while others want the container.
+func (c *Containers) Export(ctx context.Context, ref string, begin func(interrupted <-chan struct{}) io.Writer) error {
 	return c.with(ref, func(i *instance) error {
 		giveBack, err := c.life.takeFiles(ctx, i)
 		if err != nil {
@@ -41,8 +42,13 @@ func (c *Containers) Export(ctx context.Context, ref string, begin func() io.Wri
 		if _, err := c.images.Rootfs(ctx, now.Image, i.dir); err != nil {
 			return fmt.Errorf("export container %s: %w", now.ID, asInternal(err))
 		}
-		if err := c.images.Export(ctx, now.Image, i.dir, begin()); err != nil {
-			return fmt.Errorf("export container %s: %w", now.ID, err)
+		pace := i.copies()
+		defer pace.over()
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		defer context.AfterFunc(pace.ctx, func() { cancel(context.Cause(pace.ctx)) })()
+		if err := c.images.Export(ctx, now.Image, i.dir, pace.writer(begin(pace.ctx.Done()))); err != nil {
+			return fmt.Errorf("export container %s: %w", now.ID, pace.why(err))
 		}
 		c.ann.tell(now, "export")
 		return nil

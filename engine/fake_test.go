@@ -27,6 +27,7 @@ import (
 type fakeImages struct {
 	img      images.Image
 	onCommit func(images.CommitOptions) // called while the container is held
+	onExport func(io.Writer) error      // what Export writes
 }
 
 func busybox() *fakeImages {
@@ -63,19 +64,25 @@ func (f *fakeImages) Commit(ctx context.Context, _ oci.Digest, _ string, o image
 func (f *fakeImages) Changes(context.Context, oci.Digest, string, []string) ([]images.Change, error) {
 	return nil, nil
 }
-func (f *fakeImages) Export(context.Context, oci.Digest, string, io.Writer) error { return nil }
-func (f *fakeImages) Use(_ context.Context, _ oci.Digest, fn func() error) error  { return fn() }
-func (f *fakeImages) Release(oci.Digest) error                                    { return nil }
-func (f *fakeImages) GraphDriver() string                                         { return "overlay" }
+func (f *fakeImages) Export(_ context.Context, _ oci.Digest, _ string, w io.Writer) error {
+	if f.onExport == nil {
+		return nil
+	}
+	return f.onExport(w)
+}
+func (f *fakeImages) Use(_ context.Context, _ oci.Digest, fn func() error) error { return fn() }
+func (f *fakeImages) Release(oci.Digest) error                                   { return nil }
+func (f *fakeImages) GraphDriver() string                                        { return "overlay" }
 
 // fakeShims is a world of supervisors that outlives engines, as the real ones do.
 type fakeShims struct {
 	mu       sync.Mutex // guards all below
 	living   map[string]*fakeShim
 	made     int
-	startErr error               // what Start answers
-	makeErr  error               // what Create answers
-	onStart  func(s *fakeShim)   // called when a container runs, before Start answers
+	startErr error             // what Start answers
+	makeErr  error             // what Create answers
+	onStart  func(s *fakeShim) // called when a container runs, before Start answers
+	onRoot   func(ctx context.Context, s *fakeShim) (*os.File, error)
 	seen     []supervisor.Config // of every Create
 }
 
@@ -319,8 +326,16 @@ func (c *fakeConn) SetPolicy(_ context.Context, p supervisor.Policy) error {
 }
 func (c *fakeConn) Hold() {}
 
-func (c *fakeConn) Root(context.Context) (*os.File, error) { return os.Open("/") }
-func (c *fakeConn) Destroy(context.Context) error          { c.vanish(); return nil }
+func (c *fakeConn) Root(ctx context.Context) (*os.File, error) {
+	c.world.mu.Lock()
+	onRoot := c.world.onRoot
+	c.world.mu.Unlock()
+	if onRoot != nil {
+		return onRoot(ctx, c.fakeShim)
+	}
+	return os.Open("/")
+}
+func (c *fakeConn) Destroy(context.Context) error { c.vanish(); return nil }
 
 // fixture is an engine over fakes that can be opened again.
 type fixture struct {

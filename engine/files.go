@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,7 +27,8 @@ import (
 // that its processes see if it runs, else the root and the binds of a start. All paths are
 // resolved within their root, by descriptors; nothing of the container is executed.
 //
-// Those of a container that does not run keep its turn: whoever starts or removes it waits.
+// Those of a container that does not run keep its turn: whoever starts or removes it waits, but
+// not for a client that stands still; see copying.
 // Those of a running one are taken back when it is started anew or removed: no writable layer
 // is ever mounted twice. Interrupted tells that, and the methods fail then.
 type Files struct {
@@ -33,6 +36,7 @@ type Files struct {
 	c    Container
 	ann  announcer
 	ctx  context.Context // ends when they are taken back
+	pace *copying        // nil for files of a run
 
 	close func()
 }
@@ -57,7 +61,7 @@ func (l *lifecycle) files(ctx context.Context, i *instance) (*Files, error) {
 		r, c, err := i.live()
 		if err == nil {
 			f, err := l.filesOfRun(ctx, i, r, c)
-			if !fail.Is(err, fail.NotFound) { // it has ended meanwhile
+			if f != nil || err != nil {
 				return f, err
 			}
 		} else if c.State.Running() && c.State.Status != restarting {
@@ -70,60 +74,92 @@ func (l *lifecycle) files(ctx context.Context, i *instance) (*Files, error) {
 	}
 }
 
-// filesOfRun borrows the root from the shim.
+// filesOfRun borrows the root from the shim; nil if the run has ended meanwhile.
 func (l *lifecycle) filesOfRun(ctx context.Context, i *instance, r *run, c Container) (*Files, error) {
-	root, err := r.shim.Root(ctx)
-	if err != nil {
-		return nil, err
-	}
+	// First the note, then the loan: a start that finds no note has to be later than this run's
+	// end, which is seen below.
 	giveBack, lost := i.lend()
-	f := &Files{root: root, c: c, ann: l.ann, ctx: lost}
+	f := &Files{c: c, ann: l.ann, ctx: lost}
 	f.close = sync.OnceFunc(func() {
-		root.Close()
+		if f.root != nil {
+			f.root.Close()
+		}
 		giveBack()
 	})
+	asking, done := f.until(ctx)
+	defer done()
+	var err error
+	f.root, err = r.shim.Root(asking)
+	i.mu.Lock()
+	over := i.run != r
+	i.mu.Unlock()
+	if err != nil || over {
+		f.close()
+	}
+	switch {
+	case over || fail.Is(err, fail.NotFound):
+		return nil, ctx.Err()
+	case err != nil:
+		return nil, err
+	}
 	return f, nil
 }
 
-// lend notes that somebody holds files of a run. lost ends when they are wanted back.
-func (i *instance) lend() (giveBack func(), lost context.Context) {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	i.lent.mu.Lock()
-	defer i.lent.mu.Unlock()
-	if i.lent.all == nil {
-		i.lent.all = map[context.Context]func(){}
-	}
-	back := make(chan struct{})
-	i.lent.all[ctx] = func() {
-		cancel(errTakenBack)
-		<-back
-	}
-	return func() {
-		i.lent.mu.Lock()
-		delete(i.lent.all, ctx)
-		i.lent.mu.Unlock()
-		cancel(nil)
-		close(back)
-	}, ctx
+// loan is what somebody holds of a run's files.
+type loan struct {
+	recall context.CancelCauseFunc
+	back   chan struct{} // closed when it is given back
 }
 
 // lending are the files of a run that somebody holds.
 type lending struct {
 	mu  sync.Mutex
-	all map[context.Context]func() // takes one back, and waits until it is given
+	all map[*loan]struct{}
 }
 
+// lend notes that somebody holds files of a run. lost ends when they are wanted back.
+func (i *instance) lend() (giveBack func(), lost context.Context) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	o := &loan{cancel, make(chan struct{})}
+	i.lent.mu.Lock()
+	defer i.lent.mu.Unlock()
+	if i.lent.all == nil {
+		i.lent.all = map[*loan]struct{}{}
+	}
+	i.lent.all[o] = struct{}{}
+	return func() {
+		i.lent.mu.Lock()
+		delete(i.lent.all, o)
+		i.lent.mu.Unlock()
+		cancel(nil)
+		close(o.back)
+	}, ctx
+}
+
+// recallPatience bounds how long a copy may take to end; one may hang in a file system that
+// does not answer.
+const recallPatience = 15 * time.Second
+
 // takeBack ends the use of all files of earlier runs.
-func (n *lending) takeBack() {
+func (n *lending) takeBack(ctx context.Context) error {
 	n.mu.Lock()
-	all := make([]func(), 0, len(n.all))
-	for _, take := range n.all {
-		all = append(all, take)
-	}
+	all := slices.Collect(maps.Keys(n.all))
 	n.mu.Unlock()
-	for _, take := range all {
-		take()
+	for _, o := range all {
+		o.recall(errTakenBack)
 	}
+	t := time.NewTimer(recallPatience)
+	defer t.Stop()
+	for _, o := range all {
+		select {
+		case <-o.back:
+		case <-t.C:
+			return fail.New(fail.Unavailable, "a copy of its files during the previous run does not end: try again later")
+		case <-ctx.Done():
+			return errClosed
+		}
+	}
+	return nil
 }
 
 // filesAtRest mounts the files of a container that does not run; nil if it runs meanwhile.
@@ -160,9 +196,9 @@ func (l *lifecycle) filesAtRest(ctx context.Context, i *instance) (_ *Files, err
 		return nil, asInternal(fmt.Errorf("mount the files of container %s: %w", c.ID, err))
 	}
 	back.add(func() { root.Close() })
-	lost, cancel := context.WithCancel(context.Background())
-	back.add(cancel)
-	return &Files{root: root, c: c, ann: l.ann, ctx: lost, close: sync.OnceFunc(back.run)}, nil
+	pace := i.copies()
+	back.add(pace.over)
+	return &Files{root: root, c: c, ann: l.ann, ctx: pace.ctx, pace: pace, close: sync.OnceFunc(back.run)}, nil
 }
 
 // describeFiles collects what a start would mount of what is there already.
@@ -274,7 +310,7 @@ func (f *Files) Archive(ctx context.Context, path string, begin func(PathStat) (
 	if name == "/" {
 		name = ""
 	}
-	if err := archive.Pack(ctx, at, name, w); err != nil {
+	if err := archive.Pack(ctx, at, name, f.pace.writer(w)); err != nil {
 		return err
 	}
 	f.ann.tell(f.c, "archive-path")
@@ -317,7 +353,7 @@ func (f *Files) Extract(ctx context.Context, path string, tar io.Reader, o Extra
 		}
 		opt.Owner = &archive.Owner{UID: u.UID, GID: u.GID}
 	}
-	plain, err := images.Decompress(tar)
+	plain, err := images.Decompress(f.pace.reader(tar))
 	if err != nil {
 		return err
 	}

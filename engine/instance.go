@@ -33,7 +33,8 @@ type instance struct {
 
 	measured atomic.Pointer[CPUReading] // the latest one that somebody asked for
 
-	lent lending // files of a run, see files.go
+	lent lending                 // files of a run, see files.go
+	copy atomic.Pointer[copying] // what the holder of the turn sends a client or takes from it
 
 	mu        sync.Mutex              // guards all below
 	run       *run                    // the life under way, nil if there is none
@@ -111,11 +112,23 @@ func (i *instance) become(status string, fn func(*Container)) (Container, error)
 
 // take waits for the turn. The returned function gives it back.
 func (i *instance) take(ctx context.Context) (giveBack func(), err error) {
+	giveBack = func() { <-i.turn }
 	select {
 	case i.turn <- struct{}{}:
-		return func() { <-i.turn }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
+		return giveBack, nil
+	default:
+	}
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	for {
+		select {
+		case i.turn <- struct{}{}:
+			return giveBack, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-look.C:
+			i.copy.Load().endIfStill()
+		}
 	}
 }
 

@@ -368,7 +368,9 @@ func (l *lifecycle) previousRunGone(i *instance) error {
 	case <-l.ctx.Done():
 		return errClosed
 	}
-	i.lent.takeBack()
+	if err := i.lent.takeBack(l.ctx); err != nil {
+		return fmt.Errorf("container %s: %w", i.id, err)
+	}
 	return l.previousRunLeft(i)
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -503,6 +504,31 @@ func TestACopyNeitherHoldsUpAContainerNorOutlivesTheEngine(t *testing.T) {
 	e.Must("cp", "/etc/hostname", "rests:/vol/f")
 	e.Must("start", "rests")
 	e.Must("rm", "-fv", "rests")
+}
+
+// TestACopyWhoseClientStandsStillKeepsNobodyFromAContainerThatRests has clients that take the
+// beginning only, of what holds the container itself.
+func TestACopyWhoseClientStandsStillKeepsNobodyFromAContainerThatRests(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	var all sync.WaitGroup
+	for name, target := range map[string]string{"copied": "archive?path=/big", "exported": "export"} {
+		e.Must("run", "--name", name, "--network", "none", "busybox", "dd", "if=/dev/urandom", "of=/big", "bs=1M", "count=40")
+		r, err := plainClient(e).Get("http://engine/containers/" + name + "/" + target)
+		must(t, err)
+		defer r.Body.Close()
+		_, err = io.ReadFull(r.Body, make([]byte, 1000))
+		must(t, err)
+		all.Go(func() {
+			if r := e.Berth("rm", name); r.Code != 0 { // waits until the engine loses patience
+				t.Errorf("rm %s: %s", name, r.Stderr)
+			}
+			if _, err := io.Copy(io.Discard, r.Body); err == nil {
+				t.Errorf("%s: a copy that was cut off ends as if it were whole", name)
+			}
+		})
+	}
+	all.Wait()
 }
 
 // mounts are those of this machine that are the tests' own.

@@ -113,7 +113,10 @@ func containerChanges(w *writer, r *request) error {
 
 // exportContainer sends all files of a container but those that are mounted in it.
 func exportContainer(w *writer, r *request) error {
-	return r.s.Containers.Export(r.Context(), r.path["id"], func() io.Writer {
+	stop := func() {}
+	defer func() { stop() }()
+	return r.s.Containers.Export(r.Context(), r.path["id"], func(interrupted <-chan struct{}) io.Writer {
+		stop = hangUpWhen(w, interrupted)
 		w.Header().Set("Content-Type", "application/x-tar")
 		return w
 	})

@@ -80,8 +80,8 @@ func (f *fakeEngine) Files(context.Context, string) (*engine.Files, error) {
 	return nil, fail.New(fail.NotFound, "No such container")
 }
 func (f *fakeEngine) Changes(context.Context, string) ([]images.Change, error) { return nil, nil }
-func (f *fakeEngine) Export(_ context.Context, _ string, begin func() io.Writer) error {
-	begin()
+func (f *fakeEngine) Export(_ context.Context, _ string, begin func(interrupted <-chan struct{}) io.Writer) error {
+	begin(nil)
 	return nil
 }
 func (f *fakeEngine) LogSize(string) int64 { return 0 }

@@ -51,7 +51,7 @@ type Containers interface {
 	Commit(ctx context.Context, ref string, r engine.CommitRequest) (image oci.Digest, err error)
 	Files(ctx context.Context, ref string) (*engine.Files, error)
 	Changes(ctx context.Context, ref string) ([]images.Change, error)
-	Export(ctx context.Context, ref string, begin func() io.Writer) error
+	Export(ctx context.Context, ref string, begin func(interrupted <-chan struct{}) io.Writer) error
 	Get(ref string) (engine.Container, error)
 	List() []engine.Container
 	Size(ctx context.Context, ref string) (rw, rootfs int64, err error)
