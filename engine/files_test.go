@@ -140,7 +140,7 @@ func TestAnExportWhoseClientStandsStillIsEndedOnceOthersWantTheContainer(t *test
 		{"a slow one", func(c client) {
 			for {
 				time.Sleep(clientPatience / 2)
-				if _, err := io.CopyN(io.Discard, c, pacedPiece); err != nil {
+				if _, err := io.CopyN(io.Discard, c, 32<<10); err != nil {
 					return
 				}
 			}
