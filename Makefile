@@ -13,7 +13,7 @@ PROGRAMS := berth berthd berth-shim berth-runtime
 BENCH    ?= -o docs/benchmarks.md
 export CGO_ENABLED := 0
 
-.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test compatibility demo bench apt clean
+.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test compatibility fuzz demo bench apt clean
 
 all: $(PROGRAMS)
 
@@ -58,6 +58,16 @@ test: apt check all tools
 
 compatibility: tools
 	$(GO) test -count=1 -timeout 40m ./test -compatibility $(COMPATIBILITY)
+
+# Every fuzzer for a time, one after another.
+FUZZTIME ?= 30s
+fuzz:
+	@set -e; for file in $$(git grep -l -E '^func Fuzz' -- '*_test.go'); do \
+		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' $$file); do \
+			echo "$$name in ./$$(dirname $$file)"; \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file); \
+		done; \
+	done
 
 demo:
 	./demo.sh

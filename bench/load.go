@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -165,6 +166,13 @@ func (b *bench) traces(ctx context.Context, c *caller) (t traces, err error) {
 	return t, nil
 }
 
+// spare is how many waiting processes, open files and cgroups an engine may keep for what comes next.
+const spare = 8
+
+func (t traces) moreThan(before traces) bool {
+	return t.containers > before.containers || t.keepers > before.keepers+spare || t.files > before.files+spare || t.cgroups > before.cgroups+spare
+}
+
 func (t traces) String() string {
 	return fmt.Sprintf("%d containers, %d processes that stay with containers, %d open files of the daemon, %d cgroups", t.containers, t.keepers, t.files, t.cgroups)
 }
@@ -229,6 +237,9 @@ func (b *bench) measureClients(ctx context.Context, peers []*peer, span time.Dur
 		case err != nil:
 			r.cells[i].fail(err)
 		default:
+			if after.moreThan(w.before) {
+				r.cells[i].fail(fmt.Errorf("something is left: before %s, after %s", w.before, after))
+			}
 			notes = append(notes, fmt.Sprintf("Load, %s: %d containers lived. Before: %s; after: %s.", w.peer.name, w.lived, w.before, after))
 		}
 	}
@@ -250,7 +261,7 @@ func logRows(peers []*peer, megabytes int) []row {
 		return float64(megabytes) / time.Since(begin).Seconds(), nil
 	}
 	followed := func(ctx context.Context, p *peer) (float64, error) {
-		ctx, stop := context.WithCancel(ctx)
+		reading, stop := context.WithCancel(ctx)
 		defer stop()
 		c := p.caller()
 		defer c.CloseIdleConnections()
@@ -260,13 +271,21 @@ func logRows(peers []*peer, megabytes int) []row {
 		}
 		var read atomic.Int64
 		var all sync.WaitGroup
-		all.Go(func() { _ = c.stream(ctx, "/containers/"+subject+"/logs?follow=1&stdout=1", &read) })
-		defer all.Wait()
-		defer stop()
-		if _, err := p.do(ctx, "wait", subject); err != nil {
+		var failed error
+		all.Go(func() { failed = c.stream(reading, "/containers/"+subject+"/logs?follow=1&stdout=1", &read) })
+		_, err := p.do(ctx, "wait", subject)
+		took := time.Since(begin)
+		stop()
+		all.Wait()
+		switch {
+		case err != nil:
 			return 0, err
+		case failed != nil:
+			return 0, failed
+		case read.Load() == 0:
+			return 0, errors.New("the reader got nothing")
 		}
-		return float64(megabytes) / time.Since(begin).Seconds(), nil
+		return float64(megabytes) / took.Seconds(), nil
 	}
 	goals := []goal{{against: "docker", factor: 0.5}}
 	rows := []row{
@@ -350,7 +369,7 @@ func audienceRows(peers []*peer) []row {
 
 // measureLoad measures the engines that have a daemon.
 func (b *bench) measureLoad(ctx context.Context, o options, r *report, dense pace) error {
-	peers, clients, crowd, megabytes := daemons(b.engines), 2*time.Minute, loadCrowd, 500
+	peers, clients, crowd, megabytes := daemons(b.engines), 2*time.Minute, loadCrowd, 1000
 	if o.quick {
 		clients, crowd, megabytes = 8*time.Second, 20, 20
 	}

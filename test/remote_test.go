@@ -170,7 +170,7 @@ func TestAReadOnlySocketIsForDashboards(t *testing.T) {
 	}
 	berth, docker := filepath.Join(e.Bin, "berth"), testkit.DockerCLI(t)
 	for _, program := range []string{berth, docker} {
-		for _, line := range []string{"ps -a", "images", "info", "version", "volume ls", "network ls", "inspect web", "inspect data", "image inspect busybox", "history busybox", "top web",
+		for _, line := range []string{"ps -a", "images", "info", "version", "volume ls", "network ls", "inspect web", "inspect data", "image inspect busybox", "top web", "top web aux",
 			"stats --no-stream web", "system df", "events --since 1h --until 0s", "port web", "volume inspect secret"} {
 			if r := ro(program, strings.Fields(line)...); r.Code != 0 || strings.Contains(r.Stdout, "hunter2") {
 				t.Errorf("%s %s: %+v", filepath.Base(program), line, r)
@@ -182,7 +182,7 @@ func TestAReadOnlySocketIsForDashboards(t *testing.T) {
 		if r := ro(program, "inspect", "-f", "{{.Config.Env}}", "web"); !strings.Contains(r.Stdout, "PASSWORD=***") {
 			t.Errorf("names of the environment: %+v", r)
 		}
-		for _, line := range []string{"run busybox true", "create busybox", "start web", "stop web", "kill web", "rm -f web", "exec web true", "attach --no-stdin web", "rename web x", "pause web", "update -m 64m web",
+		for _, line := range []string{"run busybox true", "create busybox", "start web", "stop web", "kill web", "rm -f web", "exec web true", "attach --no-stdin web", "rename web x", "pause web", "update -m 64m web", "top web ev", "top web -eo pid,args", "history busybox",
 			"commit web x", "tag busybox x", "rmi busybox", "pull localhost:1/x", "save busybox", "volume create x", "volume rm data", "network create x", "network prune -f", "system prune -f", "wait web"} {
 			if r := ro(program, strings.Fields(line)...); r.Code == 0 || !strings.Contains(r.Stderr, "this socket is read-only") && !strings.Contains(r.Stderr, "received 403") {
 				t.Errorf("%s %s: %+v", filepath.Base(program), line, r)

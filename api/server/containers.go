@@ -3,6 +3,7 @@ package server
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -289,10 +290,16 @@ func waitBody(res container.WaitResponse, v version) any {
 	return res
 }
 
+// plainPsArgs give columns without anything secret.
+var plainPsArgs = []string{"-ef", "aux", "-aux"}
+
 func topContainer(w *writer, r *request) error {
 	args := r.query("ps_args")
 	if args == "" {
 		args = "-ef"
+	}
+	if doorOf(r.Request).ReadOnly && !slices.Contains(plainPsArgs, args) {
+		return fail.New(fail.Forbidden, "this socket is read-only: ps_args can be one of %s here, for ps shows environments too", strings.Join(plainPsArgs, ", "))
 	}
 	titles, processes, err := r.s.Containers.Top(r.Context(), r.path["id"], args)
 	if err != nil {

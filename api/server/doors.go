@@ -43,7 +43,7 @@ var readable = []string{
 	"GET /version", "GET /info", "GET /events", "GET /system/df",
 	"GET /containers/json", "GET /containers/{id}/json", "GET /containers/{id}/logs", "GET /containers/{id}/top",
 	"GET /containers/{id}/stats", "GET /containers/{id}/changes", "GET /containers/{id}/checkpoints", "GET /exec/{id}/json",
-	"GET /images/json", "GET /images/{name...}/json", "GET /images/{name...}/history", "GET /images/{name...}/attestations",
+	"GET /images/json", "GET /images/{name...}/json", "GET /images/{name...}/attestations",
 	"GET /volumes", "GET /volumes/{name}", "GET /networks", "GET /networks/{id}", "GET /berth/df",
 	// Clients learn from these that there is no such thing.
 	"GET /plugins", "GET /plugins/{name...}/json",
@@ -59,6 +59,7 @@ var withheld = map[string]string{
 	"GET /containers/{id}/archive":         "files",
 	"GET /images/get":                      "files",
 	"GET /images/{name...}/get":            "files",
+	"GET /images/{name...}/history":        "the lines of its build, with what ENV and ARG were given",
 	"GET /images/search":                   "the engine asks a registry of the client's choice",
 	"GET /distribution/{name...}/json":     "the engine asks a registry of the client's choice",
 	"GET /distribution/{name...}/manifest": "the engine asks a registry of the client's choice",
