@@ -79,7 +79,7 @@ image prune -f
 image prune -f --filter until=1h
 image prune -f --filter nope=1
 
-create --name one -l a=b -l c=d -p 8080:80 busybox sleep 1000
+create --name one -l a=b -l c=d -p 80 busybox sleep 1000
 create --name one busybox
 create --name bad/name busybox
 create --nosuch busybox
@@ -110,7 +110,7 @@ ps -a --filter status=nope
 ps -a --filter ancestor=busybox --format {{.Names}}
 ps -a --filter exited=3
 ps -a --filter exited=x
-ps -a --filter publish=8080 --format {{.Names}}
+ps -a --filter expose=80 --format {{.Names}}
 ps -a --filter expose=80 --format {{.Names}}
 ps -a --filter before=two --format {{.Names}}
 ps -a --filter since=one --format {{.Names}}

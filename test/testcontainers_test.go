@@ -23,7 +23,9 @@ func testcontainers(t *testing.T, e *testkit.Engine) {
 	use := func(t *testing.T, env ...string) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), program)
-		cmd.Env = append(e.Env(), env...)
+		// In a container, for which it takes any machine that has /.dockerenv, it would call ports by the
+		// default bridge's address, which is there once that network is used.
+		cmd.Env = append(e.Env(), append(env, "TESTCONTAINERS_HOST_OVERRIDE=localhost")...)
 		var errs strings.Builder
 		cmd.Stderr = &errs
 		out, err := cmd.Output()

@@ -139,7 +139,7 @@ func (e *Engine) Command() []string {
 // killed makes room.
 func (e *Engine) Start(env ...string) {
 	e.t.Helper()
-	for range 5 {
+	for range 20 {
 		said := e.launch(env)
 		switch {
 		case said == "":
@@ -189,10 +189,11 @@ func (e *Engine) launch(env []string) string {
 	return strings.TrimSpace(string(buf[:n]))
 }
 
-// endWoken kills the engines that others than the test have started.
+// endWoken ends the engines that others than the test have started, in order: of one that is
+// killed before it has done its work a shim would start another.
 func (e *Engine) endWoken() {
 	for _, p := range e.processes("berthd") {
-		if p != e.Pid() && syscall.Kill(p, syscall.SIGKILL) == nil {
+		if p != e.Pid() && syscall.Kill(p, syscall.SIGTERM) == nil {
 			Eventually(e.t, "the woken engine has ended", func() bool { return !slices.Contains(e.processes("berthd"), p) })
 		}
 	}
