@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unsafe"
@@ -64,6 +65,18 @@ func HeaderAttributes(h *tar.Header) (Attributes, error) {
 		}
 	}
 	return a, nil
+}
+
+// makePlain takes off what would give whoever uses the file its owner's rights, or more. On a
+// directory set-group-ID only tells whose its new files are.
+func (a *Attributes) makePlain(dir bool) {
+	a.Mode &^= unix.S_ISUID
+	if !dir {
+		a.Mode &^= unix.S_ISGID
+	}
+	a.Xattrs = slices.DeleteFunc(a.Xattrs, func(x Xattr) bool {
+		return strings.HasPrefix(x.Name, "security.") || strings.HasPrefix(x.Name, "trusted.")
+	})
 }
 
 func timespec(t time.Time) unix.Timespec {

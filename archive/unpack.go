@@ -24,12 +24,18 @@ type UnpackOptions struct {
 	KeepKinds bool
 	// Owner is who all files are given to; nil: to whom the tar says.
 	Owner *Owner
-	// Confined refuses a way through symbolic links: nothing is made outside of dir.
+	// Confined is for a tar of a stranger. It refuses a way through symbolic links, so that nothing
+	// is made outside of dir, and, where Top has a name, what is neither Top nor below it.
 	Confined bool
 	// As is what the top of the tar is called instead of Top ("", "." or "/": all is its content).
 	Top, As string
 	// Unprivileged leaves out what only root may set: owners, and attributes.
 	Unprivileged bool
+	// Plain leaves out what would lend a file its new owner's power: set-user-ID and, but for
+	// directories, set-group-ID, attributes of security and trusted, and devices, of whose names
+	// Skipped is told.
+	Plain   bool
+	Skipped func(name string)
 }
 
 // Owner is a user and a group.
@@ -63,7 +69,8 @@ type unpacker struct {
 	of  string   // which is this one
 	set bool
 
-	late []dated // directories whose times change while files are made in them
+	late  []dated // directories whose times change while files are made in them
+	named int     // the length of all their names
 }
 
 // dated is a directory that gets its times at the end.
@@ -74,8 +81,11 @@ type dated struct {
 	times [2]unix.Timespec
 }
 
-// maxDated bounds the memory that a tar of directories can cost.
-const maxDated = 1 << 20
+// What bounds the memory that a tar of directories can cost: their number, and the bytes of their names.
+const (
+	maxDated      = 1 << 20
+	maxDatedNames = 64 << 20
+)
 
 func (u *unpacker) entries(r io.Reader) error {
 	t := tar.NewReader(r)
@@ -146,7 +156,18 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		a.UID, a.GID = o.UID, o.GID
 	}
 	a.Unprivileged = u.options.Unprivileged
-	name = u.rename(name)
+	if u.options.Plain {
+		a.makePlain(h.Typeflag == tar.TypeDir)
+	}
+	if name, err = u.rename(name); err != nil {
+		return err
+	}
+	if u.options.Plain && (h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock) {
+		if u.options.Skipped != nil {
+			u.options.Skipped(name)
+		}
+		return nil
+	}
 	if name == "" {
 		if h.Typeflag != tar.TypeDir {
 			return fail.New(fail.Invalid, "it would replace the directory that is unpacked into")
@@ -166,19 +187,23 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 }
 
 // rename gives what is below the top its other name.
-func (u *unpacker) rename(name string) string {
+func (u *unpacker) rename(name string) (string, error) {
 	as, _ := clean(u.options.As)
-	top, _ := clean(u.options.Top)
-	if as == "" {
-		return name
+	top, err := clean(u.options.Top)
+	if err != nil {
+		return "", fmt.Errorf("the name of the top: %w", err)
 	}
-	if top == "" {
-		return strings.TrimSuffix(as+"/"+name, "/")
+	rest, below := strings.CutPrefix(name, top)
+	below = top == "" || below && (rest == "" || rest[0] == '/')
+	switch {
+	case !below && u.options.Confined:
+		return "", fail.New(fail.Invalid, "it is not part of %q, which was asked for", top)
+	case !below || as == "":
+		return name, nil
+	case top == "":
+		return strings.TrimSuffix(as+"/"+name, "/"), nil
 	}
-	if rest, below := strings.CutPrefix(name, top); below && (rest == "" || rest[0] == '/') {
-		return as + rest
-	}
-	return name
+	return as + rest, nil
 }
 
 // parent opens a directory of the tree, and makes what is missing of the way.
@@ -322,27 +347,105 @@ func (u *unpacker) remove(in int, base string) error {
 	if err != unix.EISDIR && err != unix.EPERM {
 		return err
 	}
-	// What is mounted there is not emptied: a volume is no part of the directory.
-	fd, err := unix.Openat2(in, base, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV})
-	if err == unix.EXDEV {
-		return unix.EBUSY
-	}
+	top, err := openMember(in, base)
 	if err != nil {
 		return err
 	}
-	d := os.NewFile(uintptr(fd), base)
+	defer unix.Close(top)
+	if err := u.empty(top); err != nil {
+		return err
+	}
+	return unix.Unlinkat(in, base, unix.AT_REMOVEDIR)
+}
+
+// openMember opens a directory below in. What is mounted there is not emptied: a volume is no
+// part of the directory.
+func openMember(in int, path string) (int, error) {
+	fd, err := unix.Openat2(in, path, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV})
+	if err == unix.EXDEV {
+		err = unix.EBUSY
+	}
+	return fd, err
+}
+
+// empty deletes all that is in the directory top. It names each directory by its way from
+// there, and has only one of them open at a time: somebody else decides how deep they are.
+func (u *unpacker) empty(top int) error {
+	type level struct {
+		path string   // below top, with a slash at its end; "" of top
+		dirs []string // what is left to be emptied in it
+	}
+	enter := func(path string) (level, error) {
+		if len("./"+path) > maxPath {
+			return level{}, fail.New(fail.Invalid, "its directories are nested too deep to be deleted")
+		}
+		dirs, err := u.deleteFiles(top, path)
+		return level{path, dirs}, err
+	}
+	l, err := enter("")
+	if err != nil {
+		return err
+	}
+	for stack := []level{l}; ; {
+		l := &stack[len(stack)-1]
+		if len(l.dirs) > 0 {
+			next, err := enter(l.path + l.dirs[0] + "/")
+			l.dirs = l.dirs[1:]
+			if err == unix.ENOENT {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			stack = append(stack, next)
+			continue
+		}
+		if l.path == "" {
+			return nil
+		}
+		if err := deleteDir(top, strings.TrimSuffix(l.path, "/")); err != nil && err != unix.ENOENT {
+			return err
+		}
+		stack = stack[:len(stack)-1]
+	}
+}
+
+// deleteFiles deletes the files of a directory below top, and names the directories in it.
+func (u *unpacker) deleteFiles(top int, path string) (dirs []string, err error) {
+	fd, err := openMember(top, "./"+path)
+	if err != nil {
+		return nil, err
+	}
+	d := os.NewFile(uintptr(fd), path)
 	defer d.Close()
 	names, err := d.Readdirnames(-1)
 	if err != nil {
-		return bare(err)
+		return nil, bare(err)
 	}
 	for _, n := range names {
-		if err := u.remove(fd, n); err != nil {
-			return err
+		if err := canceled(u.ctx); err != nil {
+			return nil, err
+		}
+		switch err := unix.Unlinkat(fd, n, 0); err {
+		case nil, unix.ENOENT:
+		case unix.EISDIR, unix.EPERM:
+			dirs = append(dirs, n)
+		default:
+			return nil, err
 		}
 	}
-	return unix.Unlinkat(in, base, unix.AT_REMOVEDIR)
+	return dirs, nil
+}
+
+func deleteDir(top int, p string) error {
+	up, base := path.Split(p)
+	fd, err := openMember(top, "./"+up)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Unlinkat(fd, base, unix.AT_REMOVEDIR)
 }
 
 func (u *unpacker) regular(h *tar.Header, in int, base string, a *Attributes, body io.Reader) error {
@@ -363,7 +466,9 @@ func (u *unpacker) regular(h *tar.Header, in int, base string, a *Attributes, bo
 // link makes a hard link to a file of the directory that is unpacked into.
 func (u *unpacker) link(target, name string, in int, base string) error {
 	to, err := clean(target)
-	to = u.rename(to)
+	if err == nil {
+		to, err = u.rename(to)
+	}
 	if err != nil || to == "" {
 		return fail.New(fail.Invalid, "invalid hardlink %q -> %q", path.Join(u.dir, name), target)
 	}
@@ -434,6 +539,9 @@ func (u *unpacker) setDir(name string, f *os.File, a *Attributes) error {
 	}
 	if len(u.late) >= maxDated {
 		return fail.New(fail.Invalid, "more than %d directories", maxDated)
+	}
+	if u.named += len(name); u.named > maxDatedNames {
+		return fail.New(fail.Invalid, "the names of the directories are longer than %d bytes altogether", maxDatedNames)
 	}
 	u.late = append(u.late, dated{name, st.Dev, st.Ino, a.Times})
 	return nil

@@ -6,10 +6,13 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
+	"path"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/kernel"
 )
 
 // File is a file to be written: open (O_PATH does), and what stat(2) says of it.
@@ -101,20 +104,25 @@ func (w *Writer) Add(f File) error {
 
 func (w *Writer) content(f File, h *tar.Header) error {
 	// Through the descriptor that was examined: by name, it could be a device by now.
-	in, err := os.OpenFile(ProcPath(f.FD), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOATIME, 0)
+	const flags = unix.O_RDONLY | unix.O_NONBLOCK
+	fd, err := kernel.OpenAt(unix.AT_FDCWD, ProcPath(f.FD), flags|unix.O_NOATIME, 0)
 	if errors.Is(err, unix.EPERM) { // O_NOATIME is for the owner and root
-		in, err = os.Open(ProcPath(f.FD))
+		fd, err = kernel.OpenAt(unix.AT_FDCWD, ProcPath(f.FD), flags, 0)
 	}
 	if err != nil {
 		return err
 	}
-	defer in.Close()
+	defer unix.Close(fd)
+	in := plainReader(fd)
+	if fs, ok := madeUpBy(fd); ok && (h.Size == 0 || fs == unix.PROC_SUPER_MAGIC) {
+		if consumed(fd, fs, &f) {
+			return w.tar.WriteHeader(h)
+		}
+		return w.unsized(in, h)
+	}
 	b := TakeBuffer()
 	defer b.GiveBack()
 	h.Size = f.Stat.Size
-	if h.Size == 0 && madeUp(f.FD) {
-		return w.unsized(in, h)
-	}
 	if err := w.tar.WriteHeader(h); err != nil {
 		return err
 	}
@@ -140,11 +148,25 @@ func (w *Writer) content(f File, h *tar.Header) error {
 // that never end, such as a trace, are cut there.
 const maxUnsized = 4 << 20
 
+// unsizedPart is what is asked of such a file at once: the kernel may make as large a buffer.
+const unsizedPart = 64 << 10
+
 // unsized writes a file whose size only reading it tells. What cannot be read has no
-// content: that is how most of these files refuse.
-func (w *Writer) unsized(in *os.File, h *tar.Header) error {
+// content: that is how most of these files refuse, and those that have no more to tell now.
+func (w *Writer) unsized(in io.Reader, h *tar.Header) error {
 	var data bytes.Buffer
-	_, _ = io.Copy(&data, io.LimitReader(in, maxUnsized))
+	b := TakeBuffer()
+	defer b.GiveBack()
+	for data.Len() < maxUnsized {
+		if err := canceled(w.ctx); err != nil {
+			return err
+		}
+		n, err := in.Read(b[:min(unsizedPart, maxUnsized-data.Len())])
+		data.Write(b[:n])
+		if err != nil {
+			break
+		}
+	}
 	h.Size = int64(data.Len())
 	if err := w.tar.WriteHeader(h); err != nil {
 		return err
@@ -153,18 +175,63 @@ func (w *Writer) unsized(in *os.File, h *tar.Header) error {
 	return err
 }
 
+// plainReader reads a descriptor by read(2) alone. An os.File would wait where a file that does
+// not block has nothing to give at the moment, which nobody could end.
+type plainReader int
+
+func (r plainReader) Read(b []byte) (int, error) {
+	for {
+		n, err := unix.Read(int(r), b)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return 0, err
+		case n == 0 && len(b) > 0:
+			return 0, io.EOF
+		}
+		return n, nil
+	}
+}
+
+// consumed tells whether to read a file that the kernel makes up takes away what it says from
+// whom it is for: the kernel's log, whatever it is called here, and the pipes of a trace, which as
+// pipes do cannot seek.
+func consumed(fd int, fs int64, f *File) bool {
+	if fs == unix.PROC_SUPER_MAGIC && (path.Base(f.Path) == "kmsg" || f.Stat.Ino == kernelLog()) {
+		return true
+	}
+	_, err := unix.Seek(fd, 0, io.SeekCurrent)
+	return err == unix.ESPIPE
+}
+
+// kernelLog is the inode of /proc/kmsg, the same wherever proc(5) is mounted; 0: unknown.
+var kernelLog = sync.OnceValue(func() uint64 {
+	var st unix.Stat_t
+	if unix.Lstat("/proc/kmsg", &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return 0
+	}
+	return st.Ino
+})
+
 // madeUp tells whether a file is on one of the kernel's file systems where sizes say nothing.
 func madeUp(fd int) bool {
+	_, ok := madeUpBy(fd)
+	return ok
+}
+
+func madeUpBy(fd int) (fs int64, ok bool) {
 	var st unix.Statfs_t
 	if unix.Fstatfs(fd, &st) != nil {
-		return false
+		return 0, false
 	}
-	switch int64(st.Type) & 0xffffffff {
+	fs = int64(st.Type) & 0xffffffff
+	switch fs {
 	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC,
 		unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.BPF_FS_MAGIC, unix.PSTOREFS_MAGIC, unix.EFIVARFS_MAGIC,
 		0x19800202, // mqueue
 		0x62656570: // configfs
-		return true
+		return fs, true
 	}
-	return false
+	return fs, false
 }

@@ -41,7 +41,7 @@ SRC_PATH/. means what is in a directory, not the directory itself.`,
 		},
 		ValidArgsFunction: a.completeCopy,
 	}
-	cmd.Flags().BoolVarP(&o.owners, "archive", "a", false, "Archive mode: into a container, give the files to its user; out of one, keep their owners' numbers")
+	cmd.Flags().BoolVarP(&o.owners, "archive", "a", false, "Archive mode: into a container, give the files to its user; out of one, keep their owners' numbers, set-ID bits, file capabilities and devices (as root)")
 	cmd.Flags().BoolVarP(&o.follow, "follow-link", "L", false, "Follow a symbolic link that SRC_PATH is")
 	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "Do not tell how the copy goes on; so it is without a terminal anyway")
 	return cmd
@@ -263,13 +263,26 @@ func (a *app) copyOut(ctx context.Context, container, from, to string, o copyFla
 	}
 	defer root.Close()
 	unpack := archive.UnpackOptions{KeepKinds: true, Confined: true, Top: answer.Stat.Name, As: as, Unprivileged: os.Geteuid() != 0}
+	devices, first := 0, ""
 	if !o.owners || unpack.Unprivileged {
+		if answer.Stat.Mode&fs.ModeDevice != 0 {
+			return fmt.Errorf("%q is a device, which only root can copy, with -a", container+":"+from)
+		}
+		unpack.Plain = true // what was another's is the caller's now
+		unpack.Skipped = func(name string) {
+			if devices++; devices == 1 {
+				first = name
+			}
+		}
 		unpack.Owner = &archive.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 	}
 	count := &counter{r: answer.Content}
 	stop := a.showCopying("Copying from container - ", count, o)
 	err = archive.Unpack(ctx, root, "/", count, unpack)
 	stop(err, to)
+	if devices > 0 {
+		fmt.Fprintf(a.Err, "Devices are not copied but by root with -a: %d left out, %q first\n", devices, first)
+	}
 	return err
 }
 
