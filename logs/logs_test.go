@@ -466,15 +466,46 @@ func FuzzFramesAreReadOrRefused(f *testing.F) {
 
 func TestARingDropsWhatItsOutputCannotTake(t *testing.T) {
 	slow := &gate{open: make(chan struct{})}
-	r := newRing(slow, 100)
-	for range 50 {
+	r := newRing(slow, 1000)
+	for range 200 {
 		r.Add(&message{Text: []byte("0123456789")})
 		r.Flush()
 	}
 	close(slow.open)
 	err := r.Close()
-	if err == nil || slow.lines >= 50 || slow.lines < 10 || !strings.HasPrefix(err.Error(), fmt.Sprint(50-slow.lines, " log lines came faster")) {
+	if err == nil || slow.lines >= 200 || slow.lines < 10 || !strings.HasPrefix(err.Error(), fmt.Sprint(200-slow.lines, " log lines came faster")) {
 		t.Errorf("%d lines, %v", slow.lines, err)
+	}
+}
+
+func TestARingCountsMoreThanTheTexts(t *testing.T) {
+	const lines, limit = 200_000, 64 << 10
+	for name, test := range map[string]struct {
+		streams []string
+		most    int // lines that fit, twice: a batch is with the output when the next one waits
+	}{
+		"empty lines":                          {[]string{Stdout}, 2 * limit / 8},
+		"empty lines of both streams in turns": {[]string{Stdout, Stderr}, 2 * limit / 128},
+	} {
+		slow := &gate{open: make(chan struct{})}
+		r := newRing(slow, limit)
+		for i := range lines {
+			r.Add(&message{Stream: test.streams[i%len(test.streams)]})
+			r.Flush()
+		}
+		close(slow.open)
+		if err := r.Close(); err == nil || slow.lines > test.most {
+			t.Errorf("%s: %d lines were kept in %d bytes, %v", name, slow.lines, limit, err)
+		}
+	}
+}
+
+func TestARingTakesWhatOneReadBrings(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	text := strings.Repeat("y\n", readSize/2)
+	write(t, path, Options{Buffer: defaultBuffer}, Stdout, text)
+	if got := all(t, path); got != text {
+		t.Errorf("of %d bytes %d are in the log", len(text), len(got))
 	}
 }
 

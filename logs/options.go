@@ -38,8 +38,8 @@ type Options struct {
 	Compress bool              `json:"compress,omitempty"` // gzip rotated files
 	Attrs    map[string]string `json:"attrs,omitempty"`    // what labels, env and tag ask for
 
-	// Buffer, if not 0, is how many bytes may wait to be written before lines are dropped;
-	// the container never waits then.
+	// Buffer, if not 0, is how many bytes of memory lines that wait to be written may take;
+	// what does not fit is dropped, and the container never waits.
 	Buffer int64 `json:"buffer,omitempty"`
 	// Remote is where the log is sent. Its files, if there are any, are then a cache.
 	Remote *remote.Config `json:"remote,omitempty"`

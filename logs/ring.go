@@ -14,10 +14,30 @@ type ring struct {
 
 	mu      sync.Mutex // guards all below
 	changed *sync.Cond
-	waiting []message
-	size    int64 // bytes of their texts
+	waiting []run
+	texts   []byte // of all that wait
+	size    int64  // bytes of memory, about, that they take
 	closing bool
 	lost    int
+}
+
+// run is messages that differ in their texts alone, as most of one read do: a message of
+// its own would take many times the memory of a short line.
+type run struct {
+	head message
+	ends []uint32 // of each one's text in texts
+}
+
+// What a run and a message in it take beside the text, with what the lists have in reserve.
+// Were they not counted, empty lines would cost nothing and fill the memory.
+const (
+	runCost  = 256
+	lineCost = 8
+)
+
+func (r *run) takes(m *message) bool {
+	h := &r.head
+	return h.Stream == m.Stream && h.Time.Equal(m.Time) && h.Open == m.Open && h.Part == m.Part && h.Line == m.Line
 }
 
 func newRing(to output, limit int64) *ring {
@@ -31,14 +51,26 @@ func newRing(to output, limit int64) *ring {
 func (r *ring) Add(m *message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if size := r.size + int64(len(m.Text)); size > r.limit && len(r.waiting) > 0 || r.closing {
+	n := len(r.waiting)
+	fresh := n == 0 || !r.waiting[n-1].takes(m)
+	size := r.size + int64(len(m.Text)) + lineCost
+	if fresh {
+		size += runCost
+	}
+	if size > r.limit && n > 0 || r.closing {
 		r.lost++
 		return
 	}
-	kept := *m
-	kept.Text = append([]byte(nil), m.Text...)
-	r.waiting = append(r.waiting, kept)
-	r.size += int64(len(kept.Text))
+	if fresh {
+		head := *m
+		head.Text = nil
+		r.waiting = append(r.waiting, run{head: head})
+		n++
+	}
+	r.texts = append(r.texts, m.Text...)
+	last := &r.waiting[n-1]
+	last.ends = append(last.ends, uint32(len(r.texts))) // Options.Buffer is less than 2 GiB
+	r.size = size
 }
 
 // Flush lets the output have what was added.
@@ -55,14 +87,20 @@ func (r *ring) run() {
 		for len(r.waiting) == 0 && !r.closing {
 			r.changed.Wait()
 		}
-		batch := r.waiting
-		r.waiting, r.size = nil, 0
+		batch, texts := r.waiting, r.texts
+		r.waiting, r.texts, r.size = nil, nil, 0
 		r.mu.Unlock()
 		if len(batch) == 0 {
 			return
 		}
+		begin := uint32(0)
 		for i := range batch {
-			r.to.Add(&batch[i])
+			m := batch[i].head
+			for _, end := range batch[i].ends {
+				m.Text = texts[begin:end]
+				r.to.Add(&m)
+				begin = end
+			}
 		}
 		r.to.Flush()
 	}

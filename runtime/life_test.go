@@ -317,6 +317,49 @@ func TestPauseResumeSignalAllAndUpdate(t *testing.T) {
 	}
 }
 
+func TestAGroupIsSignalledWhileItsLeaderIsThere(t *testing.T) {
+	c := running(t, config(t))
+	lead := func(script string) (*Process, *os.File) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { r.Close() })
+		p, err := c.Exec(context.Background(), ExecConfig{Process: &oci.Process{Args: []string{"sh", "-c", script}, Cwd: "/", Env: []string{"PATH=/bin"}}, Stdio: [3]*os.File{nil, w, nil}})
+		w.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.Release)
+		if _, err := io.ReadFull(r, make([]byte, len("ready\n"))); err != nil {
+			t.Fatal(err)
+		}
+		return p, r
+	}
+	there, all := lead("sleep 1000 & echo ready; wait")
+	if err := there.SignalGroup(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := there.Wait(); err != nil || exit.Signal != unix.SIGKILL {
+		t.Errorf("exit %+v, %v", exit, err)
+	}
+	if _, err := io.ReadAll(all); err != nil { // until nobody of the group has it
+		t.Fatal(err)
+	}
+
+	// The group lives on, as one of somebody else's would that has got the number since.
+	gone, _ := lead("sleep 1000 & echo ready; exit 0")
+	if _, err := gone.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := gone.SignalGroup(unix.SIGKILL); !fail.Is(err, fail.NotFound) {
+		t.Errorf("signal to the group of a process that was reaped: %v", err)
+	}
+	if err := unix.Kill(-gone.Pid(), 0); err != nil {
+		t.Errorf("its group: %v", err)
+	}
+}
+
 func TestAMemoryLimitKillsAndIsCounted(t *testing.T) {
 	needRoot(t)
 	cfg := shell(t, "x=aaaaaaaaaaaaaaaa; while true; do x=$x$x; done")

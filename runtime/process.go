@@ -15,9 +15,10 @@ import (
 // Process is one process of a container that the caller started: init, or one made
 // by Exec.
 type Process struct {
-	mu      sync.Mutex // guards pid and pidfd, which change when a child respawns
+	mu      sync.Mutex // guards pid and pidfd, which change when a child respawns, and gone
 	pid     int
 	pidfd   *os.File
+	gone    bool // reaped: pid is, or may become, somebody else's
 	console *os.File
 	child   *stage.Child // nil for a process that was started by someone else
 	started bool
@@ -97,8 +98,11 @@ func (p *Process) reap() (Exit, error) {
 	}
 	var ws unix.WaitStatus
 	err := p.whenEnded(func() (bool, error) {
+		p.mu.Lock() // nobody signals the group by its number meanwhile
+		defer p.mu.Unlock()
 		pid, err := unix.Wait4(p.pid, &ws, unix.WNOHANG, nil)
-		return pid == p.pid, err
+		p.gone = pid == p.pid
+		return p.gone, err
 	})
 	if err != nil {
 		return Exit{}, fail.New(fail.Internal, "wait for process %d: %w", p.pid, err)
@@ -167,6 +171,28 @@ func (p *Process) Signal(sig unix.Signal) error {
 		return fail.New(fail.Invalid, "signal %d: %w", int(sig), err)
 	}
 	return fail.New(fail.Internal, "signal process %d: %w", p.pid, err)
+}
+
+// SignalGroup sends sig to the process group that the process leads. There is no
+// descriptor of a group, and its number is its leader's pid, which is nobody else's only
+// until the leader is reaped: from then on the answer is class NotFound, although others
+// of the group may live.
+func (p *Process) SignalGroup(sig unix.Signal) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone || p.child == nil {
+		return fail.New(fail.NotFound, "process %d has ended", p.pid)
+	}
+	err := unix.Kill(-p.pid, sig)
+	switch err {
+	case nil:
+		return nil
+	case unix.ESRCH:
+		return fail.New(fail.NotFound, "process %d leads no group", p.pid)
+	case unix.EINVAL:
+		return fail.New(fail.Invalid, "signal %d: %w", int(sig), err)
+	}
+	return fail.New(fail.Internal, "signal the group of process %d: %w", p.pid, err)
 }
 
 // Release closes what the caller holds of the process. A process made by Exec that has

@@ -40,6 +40,7 @@ type process interface {
 	Console() *os.File
 	Wait() (runtime.Exit, error)
 	Signal(sig unix.Signal) error
+	SignalGroup(sig unix.Signal) error
 	Release()
 }
 

@@ -223,19 +223,20 @@ func (s *shim) execProbe(ctx context.Context, h *prober) (result Probe, ended *E
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
 		// It leads a session and a process group, of which all die that it has not let go of.
-		_ = unix.Kill(-p.Pid(), unix.SIGKILL)
+		_ = p.SignalGroup(unix.SIGKILL)
 		_ = p.Signal(unix.SIGKILL)
 	})
 	var exit runtime.Exit
+	var tooLong bool
 	over := make(chan struct{})
 	go func() { // ends with the process
 		exit, err = p.Wait()
+		tooLong = !stop()
 		_ = ours.SetReadDeadline(time.Unix(1, 0)) // what children that it leaves behind write is not waited for
 		close(over)
 	}()
 	text := readProbe(&output{f: ours})
 	<-over
-	tooLong := !stop()
 	if err != nil {
 		exit.Code, exit.At = 255, time.Now()
 	}

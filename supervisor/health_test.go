@@ -2,9 +2,12 @@ package supervisor
 
 import (
 	"bytes"
+	"io"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestHealthFollowsItsProbes(t *testing.T) {
@@ -109,6 +112,41 @@ func TestOutputThatChildrenHoldOpenIsNotWaitedFor(t *testing.T) {
 	}
 	if got := readProbe(&output{f: r}); got != "so far" {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestWhatComesAfterTheEndIsNotReadForEver(t *testing.T) {
+	for _, size := range []int{4096, 64 << 10, 1 << 20} {
+		r, w, err := pipe(true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		defer w.Close()
+		if _, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, size); err != nil {
+			t.Skip(err) // more than this user may
+		}
+		before := bytes.Repeat([]byte("x"), size)
+		if _, err := w.Write(before); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.SetReadDeadline(time.Unix(1, 0)); err != nil {
+			t.Fatal(err)
+		}
+		// Somebody fills up what has been read, each time.
+		var got []byte
+		o, buf := &output{f: r}, make([]byte, 4096)
+		for err == nil && len(got) <= 2*size {
+			var n int
+			n, err = o.Read(buf)
+			got = append(got, buf[:n]...)
+			if _, err := w.Write(bytes.Repeat([]byte("y"), n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err != io.EOF || !bytes.Equal(got, before) {
+			t.Errorf("a pipe of %d bytes: %d were read, %v", size, len(got), err)
+		}
 	}
 }
 

@@ -1,12 +1,14 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -74,6 +76,44 @@ func TestALotOfOutputIsTheSameInLogAndStream(t *testing.T) {
 	log := s.logged(cfg)
 	if len(log) != len(stdout)+len(stderr) {
 		t.Errorf("the log holds %d bytes, want %d", len(log), len(stdout)+len(stderr))
+	}
+}
+
+func TestOutputThatSomebodyElseWritesDoesNotKeepAContainer(t *testing.T) {
+	s := newStage(t, 0)
+	cfg := s.config("sh", "-c", `trap "echo last; exit 5" TERM; echo ready; while :; do sleep 0.05; done`)
+	shim := s.start(cfg)
+	eventually(t, "it has its trap", func() bool { return s.logged(cfg) == "ready\n" })
+	st, err := shim.State(s.ctx())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var others sync.WaitGroup
+	for range 4 {
+		w, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/1", st.Pid), os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// More than one read takes, so that the pipe never is empty.
+		if _, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		others.Go(func() { // ends when nobody reads any more
+			defer w.Close()
+			for err := error(nil); err == nil; {
+				_, err = w.Write(bytes.Repeat([]byte("y\n"), 2048))
+			}
+		})
+	}
+	if err := shim.Signal(s.ctx(), "", unix.SIGTERM, false); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.exit(shim); r.Code != 5 {
+		t.Errorf("%+v", r)
+	}
+	others.Wait()
+	if !strings.Contains(s.logged(cfg), "\nlast\n") {
+		t.Error("the container's own last line is lost")
 	}
 }
 

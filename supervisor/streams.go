@@ -300,9 +300,15 @@ func (s *streams) abandon() {
 	s.stdin, s.readers = nil, nil
 }
 
-// output reads one of the process's streams. After its deadline it goes on as long as
-// there is something to read without waiting.
-type output struct{ f *os.File }
+// output reads one of the process's streams. After its deadline, which is set when those
+// whose output counts have ended, it reads what is there without waiting, and no more than
+// the stream can hold: of what they wrote, nothing more can be in it, and whoever else has
+// it may write without end.
+type output struct {
+	f    *os.File
+	late bool // the deadline has passed
+	left int  // bytes that may be read then
+}
 
 func (o *output) Read(p []byte) (int, error) {
 	n, err := o.f.Read(p)
@@ -323,8 +329,11 @@ func (o *output) readNow(p []byte) (n int, err error) {
 		return 0, err
 	}
 	e := raw.Control(func(fd uintptr) {
+		if !o.late {
+			o.late, o.left = true, capacity(int(fd))
+		}
 		for {
-			if n, err = unix.Read(int(fd), p); err != unix.EINTR {
+			if n, err = unix.Read(int(fd), p[:min(len(p), o.left)]); err != unix.EINTR {
 				return
 			}
 		}
@@ -335,5 +344,16 @@ func (o *output) readNow(p []byte) (n int, err error) {
 	if n <= 0 {
 		return 0, io.EOF
 	}
+	o.left -= n
 	return n, nil
+}
+
+// capacity is how many bytes a stream can hold at most. A process may have changed that of
+// a pipe. A terminal has less: the kernel bounds the buffer of a pseudo-terminal to 8 KiB
+// and a few writes (pty_common_install), before the 4 KiB of the line discipline.
+func capacity(fd int) int {
+	if size, err := unix.FcntlInt(uintptr(fd), unix.F_GETPIPE_SZ, 0); err == nil {
+		return size
+	}
+	return 64 << 10
 }

@@ -18,6 +18,7 @@ import (
 type Process struct{ process }
 
 type process struct {
+	reaper  *reaper // who takes its end
 	pid     int
 	pidfd   *os.File
 	console *os.File
@@ -94,6 +95,29 @@ func (p *process) Signal(sig unix.Signal) error {
 		return fail.New(fail.Invalid, "signal %d: %w", int(sig), err)
 	}
 	return fail.New(fail.Internal, "signal process %d: %w", p.pid, err)
+}
+
+// SignalGroup sends sig to the process group that the process leads; see
+// runtime.Process.SignalGroup.
+func (p *process) SignalGroup(sig unix.Signal) error {
+	if p.reaper == nil {
+		return fail.New(fail.NotFound, "process %d has ended", p.pid)
+	}
+	p.reaper.mu.Lock() // nobody is reaped meanwhile
+	defer p.reaper.mu.Unlock()
+	if p.ended() {
+		return fail.New(fail.NotFound, "process %d has ended", p.pid)
+	}
+	err := unix.Kill(-p.pid, sig)
+	switch err {
+	case nil:
+		return nil
+	case unix.ESRCH:
+		return fail.New(fail.NotFound, "process %d leads no group", p.pid)
+	case unix.EINVAL:
+		return fail.New(fail.Invalid, "signal %d: %w", int(sig), err)
+	}
+	return fail.New(fail.Internal, "signal the group of process %d: %w", p.pid, err)
 }
 
 // Release closes what is held of the process.

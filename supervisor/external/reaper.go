@@ -137,7 +137,7 @@ func (r *reaper) claim(pid int, p *process) error {
 	if err != nil {
 		return os.NewSyscallError("pidfd_open", err)
 	}
-	p.pid, p.over, p.pidfd = pid, make(chan struct{}), os.NewFile(uintptr(fd), "pidfd")
+	p.reaper, p.pid, p.over, p.pidfd = r, pid, make(chan struct{}), os.NewFile(uintptr(fd), "pidfd")
 	r.claimed[pid] = p
 	return nil
 }
