@@ -47,10 +47,10 @@ func (a *app) login(ctx context.Context, server string, o loginFlags, passwordGi
 		if o.passwordStdin {
 			return errors.New("conflicting options: cannot specify both --password and --password-stdin")
 		}
-		fmt.Fprintln(a.Err, "WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
 		if o.password == "" {
 			return errors.New("password is empty")
 		}
+		fmt.Fprintln(a.Err, "WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
 	}
 	if o.passwordStdin {
 		if o.username == "" {

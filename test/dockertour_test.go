@@ -14,7 +14,8 @@ import (
 )
 
 // theTour is every command of Docker's that an engine answers, as people and scripts type
-// it. $DIR is a directory of the client's own, $REG a registry.
+// it. $DIR is a directory of the client's own, $REG a registry, $NET the
+// beginning of a subnet that nobody else has; what follows <<< is the input.
 const theTour = `
 version --format {{.Server.APIVersion}}
 version --format {{.Nope}}
@@ -128,6 +129,8 @@ start nosuch one
 start -a two
 start -a one two
 logs two
+logs -f two
+logs -f --tail 1 two
 logs --tail 1 two
 logs -t two
 logs --since 1h two
@@ -161,6 +164,7 @@ exec one echo hello
 exec -u app -w /tmp -e A=1 one sh -c 'echo $(id -u) $PWD $A'
 exec one nosuchprogram
 exec one sh -c 'exit 7'
+exec -i one cat <<< told as well
 exec -d one true
 exec two true
 exec nosuch true
@@ -239,6 +243,16 @@ run --rm --init -d --name inited busybox sleep 1000
 inspect -f '{{.HostConfig.Init}} {{.Path}} {{.Args}}' inited
 rm -f inited
 run --rm busybox echo hello
+run --rm -i busybox cat <<< what it is told
+run --rm -i busybox sh <<< echo out; echo err >&2; exit 4
+create -i --name listens busybox cat
+start -a -i listens <<< again
+rm listens
+run -d -i --name hears busybox sh
+attach hears <<< echo heard; exit 5
+wait hears
+logs hears
+rm hears
 run --rm busybox nosuchprogram
 run --rm busybox /etc
 run --rm -u nosuch busybox true
@@ -299,16 +313,16 @@ network ls --filter type=custom
 network ls --filter dangling=true
 network ls --filter scope=local --format {{.Name}}
 network ls --filter nope=1
-network create --subnet 10.213.0.0/24 --label a=b tournet
+network create --subnet $NET.0.0/24 --label a=b tournet
 network create tournet
 network create bad/name
 network create
 network create --driver nope x
 network create --subnet nope x
-network create --subnet 10.213.0.0/25 overlapping
+network create --subnet $NET.0.0/25 overlapping
 network inspect tournet --format '{{.Name}} {{.Driver}} {{range .IPAM.Config}}{{.Subnet}} {{.Gateway}}{{end}} {{.Labels}}'
 network inspect nosuch
-run -d --name four --network tournet --ip 10.213.0.7 busybox sleep 1000
+run -d --name four --network tournet --ip $NET.0.7 busybox sleep 1000
 inspect -f '{{(index .NetworkSettings.Networks "tournet").IPAddress}}' four
 network connect --alias nick bridge four
 network connect nosuch four
@@ -363,6 +377,10 @@ events --since 1h --until 0s --filter nope=1
 events --since nonsense
 events --filter type=image --filter event=tag --since 1h --until 0s --format {{.Type}}|{{.Action}}|{{.Actor.Attributes.name}}
 search
+login -u me -p secret $REG
+login -u me --password-stdin $REG <<< secret
+login -u me -p '' $REG
+logout $REG
 logout nosuch.example
 system prune -f
 system prune -f --filter nope=1
@@ -460,7 +478,7 @@ func normal(text, dir, reg string) string {
 func TestTourOfTheOfficialClient(t *testing.T) {
 	type guide struct {
 		name string
-		run  func(args ...string) testkit.Result
+		run  func(stdin string, args ...string) testkit.Result
 		dir  string
 		reg  string
 		told []string
@@ -469,16 +487,18 @@ func TestTourOfTheOfficialClient(t *testing.T) {
 	for _, c := range clients {
 		e := testkit.StartEngine(t, testkit.EngineOptions{})
 		e.Must("import", "--change", `CMD ["sh"]`, testkit.BusyboxTar(t), "busybox:latest")
-		guides = append(guides, &guide{name: c.name, dir: e.Dir, run: func(args ...string) testkit.Result { return c.run(e, args...) }})
+		programs := map[string]string{"berth": filepath.Join(e.Bin, "berth"), "docker": testkit.DockerCLI(t)}
+		guides = append(guides, &guide{name: c.name, dir: e.Dir, run: func(stdin string, args ...string) testkit.Result { return e.Run(stdin, programs[c.name], args...) }})
 	}
 	if os.Getenv("BERTH_TEST_AGAINST") == "dockerd" {
 		d := testkit.DockerdOn(t, testkit.NewHost(t))
 		d.Must("import", "--change", `CMD ["sh"]`, testkit.BusyboxTar(t), "busybox:latest")
-		guides[0] = &guide{name: "dockerd", dir: d.Dir, run: d.Do}
+		guides[0] = &guide{name: "dockerd", dir: d.Dir, run: d.Give}
 	}
 	lines := strings.Split(strings.TrimSpace(theTour), "\n")
 	var both sync.WaitGroup
-	for _, g := range guides {
+	for n, g := range guides {
+		subnet := "10." + itoa(213+n)
 		reg := testkit.Registry(t, testkit.RegistryOptions{})
 		g.reg = reg.Addr
 		if err := os.WriteFile(filepath.Join(g.dir, "rootfs.tar"), layerTar(tarEntry{Header: dirHeader("etc")}), 0o600); err != nil {
@@ -486,12 +506,16 @@ func TestTourOfTheOfficialClient(t *testing.T) {
 		}
 		both.Go(func() {
 			for _, line := range lines {
-				args := words(strings.NewReplacer("$DIR", g.dir, "$REG", g.reg).Replace(line))
+				line, input, given := strings.Cut(line, " <<< ")
+				if given {
+					input += "\n"
+				}
+				args := words(strings.NewReplacer("$DIR", g.dir, "$REG", g.reg, "$NET", subnet).Replace(line))
 				if len(args) == 0 {
 					g.told = append(g.told, "")
 					continue
 				}
-				r := g.run(args...)
+				r := g.run(input, args...)
 				g.told = append(g.told, normal(r.Stdout+"\n--- standard error:\n"+firstLower(r.Stderr), g.dir, g.reg)+"--- exit "+itoa(r.Code))
 			}
 		})

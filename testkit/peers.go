@@ -167,11 +167,18 @@ func (p *Peer) env() []string {
 // Do runs a subcommand.
 func (p *Peer) Do(args ...string) Result {
 	p.t.Helper()
+	return p.Give("", args...)
+}
+
+// Give is Do with input.
+func (p *Peer) Give(stdin string, args ...string) Result {
+	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	words := slices.Concat(p.client, args)
 	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
 	cmd.Env, cmd.Dir = p.env(), p.Dir
+	cmd.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
