@@ -526,7 +526,7 @@ func TestPullAndRemoveTellEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := got.ID.String()
-	for _, want := range [][3]string{{"pull", ref.String(), ref.Name()}, {"untag", id, id}, {"untag", id, id}, {"delete", id, id}} {
+	for _, want := range [][3]string{{"pull", ref.String(), ref.Name()}, {"untag", id, id}, {"delete", id, id}} {
 		e := <-sub.C
 		if e.Type != "image" || [3]string{e.Action, e.ID, e.Attrs["name"]} != want {
 			t.Errorf("got %+v, want %v", e, want)

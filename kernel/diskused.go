@@ -14,7 +14,7 @@ import (
 
 // DiskUsed is the space that the files below a directory take on its file system, with the
 // directories themselves, as du(1) -x counts: allocated blocks in bytes, files with several
-// links once. known may give the answer of a directory from before (nil: none), and learn is told those
+// links once (twice where one is in a directory that is known and one outside). known may give the answer of a directory from before (nil: none), and learn is told those
 // that it was asked of. What vanishes meanwhile does not count.
 func DiskUsed(ctx context.Context, dir string, known func(path string) (n int64, ok bool), learn func(path string, n int64)) (int64, error) {
 	f, err := os.OpenFile(dir, unix.O_DIRECTORY, 0)

@@ -24,7 +24,7 @@ func TestDiskUsedIsWhatDuCounts(t *testing.T) {
 			t.Fatal(err)
 		}
 		name := filepath.Join(sub, "f")
-		if err := errors.Join(os.WriteFile(name, make([]byte, n*3000), 0o600), os.Link(name, filepath.Join(dir, fmt.Sprint("link", n)))); err != nil {
+		if err := errors.Join(os.WriteFile(name, make([]byte, n*3000), 0o600), os.Link(name, filepath.Join(dir, fmt.Sprint(n%7), fmt.Sprint("link", n)))); err != nil {
 			t.Fatal(err)
 		}
 	}
