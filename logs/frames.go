@@ -21,12 +21,12 @@ const frameEnds = 8
 // shorter too.
 const maxFrame = 1 << 20
 
-// Keys of the fields: number and wire type.
+// Keys of the fields: number and wire type, which is 0 for a number.
 const (
 	keySource  = 1<<3 | 2
-	keyTime    = 2<<3 | 0
+	keyTime    = 2 << 3
 	keyLine    = 3<<3 | 2
-	keyPartial = 4<<3 | 0
+	keyPartial = 4 << 3
 )
 
 var errNoFrame = errors.New("not a log entry")

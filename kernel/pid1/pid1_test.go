@@ -126,7 +126,7 @@ func TestProgramForwardsSignals(t *testing.T) {
 func TestChildHasAGroupOfItsOwnAndTheOldMask(t *testing.T) {
 	init := written(t)
 	var out bytes.Buffer
-	cmd := exec.Command(init, "--", "/bin/sh", "-c", `cat /proc/$$/stat; grep SigBlk /proc/$$/status`)
+	cmd := exec.Command(init, "--", "/bin/sh", "-c", `while read l; do echo "$l"; done < /proc/$$/stat; while read l; do case $l in SigBlk*) echo "$l";; esac; done < /proc/$$/status`)
 	cmd.Stdout, cmd.SysProcAttr = &out, &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Run(); err != nil {
 		t.Fatal(err)

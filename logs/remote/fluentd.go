@@ -20,7 +20,6 @@ type fluentd struct {
 	cfg    Config
 	fixed  []byte // the record's fields that never change, as keys and values
 	fields int
-	chunks []string // names of the chunks that were encoded, the oldest first
 }
 
 func newFluentd(cfg Config) *fluentd {

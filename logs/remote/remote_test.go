@@ -137,7 +137,7 @@ func TestFluentdRecords(t *testing.T) {
 	}
 	for _, n := range []int{31, 32, 255, 256, 65535, 65536} {
 		text := strings.Repeat("x", n)
-		if got := string(appendText(nil, text)); !strings.HasSuffix(got, text) || strings.Index("\xbf\xd9\xda\xdb", got[:1]) < 0 {
+		if got := string(appendText(nil, text)); !strings.HasSuffix(got, text) || !strings.Contains("\xbf\xd9\xda\xdb", got[:1]) {
 			t.Errorf("a text of %d bytes begins with %x", n, got[0])
 		}
 	}
