@@ -374,7 +374,7 @@ func (b *bench) measureLoad(ctx context.Context, o options, r *report, dense pac
 		clients, crowd, megabytes = 8*time.Second, 20, 20
 	}
 	rows := append(logRows(peers, megabytes), audienceRows(peers)...)
-	many := on(peers, sectionLoad, []row{
+	many := on(peers[:1], sectionLoad, []row{
 		{name: fmt.Sprintf("ps with %d running", crowd), goals: []goal{{atMost: 50}}, work: timed("ps")},
 		{name: fmt.Sprintf("stats --no-stream with %d running", crowd), goals: []goal{{atMost: 1000}}, few: true, work: timed("stats", "--no-stream")},
 	})
@@ -388,8 +388,11 @@ func (b *bench) measureLoad(ctx context.Context, o options, r *report, dense pac
 	}
 	r.results = append(r.results, measureRows(ctx, o.wanted(rows), dense)...)
 	if many = o.wanted(many); (len(many) > 0 || memory) && ctx.Err() == nil && o.crowd > 0 {
+		// Ours alone: these goals are no ratios, and dockerd needs minutes for such a crowd.
+		peers := peers[:1]
 		before := b.baseline(ctx, peers)
 		starts := gather(ctx, peers, crowd, sectionLoad, "-d", []string{"--network", "none", "busybox"})
+		starts.goals = nil
 		r.results = append(r.results, starts)
 		if memory {
 			result, notes := weighAll(ctx, peers, before, crowd, o.idle, starts)
