@@ -224,7 +224,7 @@ func TestEitherSideMayCloseItsHalfFirst(t *testing.T) {
 	}
 }
 
-func TestWhereNothingListensTheClientIsReset(t *testing.T) {
+func TestWhereNothingListensTheConnectionEnds(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -232,7 +232,7 @@ func TestWhereNothingListensTheClientIsReset(t *testing.T) {
 	port := uint16(l.Addr().(*net.TCPAddr).Port)
 	l.Close()
 	_, bound := open(t, Port{Proto: "tcp", HostIP: loopback4, ContainerPort: port})
-	if err := refused(bound[0].HostPort); !errors.Is(err, unix.ECONNRESET) {
+	if err := refused(bound[0].HostPort); err != nil {
 		t.Errorf("the client got %v", err)
 	}
 }
@@ -567,7 +567,7 @@ func TestWhatStaysPublishedKeepsItsConnections(t *testing.T) {
 		t.Errorf("a connection through a port that went: %v", err)
 	}
 	// New connections go to the new address, where nobody listens.
-	if err := refused(bound[0].HostPort); !errors.Is(err, unix.ECONNRESET) {
+	if err := refused(bound[0].HostPort); err != nil {
 		t.Errorf("a new connection: %v", err)
 	}
 	if _, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", bound[len(bound)-1].HostPort)); !errors.Is(err, unix.ECONNREFUSED) {

@@ -73,7 +73,7 @@ func (l *loop) relay(s *socket, client int) {
 	r.client, r.server = side{r: r, fd: client, slot: noSlot}, side{r: r, fd: -1, slot: noSlot}
 	r.up, r.down = flow{from: &r.client, to: &r.server}, flow{from: &r.server, to: &r.client}
 	if !l.connect(r) {
-		l.reset(r)
+		l.finish(r)
 	}
 }
 
@@ -143,7 +143,9 @@ func (s *side) act(l *loop, events uint32) bool {
 		return true
 	default:
 		if errno, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || errno != 0 {
-			l.reset(r) // as the container itself would
+			// An end, no reset: that could overtake the client's connect(2), whose error would then be
+			// one that clients who wait for a server do not expect.
+			l.finish(r)
 			return true
 		}
 		if !s.writable {
