@@ -98,7 +98,7 @@ func (c *caller) stream(ctx context.Context, path string, read *atomic.Int64) er
 		n, err := resp.Body.Read(buf)
 		read.Add(int64(n))
 		if err != nil {
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || err == io.EOF { // a log ends with its container
 				return nil
 			}
 			return fmt.Errorf("GET %s ended: %w", path, err)
