@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -40,6 +42,7 @@ type DB struct{ bolt *bbolt.DB }
 
 // OpenDB opens or creates the database at path and migrates it to our schema.
 func OpenDB(path string) (*DB, error) {
+	_, missing := os.Stat(path)
 	b, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fail.New(fail.Conflict, "%s is in use by another process", path)
@@ -47,7 +50,11 @@ func OpenDB(path string) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	if err := b.Update(migrate); err != nil {
+	err = b.Update(migrate)
+	if err == nil && missing != nil {
+		err = SyncDir(filepath.Dir(path))
+	}
+	if err != nil {
 		b.Close()
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}

@@ -7,44 +7,35 @@ import (
 	"testing"
 )
 
-func TestPublishGivesTheFileItsName(t *testing.T) {
+func TestPublishDirGivesADirectoryItsName(t *testing.T) {
 	dir := t.TempDir()
-	f, err := os.CreateTemp(dir, "in-*")
-	if err != nil {
+	from, to := filepath.Join(dir, "staged"), filepath.Join(dir, "there")
+	if err := os.MkdirAll(filepath.Join(from, "sub"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	f.WriteString("content")
-	path := filepath.Join(dir, "out")
-	if err := Publish(f, path, nil); err != nil {
+	if err := PublishDir(from, to); err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := os.ReadFile(path); string(got) != "content" {
-		t.Fatalf("got %q", got)
+	if _, err := os.Stat(filepath.Join(to, "sub")); err != nil {
+		t.Error(err)
 	}
-	if _, err := os.Stat(f.Name()); !errors.Is(err, os.ErrNotExist) {
-		t.Fatalf("the temporary name is left: %v", err)
+	if _, err := os.Stat(from); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the old name is left: %v", err)
 	}
 }
 
-func TestPublishKeepsWhatWasThereWhenVerifyFails(t *testing.T) {
+func TestPublishDirReplacesNoDirectoryThatHoldsSomething(t *testing.T) {
 	dir := t.TempDir()
-	path := filepath.Join(dir, "out")
-	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
-		t.Fatal(err)
+	from, to := filepath.Join(dir, "staged"), filepath.Join(dir, "there")
+	for _, d := range []string{from, filepath.Join(to, "theirs")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
-	f, err := os.CreateTemp(dir, "in-*")
-	if err != nil {
-		t.Fatal(err)
+	if err := PublishDir(from, to); err == nil {
+		t.Error("what was there has been replaced")
 	}
-	f.WriteString("new")
-	bad := errors.New("bad")
-	if err := Publish(f, path, func() error { return bad }); !errors.Is(err, bad) {
-		t.Fatalf("got %v", err)
-	}
-	if got, _ := os.ReadFile(path); string(got) != "old" {
-		t.Fatalf("got %q", got)
-	}
-	if _, err := f.Write([]byte("x")); err == nil {
-		t.Fatal("the file is still open")
+	if _, err := os.Stat(filepath.Join(to, "theirs")); err != nil {
+		t.Error(err)
 	}
 }

@@ -146,6 +146,9 @@ func (k *creator) assemble(id string, r CreateRequest, img images.Image) (Contai
 	return c, warnings, nil
 }
 
+// containerDirMode is that of a container's directory, dockerd's.
+const containerDirMode = 0o710
+
 // commit takes the name, makes the directory and records the container. Until the
 // record is there, the directory is debris that the next Open collects.
 func (k *creator) commit(ctx context.Context, c *Container, name string) (err error) {
@@ -171,7 +174,7 @@ func (k *creator) commit(ctx context.Context, c *Container, name string) (err er
 			held.Cancel()
 		}
 	}()
-	if err := os.Mkdir(i.dir, 0o710); err != nil {
+	if err := os.Mkdir(i.dir, containerDirMode); err != nil {
 		return fmt.Errorf("make the container's directory: %w", err)
 	}
 	if err := k.limitStorage(ctx, *c, i.dir); err != nil {

@@ -454,6 +454,68 @@ func TestAnEngineAfterARebootStartsWhatThePoliciesSay(t *testing.T) {
 	}
 }
 
+// What a power failure takes back is what was not flushed: the deletion of an exit record, a
+// directory's name.
+func TestAnEngineAfterAPowerFailureBelievesNoOldExitRecord(t *testing.T) {
+	f := newFixture(t)
+	id := f.create("me", nil)
+	dir := filepath.Join(f.opt.DataRoot, "containers", id)
+	f.start(id)
+	f.shims.of(id).exit(3)
+	eventually(t, "it has ended", func() bool { return f.status(id) == exited })
+	old, err := os.ReadFile(filepath.Join(dir, "exit.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.start(id)
+	i := f.life.idx.all()[0]
+	i.mu.Lock()
+	i.boot = "another boot"
+	i.mu.Unlock()
+	if err := f.rec.save(i); err != nil {
+		t.Fatal(err)
+	}
+	f.crash()
+	f.shims.of(id).vanish()
+	if err := os.WriteFile(filepath.Join(dir, "exit.json"), old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.open()
+	if c, _ := f.Containers.Get(id); c.State.Status != exited || c.State.ExitCode != 255 {
+		t.Errorf("after the power failure: %+v", c.State)
+	}
+	i = f.life.idx.all()[0]
+	i.mu.Lock()
+	i.boot = "another boot"
+	i.mu.Unlock()
+	if err := f.rec.save(i); err != nil {
+		t.Fatal(err)
+	}
+	f.crash()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	f.open()
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != containerDirMode {
+		t.Errorf("the container's directory: %v %v", info, err)
+	}
+}
+
+func TestAStartIsDurableWhereTheNextBootNeedsToKnow(t *testing.T) {
+	f := newFixture(t)
+	for _, policy := range []container.RestartPolicyMode{"always", "unless-stopped", "on-failure"} {
+		id := f.create(string(policy), func(r *CreateRequest) { r.HostConfig.RestartPolicy.Name = policy })
+		f.start(id)
+		records, _, err := f.rec.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !restartAtOpen(records[id], true) {
+			t.Errorf("%s: a boot right after the start would not start it", policy)
+		}
+	}
+}
+
 // The record of a --rm container does not outlive the exec root, nor does anything else of it.
 func TestPowerLossTakesContainersThatRemoveThemselves(t *testing.T) {
 	f := newFixture(t)

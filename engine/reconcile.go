@@ -2,7 +2,9 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -211,12 +213,13 @@ func (r reconciler) noShim(ctx context.Context, i *instance, rec record) {
 	if err := os.RemoveAll(i.runDir); err != nil {
 		r.log.Error("a run directory could not be deleted", "id", i.id, "error", err)
 	}
+	ran := wasUp && rec.State.Status != restarting
 	switch {
 	case err == nil && !exit.ExitedAt.Equal(rec.State.FinishedAt):
 		r.record(i, rec, exit, rebooted)
 		return
-	case err == nil: // recorded before
-	case wasUp && rec.State.Status != restarting || cut:
+	case err == nil && !ran: // recorded before
+	case ran || cut: // an exit record that a power failure has brought back is the run's before
 		lost := supervisor.ExitRecord{Code: 137, Reason: supervisorLost, StartedAt: rec.State.StartedAt, ExitedAt: time.Now()}
 		if rebooted {
 			lost.Code, lost.Reason = 255, "" // Docker's code for an end nobody saw
@@ -226,6 +229,11 @@ func (r reconciler) noShim(ctx context.Context, i *instance, rec record) {
 	case rec.HostConfig.AutoRemove && rebooted:
 		r.life.follow(i, i.now(), -1)
 		return
+	}
+	if rebooted { // the record is durable, the directory's name need not have been when the power failed
+		if err := os.Mkdir(i.dir, containerDirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+			r.log.Error("the directory of a container is missing and cannot be made", "id", i.id, "error", err)
+		}
 	}
 	switch {
 	case rec.State.Status == removing || rec.State.Status == dead:

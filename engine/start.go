@@ -240,7 +240,12 @@ func (l *lifecycle) nowRunning(i *instance, r *run, sb *network.Sandbox, pid int
 	i.mu.Lock()
 	i.endPause()
 	i.mu.Unlock()
-	l.rec.later(i)
+	// That it was started decides whether the next boot starts it.
+	if c.HostConfig.RestartPolicy.IsNone() {
+		l.rec.later(i)
+	} else if err := l.rec.save(i); err != nil {
+		l.log.Error("a container runs, and that could not be recorded: a reboot may not start it", "id", i.id, "error", err)
+	}
 	return nil
 }
 
@@ -308,7 +313,7 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, joi
 	if err := c.plan.checkPropagation(); err != nil {
 		return cfg, nil, err
 	}
-	sources, err := c.plan.sources(!c.State.StartedAt.IsZero(), func(image oci.Digest) ([]string, error) {
+	sources, err := c.plan.sources(c, func(image oci.Digest) ([]string, error) {
 		root, err := l.images.Rootfs(ctx, image, "")
 		return root.Lower, asInternal(err)
 	})

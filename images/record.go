@@ -364,6 +364,9 @@ func (s *Store) record(all ...arrival) error {
 			}
 		}
 	}
+	// Part of the content may be somebody else's work, who is just at giving it its names.
+	s.blobs.Published()
+	s.layers.Published()
 	return s.change(func(d *draft) error {
 		for i, a := range all {
 			r, ok := d.get(a.id)

@@ -49,7 +49,7 @@ func ProjectIsFree(f *os.File, project uint32) (bool, error) {
 }
 
 // MakeProject makes empty directories of one file system a new project that may hold size bytes,
-// and returns its number.
+// and returns its number. It is durable then.
 func MakeProject(size int64, dirs ...*os.File) (project uint32, err error) {
 	for free := false; !free; {
 		var b [4]byte
@@ -70,7 +70,8 @@ func MakeProject(size int64, dirs ...*os.File) (project uint32, err error) {
 			return 0, errors.Join(err, LimitProject(dir, project, 0))
 		}
 	}
-	return project, nil
+	// Whoever records the project must find its limit, and its directories, after a power failure.
+	return project, os.NewSyscallError("syncfs", unix.Syncfs(int(dirs[0].Fd())))
 }
 
 // ProjectOf is the number of the project that f belongs to; 0: of none.

@@ -21,12 +21,19 @@ const (
 	filled  = "filled"  // one whose entries are being moved into the volume
 )
 
+// Filling says how a volume is filled.
+type Filling struct {
+	// Staged: where home is on the volume's file system, a copy becomes visible entry by entry
+	// when it is complete, and what a crash leaves is finished or done anew by the next Fill.
+	Staged bool
+	// Flushed: what is visible survives a power failure.
+	Flushed bool
+}
+
 // Fill copies what root, a container's root, has at dest into the directory data of a
 // volume, if that is empty. home is a directory that only we can reach: it is locked, so
-// that starts that come together do not interleave. With staged, and where home is on the
-// volume's file system, a copy becomes visible entry by entry when it is complete, and what a
-// crash leaves is finished or done anew by the next Fill.
-func Fill(ctx context.Context, root *os.File, dest string, data, home *os.File, staged bool) error {
+// that starts that come together do not interleave.
+func Fill(ctx context.Context, root *os.File, dest string, data, home *os.File, how Filling) error {
 	from, err := kernel.OpenIn(root, dest, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT):
@@ -42,16 +49,16 @@ func Fill(ctx context.Context, root *os.File, dest string, data, home *os.File, 
 		return err
 	}
 	defer func() { _ = unix.Flock(int(home.Fd()), unix.LOCK_UN) }()
-	if err := fill(ctx, from, data, home, staged); err != nil {
+	if err := fill(ctx, from, data, home, how); err != nil {
 		return fmt.Errorf("copy %s into the volume: %w", dest, err)
 	}
 	return nil
 }
 
-func fill(ctx context.Context, from, data, home *os.File, staged bool) error {
-	beside := staged && onSameMount(data, home) && !kernel.HandsOnProject(data)
+func fill(ctx context.Context, from, data, home *os.File, how Filling) error {
+	beside := how.Staged && onSameMount(data, home) && !kernel.HandsOnProject(data)
 	if beside {
-		if err := settleFill(data, home); err != nil {
+		if err := how.settle(data, home); err != nil {
 			return err
 		}
 	}
@@ -68,7 +75,10 @@ func fill(ctx context.Context, from, data, home *os.File, staged bool) error {
 		return err
 	}
 	if !beside {
-		return copyTree(ctx, from, data, false)
+		if err := copyTree(ctx, from, data, false); err != nil {
+			return err
+		}
+		return how.flush(data)
 	}
 	if err := unix.Mkdirat(int(home.Fd()), filling, 0o700); err != nil {
 		return err
@@ -84,16 +94,27 @@ func fill(ctx context.Context, from, data, home *os.File, staged bool) error {
 	if err := copyAttributes(int(from.Fd()), int(data.Fd()), ""); err != nil {
 		return err
 	}
+	// Before anything is visible: the container will have run, and nobody fills it again.
+	if err := how.flush(into); err != nil {
+		return err
+	}
 	durable.Failpoint("runtime.fill.copied")
 	if err := unix.Renameat(int(home.Fd()), filling, int(home.Fd()), filled); err != nil {
 		return err
 	}
 	durable.Failpoint("runtime.fill.complete")
-	return moveIn(into, data, home)
+	return how.moveIn(into, data, home)
 }
 
-// settleFill deals with what a copier that was killed has left.
-func settleFill(data, home *os.File) error {
+func (how Filling) flush(copied *os.File) error {
+	if !how.Flushed {
+		return nil
+	}
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(copied.Fd())))
+}
+
+// settle deals with what a copier that was killed has left.
+func (how Filling) settle(data, home *os.File) error {
 	if err := os.RemoveAll(filepath.Join(home.Name(), filling)); err != nil {
 		return err
 	}
@@ -105,12 +126,12 @@ func settleFill(data, home *os.File) error {
 		return err
 	}
 	defer rest.Close()
-	return moveIn(rest, data, home)
+	return how.moveIn(rest, data, home)
 }
 
 // moveIn moves the entries of a complete copy into the volume. What somebody has put there
 // meanwhile stays.
-func moveIn(from, data, home *os.File) error {
+func (how Filling) moveIn(from, data, home *os.File) error {
 	if _, err := from.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
@@ -121,6 +142,11 @@ func moveIn(from, data, home *os.File) error {
 	for _, name := range names {
 		err := unix.Renameat2(int(from.Fd()), name, int(data.Fd()), name, unix.RENAME_NOREPLACE)
 		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+	}
+	if how.Flushed {
+		if err := data.Sync(); err != nil {
 			return err
 		}
 	}

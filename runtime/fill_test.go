@@ -53,7 +53,7 @@ func (v *vessel) fill(ctx context.Context, dest string, staged bool) error {
 		defer f.Close()
 		files[i] = f
 	}
-	return Fill(ctx, files[0], dest, files[1], files[2], staged)
+	return Fill(ctx, files[0], dest, files[1], files[2], Filling{Staged: staged, Flushed: true})
 }
 
 func (v *vessel) check(what string) {

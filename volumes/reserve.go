@@ -254,6 +254,11 @@ func (s *Store) depart(container string, take []string) *Departure {
 			d.doomed = append(d.doomed, doomed{v, hidden})
 		}
 	}
+	if len(d.doomed) > 0 {
+		if err := s.settleNames(); err != nil {
+			s.log.Error("anonymous volumes that go with their container may come back after a power failure", "container", container, "error", err)
+		}
+	}
 	if len(d.doomed)+len(d.kept) == 0 {
 		d.unlock()
 	}

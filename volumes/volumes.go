@@ -359,6 +359,9 @@ func (s *Store) remove(ctx context.Context, name string, want func(Volume) bool)
 		return nil
 	}
 	hidden, err := s.hide(name)
+	if err == nil {
+		err = s.settleNames()
+	}
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", name, err)
 	}
@@ -391,6 +394,10 @@ func (s *Store) hide(name string) (hidden string, err error) {
 		}
 	}
 }
+
+// settleNames makes what hide did durable. Without it a power failure could take back the new
+// name and not the deletion of the row, and Open would take the directory for somebody's.
+func (s *Store) settleNames() error { return durable.SyncDir(s.dir) }
 
 func (s *Store) show(hidden, name string) {
 	if err := os.Rename(hidden, filepath.Join(s.dir, name)); err != nil {

@@ -39,6 +39,9 @@ const maxRead = 32 << 20
 type Store struct {
 	root string
 
+	// Held shared while a blob has its name, and that is not durable yet.
+	publishing sync.RWMutex
+
 	mu   sync.Mutex
 	busy map[oci.Digest]chan struct{} // closed when the digest's writer ends
 }
@@ -121,6 +124,13 @@ func (s *Store) Put(ctx context.Context, data []byte) (oci.Digest, error) {
 func (s *Store) Has(d oci.Digest) bool {
 	_, err := s.Size(d)
 	return err == nil
+}
+
+// Published waits until what Has reports survives a power failure: a blob is seen a moment
+// before its name is durable.
+func (s *Store) Published() {
+	s.publishing.Lock()
+	s.publishing.Unlock() //nolint:staticcheck // waiting was all
 }
 
 // Open opens a blob for reading; a missing one is class NotFound.

@@ -155,13 +155,23 @@ func (w *Writer) Commit(size int64) (oci.Digest, error) {
 		return "", fmt.Errorf("commit blob %s: %w", got, err)
 	}
 	durable.Failpoint("blob.commit.verified")
-	if err := durable.Publish(w.file, path, nil); err != nil {
+	if err := w.publish(path); err != nil {
 		// An fsync that failed says nothing about which bytes are on disk.
 		os.Remove(w.file.Name())
 		return "", fmt.Errorf("commit blob %s: %w", got, err)
 	}
 	durable.Failpoint("blob.commit.published")
 	return got, nil
+}
+
+// publish makes the content durable, and then its name.
+func (w *Writer) publish(path string) error {
+	if err := errors.Join(w.file.Sync(), w.file.Close()); err != nil {
+		return err
+	}
+	w.store.publishing.RLock()
+	defer w.store.publishing.RUnlock()
+	return durable.PublishDir(w.file.Name(), path)
 }
 
 // ErrWrong says that what came is not what was to come.

@@ -60,6 +60,9 @@ type Store struct {
 	umask   uint32
 	grave   *grave
 
+	// Held shared while a layer has its name, and that is not durable yet.
+	publishing sync.RWMutex
+
 	mu    sync.Mutex
 	metas map[oci.Digest]meta // what was read of meta.json; layers never change
 }
@@ -160,6 +163,13 @@ func (s *Store) Has(chain oci.Digest) bool {
 	}
 	_, err = os.Lstat(dir)
 	return err == nil
+}
+
+// Published waits until what Has reports survives a power failure: a layer is seen a moment
+// before its name is durable.
+func (s *Store) Published() {
+	s.publishing.Lock()
+	s.publishing.Unlock() //nolint:staticcheck // waiting was all
 }
 
 // Remove deletes one layer, atomically as seen from Has; a missing one is no error. Its

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/archive"
+	"berth/durable"
 	"berth/kernel"
 	"berth/oci"
 )
@@ -53,7 +54,7 @@ func (s *Store) prepare(ctx context.Context, lowers []string, dir string) (strin
 	if err != nil {
 		return "", err
 	}
-	return root, errors.Join(f.Sync(), f.Close())
+	return root, errors.Join(f.Sync(), f.Close(), durable.SyncDir(dir)) // also the root's name
 }
 
 // walkPrepared is walkWritable for a prepared root: it compares with the layers.

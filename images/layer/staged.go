@@ -203,7 +203,7 @@ func (st *Staged) Commit(parent, diffID oci.Digest) (chain oci.Digest, err error
 		return "", fmt.Errorf("commit layer %s: %w", chain, err)
 	}
 	durable.Failpoint("layer.commit.staged")
-	if err := durable.PublishDir(st.dir, dir); err != nil {
+	if err := st.publish(dir); err != nil {
 		if st.store.Has(chain) && !errors.Is(err, unix.EIO) { // somebody was faster
 			return chain, st.Discard()
 		}
@@ -212,6 +212,12 @@ func (st *Staged) Commit(parent, diffID oci.Digest) (chain oci.Digest, err error
 	durable.Failpoint("layer.commit.published")
 	st.dir = ""
 	return chain, nil
+}
+
+func (st *Staged) publish(dir string) error {
+	st.store.publishing.RLock()
+	defer st.store.publishing.RUnlock()
+	return durable.PublishDir(st.dir, dir)
 }
 
 func (st *Staged) meta(parent oci.Digest) meta {
