@@ -208,7 +208,7 @@ func (d *daemon) run(ctx context.Context) error {
 	api := server.New(server.Config{
 		Containers: eng.Containers, Execs: eng.Execs, Images: store, Volumes: vols, Registry: d.registry, Networks: nets, Events: bus, Log: d.log, Streams: streams, Metrics: meters,
 		Facts: server.Facts{
-			ID: id, DataRoot: set.DataRoot, LogDriver: set.LogDriver, ShimPath: shim, InitPath: set.InitPath, DefaultShmSize: set.DefaultShmSize, Warnings: set.dangers(),
+			ID: id, DataRoot: set.DataRoot, LogDriver: set.LogDriver, ShimPath: shim, InitPath: set.InitPath, DefaultShmSize: set.DefaultShmSize, Warnings: append(set.dangers(), eng.Warnings()...),
 			Labels:             func() []string { return d.live.Load().Labels },
 			Debug:              func() bool { return d.level.Level() <= slog.LevelDebug },
 			InsecureRegistries: func() []string { return d.live.Load().InsecureRegistries },

@@ -137,7 +137,7 @@ func (k *creator) assemble(id string, r CreateRequest, img images.Image) (Contai
 	c := Container{
 		ID: id, Created: time.Now().UTC(), Image: img.ID, Path: command[0], Args: command[1:],
 		Config: cfg, HostConfig: host, Networking: networking, Driver: k.images.GraphDriver(),
-		Mounts: plan.points(), plan: plan, Sandbox: sandbox, State: State{Status: created},
+		Mounts: plan.points(), plan: plan, Sandbox: sandbox, AppArmorProfile: askedProfile(host.SecurityOpt), State: State{Status: created},
 	}
 	// A trial specification finds everything that can be found wrong before the start.
 	if _, err := k.spec.process(c); err != nil {

@@ -148,7 +148,9 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 	work.Go(rec.run)
 	idx := newIndex()
 	ann := announcer{o.Events}
-	spec := &specMaker{host: host, cgroupParent: o.CgroupParent, ulimits: o.DefaultUlimits, named: named, init: newInitProgram(dirs, o.InitPath, o.Init)}
+	spec := &specMaker{host: host, cgroupParent: o.CgroupParent, ulimits: o.DefaultUlimits, named: named, init: newInitProgram(dirs, o.InitPath, o.Init),
+		profile: newProfileKeeper(filepath.Join(dirs.exec, "apparmor.json"), host, o.Log)}
+	work.Go(func() { spec.profile.begin(living) })
 	boxes := &sandboxes{idx: idx, cgroupParent: o.CgroupParent}
 	execs := newExecs(idx, ann, spec)
 	runtimes := newRuntimes(o.Runtimes)
@@ -193,6 +195,14 @@ func (e *Engine) Close() error {
 	err := e.rec.close()
 	e.work.Wait()
 	return err
+}
+
+// Warnings are what info says of the machine that the engine found.
+func (e *Engine) Warnings() (all []string) {
+	if w := e.life.spec.profile.warning(); w != "" {
+		all = append(all, "WARNING: "+w)
+	}
+	return all
 }
 
 // Busy reports whether a container runs or a restart or removal is pending; an idle

@@ -143,6 +143,9 @@ func (x *Execs) Start(ctx context.Context, id string, o ExecStart, hijack Hijack
 	if err != nil {
 		return err
 	}
+	if err := x.spec.profile.ready(ctx, process.ApparmorProfile); err != nil {
+		return err
+	}
 	if err := x.begin(e, r); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
 
+	"berth/kernel/apparmor"
 	"berth/kernel/cgroup"
 )
 
@@ -41,9 +42,7 @@ func probeMachine() (*machine, error) {
 	if m.limits, err = cgroup.Supported(); err != nil {
 		return nil, err
 	}
-	if b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil {
-		m.apparmor = strings.HasPrefix(string(b), "Y")
-	}
+	m.apparmor = apparmor.Enabled()
 	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
 		m.selinux = true
 	}

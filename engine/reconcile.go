@@ -183,6 +183,7 @@ func (r reconciler) attach(ctx context.Context, i *instance) error {
 		c.State = State{Status: status, Pid: st.Pid, StartedAt: st.StartedAt.UTC(), FinishedAt: c.State.FinishedAt, OOMKilled: st.OOMKilled,
 			Health: healthTold(st.Health)}
 		c.Network = r.life.wire.found(i.id)
+		c.AppArmorProfile = r.life.spec.profile.found(st, c.AppArmorProfile)
 	})
 	c := i.now()
 	i.mu.Unlock()

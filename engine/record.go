@@ -35,8 +35,9 @@ type record struct {
 	Sandbox      string                    `json:"sandbox"`
 	State        State                     `json:"state"`
 	RestartCount int                       `json:"restartCount,omitempty"`
-	Manual       bool                      `json:"manual,omitempty"`  // stopped by hand
-	Boot         string                    `json:"boot"`              // boot ID of its creation or latest start
+	Manual       bool                      `json:"manual,omitempty"` // stopped by hand
+	Boot         string                    `json:"boot"`             // boot ID of its creation or latest start
+	AppArmor     string                    `json:"apparmor,omitempty"`
 	Backoff      time.Duration             `json:"backoff,omitempty"` // the latest pause before an automatic restart
 
 	volatile bool // it was read from under the exec root
@@ -49,7 +50,7 @@ func (r record) container(id string) Container {
 	return Container{
 		ID: id, Name: r.Name, Created: r.Created, Image: r.Image, Path: r.Path, Args: r.Args,
 		Config: r.Config, HostConfig: r.HostConfig, Networking: r.Networking,
-		State: r.State, RestartCount: r.RestartCount, Driver: r.Driver, Mounts: r.Mounts, Sandbox: r.Sandbox, plan: r.Plan,
+		State: r.State, RestartCount: r.RestartCount, Driver: r.Driver, Mounts: r.Mounts, Sandbox: r.Sandbox, AppArmorProfile: r.AppArmor, plan: r.Plan,
 	}
 }
 
@@ -60,7 +61,7 @@ func (i *instance) record() record {
 		Name: c.Name, Created: c.Created, Image: c.Image, Path: c.Path, Args: c.Args,
 		Config: c.Config, HostConfig: c.HostConfig, Networking: c.Networking,
 		Driver: c.Driver, Mounts: c.Mounts, Plan: c.plan, Sandbox: c.Sandbox,
-		State: c.State, RestartCount: c.RestartCount, Manual: i.manual, Boot: i.boot, Backoff: i.backoff,
+		State: c.State, RestartCount: c.RestartCount, Manual: i.manual, Boot: i.boot, Backoff: i.backoff, AppArmor: c.AppArmorProfile,
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth/fail"
+	"berth/kernel/apparmor"
 	filter "berth/kernel/seccomp"
 )
 
@@ -129,7 +130,10 @@ func parseSecurity(opts []string, m *machine) (security, error) {
 				s.seccomp = ""
 			}
 		case "apparmor":
-			if value != "unconfined" && !m.apparmor {
+			if value == "" || strings.ContainsAny(value, "\x00\n") {
+				return s, fail.New(fail.Invalid, "invalid --security-opt: %q", opt)
+			}
+			if value != apparmor.Unconfined && !m.apparmor {
 				return s, fail.New(fail.Invalid, "AppArmor is not enabled on this machine: only apparmor=unconfined is possible")
 			}
 			s.apparmor = value
@@ -203,16 +207,17 @@ func isLabel(opt string) bool {
 	return strings.HasPrefix(opt, "label=") || strings.HasPrefix(opt, "label:")
 }
 
-// AppArmorProfile is what a container's security options ask for, empty if nothing.
-func AppArmorProfile(opts []string) string {
+// askedProfile is the AppArmor profile that security options ask for, empty if none. The
+// last one counts.
+func askedProfile(opts []string) (profile string) {
 	for _, opt := range opts {
 		for _, sep := range []string{"=", ":"} {
-			if profile, ok := strings.CutPrefix(opt, "apparmor"+sep); ok {
-				return profile
+			if p, ok := strings.CutPrefix(opt, "apparmor"+sep); ok {
+				profile = p
 			}
 		}
 	}
-	return ""
+	return profile
 }
 
 // checkSeccomp finds at creation what a start would stumble over, and warns of rules for

@@ -26,6 +26,7 @@ type Container struct {
 	LogPath, HostsPath, HostnamePath, ResolvConfPath string
 	ExecIDs                                          []string // running ones
 	Sandbox                                          string   // ID of the sandbox it is in
+	AppArmorProfile                                  string   // of the latest run; before the first one, what was asked for
 
 	// Networking is what was asked of the networks that the container is on, by their names
 	// ("bridge", "host" and "none" among them); nothing that a run found out. It is never nil,

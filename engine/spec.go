@@ -24,6 +24,7 @@ type specMaker struct {
 	profiles     defaultProfiles
 	named        *namedDevices
 	init         *initProgram
+	profile      *profileKeeper
 }
 
 // surroundings is what a start finds out and the request does not say.
@@ -136,8 +137,10 @@ func (m *specMaker) process(c Container) (*oci.Process, error) {
 		p.Args = m.init.before(p.Args)
 	}
 	p.User.Umask = h.Umask
-	if sec.apparmor != "unconfined" {
-		p.ApparmorProfile = sec.apparmor
+	if p.ApparmorProfile = sec.apparmor; p.ApparmorProfile == "" {
+		p.ApparmorProfile = m.profile.standard(h.Privileged)
+	} else if m.profile == nil { // "unconfined", where nothing confines
+		p.ApparmorProfile = ""
 	}
 	if cfg.Tty && h.ConsoleSize != [2]uint{} {
 		p.ConsoleSize = &specs.Box{Height: h.ConsoleSize[0], Width: h.ConsoleSize[1]}
@@ -311,8 +314,8 @@ func (m *specMaker) execProcess(c Container, r ExecRequest, rows, cols uint16) (
 	}
 	if r.Privileged {
 		p.Capabilities = capSets(m.host.caps)
-		p.ApparmorProfile = ""
 	}
+	p.ApparmorProfile = c.AppArmorProfile
 	if r.Tty && rows > 0 && cols > 0 {
 		p.ConsoleSize = &specs.Box{Height: uint(rows), Width: uint(cols)}
 	}

@@ -205,6 +205,9 @@ func (l *lifecycle) steps(ctx context.Context, i *instance, c Container) (err er
 		durable.Failpoint("engine.start.published")
 	}
 	begun = true
+	i.mu.Lock()
+	i.change(func(c *Container) { c.AppArmorProfile = cfg.Spec.Process.ApparmorProfile })
+	i.mu.Unlock()
 	pid, at, err := s.Start(ctx)
 	if errors.Is(err, supervisor.ErrGone) {
 		// It may have been killed after the container had started, and before it could say so.
@@ -308,6 +311,9 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, joi
 	}
 	spec, err := l.spec.spec(c, surroundings{netFiles: netFiles, namespaces: lent.paths, shm: lent.shm})
 	if err != nil {
+		return cfg, nil, err
+	}
+	if err := l.spec.profile.ready(ctx, spec.Process.ApparmorProfile); err != nil {
 		return cfg, nil, err
 	}
 	if err := c.plan.checkPropagation(); err != nil {

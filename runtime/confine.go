@@ -280,6 +280,9 @@ func failed(err error, proc *oci.Process) error {
 	if !ok {
 		return err
 	}
+	if !f.Program && f.Errno == unix.ENOENT && strings.HasPrefix(f.About, applyProfile) {
+		return fail.New(fail.Invalid, "%s: it is not loaded on this host", f.About)
+	}
 	if !f.Program {
 		class := fail.Internal
 		switch f.Errno {

@@ -13,7 +13,9 @@ import (
 
 // label is what a security module is told before execve: a text for a file in
 // /proc/self.
-type label struct{ about, file, text string }
+type label struct{ about, name, file, text string }
+
+const applyProfile = "apply AppArmor profile"
 
 // labelsOf finds the labels of a process. A profile that cannot be had is an error: the
 // caller believes in its protection.
@@ -28,13 +30,13 @@ func labelsOf(p *oci.Process) ([]label, error) {
 		if _, err := os.Stat("/proc/" + file); err != nil {
 			file = "self/attr/exec"
 		}
-		list = append(list, label{"apply AppArmor profile", file, "exec " + name})
+		list = append(list, label{applyProfile, name, file, "exec " + name})
 	}
 	if name := p.SelinuxLabel; name != "" {
 		if !selinuxEnabled() {
 			return nil, invalid("process.selinuxLabel", "%q: this host has no SELinux", name)
 		}
-		list = append(list, label{"apply SELinux label", "self/attr/exec", name})
+		list = append(list, label{"apply SELinux label", name, "self/attr/exec", name})
 	}
 	return list, nil
 }
@@ -47,8 +49,7 @@ func selinuxEnabled() bool {
 func (b *builder) applyLabels() {
 	p := b.p
 	for _, l := range b.labels {
-		_, name, _ := strings.Cut(l.text, " ")
-		p.About(l.about, name)
+		p.About(l.about, l.name)
 		f := p.Slot()
 		p.Call(unix.SYS_OPENAT, b.proc.Arg(), p.Str(l.file), stage.Int(unix.O_WRONLY|unix.O_CLOEXEC)).Into(f)
 		p.Call(unix.SYS_WRITE, f.Arg(), p.Str(l.text), stage.Int(len(l.text)))

@@ -24,7 +24,7 @@ func TestLabelsAreWrittenWhereTheKernelReadsThem(t *testing.T) {
 	}
 	defer dir.Close()
 	b := newBuilder(new(oci.Spec), "")
-	b.labels = []label{{"apply AppArmor profile", "self/attr/apparmor/exec", "exec berth-default"}, {"apply SELinux label", "self/attr/exec", "system_u:system_r:container_t:s0:c1,c2"}}
+	b.labels = []label{{applyProfile, "berth-default", "self/attr/apparmor/exec", "exec berth-default"}, {"apply SELinux label", "system_u:system_r:container_t:s0:c1,c2", "self/attr/exec", "system_u:system_r:container_t:s0:c1,c2"}}
 	b.proc = b.p.Slot()
 	b.p.Set(b.proc, b.p.File(dir))
 	b.applyLabels()
