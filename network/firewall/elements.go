@@ -95,7 +95,7 @@ func (b Bridge) elements() (map[elementKey]value, error) {
 			all[elementKey{into, key}] = value{drop: true}
 			continue
 		case f.gateway.Mode == Unprotected:
-			all[elementKey{into, key}] = value{chain: "pass"}
+			all[elementKey{into, key}] = value{chain: "admit"}
 		case f.gateway.Mode == Routed:
 			all[elementKey{into, key}] = value{chain: "routed"}
 		default:

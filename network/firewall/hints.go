@@ -10,22 +10,28 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 )
 
 // Hints tells, a sentence each, what on this host drops the traffic of the table's bridges, and
 // what to do about it: a packet that one table drops no other can save. It looks at the kernel
 // anew with each call. What is looked for are forward chains that drop by policy, and firewalld,
-// and no rule that names the bridge; what a rule does beyond that is not understood.
+// and no rule that names the bridge; what a rule does beyond that is not understood. Where our own
+// accept is in such a chain (beside.go), only published ports are left to be told of.
 func (t *Table) Hints() []string {
 	if t.off {
 		return nil
 	}
 	t.mu.Lock()
 	var names []string
+	published := map[nftables.TableFamily]bool{}
 	for k := range t.state.elements {
-		if k.set == bridges {
+		switch k.set {
+		case bridges:
 			names = append(names, strings.TrimRight(k.key, "\x00"))
+		case any4, one4, open4:
+			published[nftables.TableFamilyIPv4] = true
+		case any6, one6, open6:
+			published[nftables.TableFamilyIPv6] = true
 		}
 	}
 	t.mu.Unlock()
@@ -41,7 +47,7 @@ func (t *Table) Hints() []string {
 		return nil
 	}
 	for _, ch := range chains {
-		o := obstacle{chain: ch, names: names}
+		o := obstacle{chain: ch, names: names, published: published[ch.Table.Family]}
 		switch {
 		case ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward || ch.Table.Family == nftables.TableFamilyINet && ch.Table.Name == t.table.Name:
 			continue
@@ -60,8 +66,8 @@ func (t *Table) Hints() []string {
 		if len(names) == 0 {
 			o.names = []string{"berth0"} // the bridge that the first container will be on
 		}
-		o.look(c, chains, userdata.AppendString(nil, userdata.TypeComment, t.table.Name))
-		if hint := o.hint(); hint != "" {
+		o.look(c, chains)
+		if hint := o.hint(); hint != "" && !slices.Contains(hints, hint) { // ufw has both families
 			hints = append(hints, hint)
 		}
 	}
@@ -94,14 +100,15 @@ func hasIPv6(name string) bool {
 
 // obstacle is somebody's forward chain that may drop our traffic.
 type obstacle struct {
-	chain  *nftables.Chain
-	names  []string // our bridges; look leaves those that no rule names
-	ufw    bool
-	passes bool // our accept is in its DOCKER-USER
+	chain     *nftables.Chain
+	names     []string // our bridges; look leaves those that no rule names
+	published bool     // ports for other hosts, of its family
+	ufw       bool
+	docker    bool // it has a DOCKER-USER, and there is our accept
 }
 
 // look reads the table of the chain.
-func (o *obstacle) look(c *nftables.Conn, chains []*nftables.Chain, comment []byte) {
+func (o *obstacle) look(c *nftables.Conn, chains []*nftables.Chain) {
 	table := o.chain.Table
 	named := map[string]bool{}
 	for _, ch := range chains {
@@ -109,12 +116,12 @@ func (o *obstacle) look(c *nftables.Conn, chains []*nftables.Chain, comment []by
 			continue
 		}
 		o.ufw = o.ufw || strings.HasPrefix(ch.Name, "ufw")
+		o.docker = o.docker || ch.Name == dockerUser
 		rules, err := c.GetRules(table, ch)
 		if err != nil {
 			continue // an extension that the library cannot read
 		}
 		for _, r := range rules {
-			o.passes = o.passes || bytes.Equal(r.UserData, comment)
 			for _, e := range r.Exprs {
 				if e, ok := e.(*expr.Cmp); ok {
 					named[string(bytes.TrimRight(e.Data, "\x00"))] = true
@@ -136,19 +143,19 @@ func (o *obstacle) look(c *nftables.Conn, chains []*nftables.Chain, comment []by
 }
 
 func (o *obstacle) hint() string {
-	if o.passes || len(o.names) == 0 {
-		return ""
-	}
 	table, chain := o.chain.Table, o.chain.Name
 	program := map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "iptables", nftables.TableFamilyIPv6: "ip6tables"}[table.Family]
+	shared := program != "" && table.Name == "filter" && (o.docker || chain == forward) // our accept is there
 	switch {
+	case len(o.names) == 0 || shared && (o.docker || !o.published):
+		return ""
+	case shared && o.ufw:
+		return advice("ufw drops what other hosts send to ports that are published on", o.names, "ufw route allow out on %[1]s")
+	case shared:
+		return advice("the policy of the chain "+chain+" ("+program+") drops what other hosts send to ports that are published on", o.names,
+			program+" -I "+chain+" -o %[1]s -j ACCEPT")
 	case table.Name == "firewalld":
 		return advice("firewalld rejects what is forwarded from and to", o.names, "firewall-cmd --permanent --zone=trusted --add-interface=%[1]s && firewall-cmd --reload")
-	case o.ufw:
-		return advice("ufw drops what is forwarded from and to", o.names, "ufw route allow in on %[1]s && ufw route allow out on %[1]s")
-	case program != "" && table.Name == "filter":
-		return advice("the policy of the chain "+chain+" ("+program+") drops what is forwarded from and to", o.names,
-			program+" -I "+chain+" -i %[1]s -j ACCEPT && "+program+" -I "+chain+" -o %[1]s -j ACCEPT")
 	default:
 		family := map[nftables.TableFamily]string{nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6"}[table.Family]
 		rule := fmt.Sprintf("nft insert rule %s %s %s", family, table.Name, chain)

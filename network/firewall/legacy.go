@@ -59,6 +59,9 @@ func (l legacyTables) hint(names []string) string {
 	if len(names) == 0 {
 		return ""
 	}
+	if bytes.Contains(entries, []byte("ufw-before-forward\x00")) || bytes.Contains(entries, []byte("ufw6-before-forward\x00")) {
+		return advice("ufw ("+l.program+") drops what is forwarded from and to", names, "ufw route allow in on %[1]s && ufw route allow out on %[1]s")
+	}
 	chain := "FORWARD"
 	if bytes.Contains(entries, []byte("DOCKER-USER\x00")) {
 		chain = "DOCKER-USER"

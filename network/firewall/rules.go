@@ -16,18 +16,19 @@ import (
 //	  ct state established,related accept
 //	  iifname . oifname @pairs goto pass         # a bridge's own traffic, trusted interfaces
 //	  iifname @internal drop
-//	  meta nfproto . oifname vmap @into          # goto published | goto routed | goto pass | drop
+//	  meta nfproto . oifname vmap @into          # goto published | goto routed | goto admit | drop
 //	  iifname @bridges goto pass
 //	}
-//	chain published { ct status dnat goto pass; drop }
+//	chain published { ct status dnat goto admit; drop }
 //	chain routed {
-//	  ip daddr . meta l4proto . th dport @open4 goto pass
-//	  ip6 daddr . meta l4proto . th dport @open6 goto pass
-//	  icmp type echo-request goto pass
-//	  icmpv6 type echo-request goto pass
+//	  ip daddr . meta l4proto . th dport @open4 goto admit
+//	  ip6 daddr . meta l4proto . th dport @open6 goto admit
+//	  icmp type echo-request goto admit
+//	  icmpv6 type echo-request goto admit
 //	  goto published
 //	}
-//	chain pass { accept }
+//	chain pass { accept }                      # what containers begin
+//	chain admit { accept }                     # what others begin
 //
 //	chain prerouting  { meta nfproto ipv4 goto publish4; goto publish6 }     # type nat: new connections only
 //	chain output      { the same }
@@ -56,7 +57,7 @@ import (
 //	chain masquerade { oifname @bridges return; masquerade }
 //	chain source { oifname @bridges return; snat to iifname map @source4; snat to iifname map @source6 }
 //
-// Beside Docker, forward begins otherwise and pass marks connections: see docker.go.
+// Where others drop what we accept, forward begins otherwise and pass and admit mark connections: see beside.go.
 
 // setID names a set or map of the table.
 type setID uint8
@@ -81,7 +82,7 @@ const (
 	self4 // container address . protocol . host port: not translated
 	self6
 	near    // from . protocol . host port: not translated
-	dockers // Docker's bridges, see docker.go
+	dockers // Docker's bridges, see beside.go
 	setCount
 )
 
@@ -241,30 +242,32 @@ type chain struct {
 	rules [][]expr.Any
 }
 
-// chains gives the table's chains, those that are jumped to first. docker tells whether a
-// Docker daemon is beside us.
-func chains(docker bool) []chain {
+// chains gives the table's chains, those that are jumped to first. marking tells whether there is
+// somebody to mark connections for.
+func chains(marking bool) []chain {
 	const r1, r2, r4 = reg0 + 1, reg0 + 2, reg0 + 4
 	v4, v6 := family(unix.NFPROTO_IPV4), family(unix.NFPROTO_IPV6)
 	iif, oif, proto := meta(expr.MetaKeyIIFNAME, reg0), meta(expr.MetaKeyOIFNAME, reg0), meta(expr.MetaKeyL4PROTO, reg0)
 
 	pass := [][]expr.Any{{verdict(expr.VerdictAccept)}}
+	admit := pass
 	begin := [][]expr.Any{rule(answering(), verdict(expr.VerdictAccept))}
-	if docker {
-		pass, begin = passBesideDocker(), beginBesideDocker()
+	if marking {
+		pass, admit, begin = passMarking(passedMark|ownMark), admitMarking(), beginMarking()
 	}
 	publish := [][]expr.Any{rule(v4, goTo("publish4")), {goTo("publish6")}}
 	all := []chain{
 		{name: "pass", rules: pass},
+		{name: "admit", rules: admit},
 		{name: "published", rules: [][]expr.Any{
-			rule(translated(), goTo("pass")),
+			rule(translated(), goTo("admit")),
 			{verdict(expr.VerdictDrop)},
 		}},
 		{name: "routed", rules: [][]expr.Any{
-			rule(v4, daddr4(reg0), meta(expr.MetaKeyL4PROTO, r1), dportTo(r2), in(open4, reg0), goTo("pass")),
-			rule(v6, daddr6(reg0), meta(expr.MetaKeyL4PROTO, r4), dportTo(r4+1), in(open6, reg0), goTo("pass")),
-			rule(v4, proto, cmp(reg0, unix.IPPROTO_ICMP), ping(8), goTo("pass")),
-			rule(v6, proto, cmp(reg0, unix.IPPROTO_ICMPV6), ping(128), goTo("pass")),
+			rule(v4, daddr4(reg0), meta(expr.MetaKeyL4PROTO, r1), dportTo(r2), in(open4, reg0), goTo("admit")),
+			rule(v6, daddr6(reg0), meta(expr.MetaKeyL4PROTO, r4), dportTo(r4+1), in(open6, reg0), goTo("admit")),
+			rule(v4, proto, cmp(reg0, unix.IPPROTO_ICMP), ping(8), goTo("admit")),
+			rule(v6, proto, cmp(reg0, unix.IPPROTO_ICMPV6), ping(128), goTo("admit")),
 			{goTo("published")},
 		}},
 		{name: "loopback", rules: [][]expr.Any{
@@ -313,8 +316,8 @@ func chains(docker bool) []chain {
 			rule(meta(expr.MetaKeyNFPROTO, reg0), meta(expr.MetaKeyIIFNAME, r1), mapTo(leave, reg0, unix.NFT_REG_VERDICT)),
 		}},
 	}
-	if docker {
-		all = append(all, answeringBesideDocker)
+	if marking {
+		all = append(all, answeringMarking)
 	}
 	return all
 }
@@ -325,13 +328,13 @@ func ping(kind byte) []expr.Any {
 }
 
 // describe queues the messages that make table t with all its chains and elements.
-func describe(c *nftables.Conn, t *nftables.Table, docker bool, elements map[elementKey]entry) error {
+func describe(c *nftables.Conn, t *nftables.Table, marking bool, elements map[elementKey]entry) error {
 	c.AddTable(t)
 	bySet := [setCount][]nftables.SetElement{}
 	for k, e := range elements {
 		bySet[k.set] = append(bySet[k.set], k.element(e.value))
 	}
-	all := chains(docker)
+	all := chains(marking)
 	for _, ch := range all { // first of all the chains that elements lead to
 		c.AddChain(ch.describe(t))
 	}

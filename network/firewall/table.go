@@ -25,7 +25,7 @@ type Table struct {
 	conn    *nftables.Conn
 	state   state
 	present bool // the table is in the kernel, as far as we know
-	docker  bool // … in the form for a Docker daemon beside us
+	marking bool // … in the form that marks connections
 	closed  bool
 	udp     map[uint16]bool // host ports whose flows have to be looked at, see flows.go
 
@@ -188,7 +188,7 @@ func (t *Table) replace() error {
 	t.conn.DelTable(t.table)
 	wanted := t.needed()
 	if wanted {
-		if err := describe(t.conn, t.table, t.docker, t.state.elements); err != nil {
+		if err := describe(t.conn, t.table, t.marking, t.state.elements); err != nil {
 			return fmt.Errorf("nftables table %s: %w", t.table.Name, err)
 		}
 	}

@@ -11,18 +11,18 @@ import (
 )
 
 // watch follows the kernel's news of rule sets. One goroutine reads, one mends our table, one looks
-// after the Docker daemon beside us, and one after flows that have become wrong.
+// after who is beside us, and one after flows that have become wrong.
 type watch struct {
 	conn   *netlink.Conn
 	done   chan struct{} // closed: stop
 	lost   chan struct{} // holds one: something of ours was taken away
-	docker chan struct{} // … a Docker daemon may have changed something
+	beside chan struct{} // … a chain that our accept goes to may have changed
 	flows  chan struct{} // … UDP ports changed
 	wg     sync.WaitGroup
 }
 
 func newWatch(conn *netlink.Conn) *watch {
-	return &watch{conn: conn, done: make(chan struct{}), lost: make(chan struct{}, 1), docker: make(chan struct{}, 1), flows: make(chan struct{}, 1)}
+	return &watch{conn: conn, done: make(chan struct{}), lost: make(chan struct{}, 1), beside: make(chan struct{}, 1), flows: make(chan struct{}, 1)}
 }
 
 func (w *watch) stop() {
@@ -41,8 +41,8 @@ const (
 	mendQuiet    = 30 * time.Second // without trouble: all is forgotten
 )
 
-// dockerPause lets Docker finish: it makes its rules one by one.
-const dockerPause = 100 * time.Millisecond
+// besidePause lets others finish: Docker and ufw make their rules one by one.
+const besidePause = 100 * time.Millisecond
 
 func (t *Table) startWatch() (*watch, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
@@ -60,7 +60,7 @@ func (t *Table) startWatch() (*watch, error) {
 	w := newWatch(conn)
 	w.wg.Go(func() { t.listen(w) })
 	w.wg.Go(func() { t.mend(w) })
-	w.wg.Go(func() { t.followDocker(w) })
+	w.wg.Go(func() { t.followOthers(w) })
 	w.wg.Go(func() { t.forget(w) })
 	return w, nil
 }
@@ -71,7 +71,7 @@ func (t *Table) listen(w *watch) {
 		messages, err := w.conn.Receive()
 		if errors.Is(err, unix.ENOBUFS) { // some were lost
 			notify(w.lost)
-			notify(w.docker)
+			notify(w.beside)
 			continue
 		}
 		if err != nil {
@@ -90,8 +90,8 @@ func (t *Table) listen(w *watch) {
 			switch {
 			case family == unix.NFPROTO_INET && table == t.table.Name && takesAway(m.Header.Type):
 				notify(w.lost)
-			case isDockers(family, table):
-				notify(w.docker)
+			case isShared(family, table):
+				notify(w.beside)
 			}
 		}
 	}
@@ -158,21 +158,20 @@ func (t *Table) mend(w *watch) {
 	}
 }
 
-// followDocker keeps our accept where a Docker daemon wants it, while that comes, goes, and makes and
-// removes networks.
-func (t *Table) followDocker(w *watch) {
-	for w.wait(w.docker) {
-		if !w.sleep(dockerPause) {
+// followOthers keeps our accept where it has to be, while Docker daemons and host firewalls come, go and change.
+func (t *Table) followOthers(w *watch) {
+	for w.wait(w.beside) {
+		if !w.sleep(besidePause) {
 			return
 		}
 		select {
-		case <-w.docker:
+		case <-w.beside:
 		default:
 		}
 		t.mu.Lock()
 		if !t.closed && t.needed() {
-			if err := t.besideDocker(); err != nil {
-				t.log.Warn("the firewall does not fit to the Docker daemon's rules", "error", err)
+			if err := t.besideOthers(); err != nil {
+				t.log.Warn("the firewall does not fit to the rules of the host", "error", err)
 			}
 		}
 		t.mu.Unlock()

@@ -240,3 +240,82 @@ func startDocker(t *testing.T, dir string) (stop func()) {
 		}
 	}
 }
+
+func TestAHostsForwardPolicyDoesNotStopWhatContainersBegin(t *testing.T) {
+	needIptables(t)
+	w := newTown(t)
+	w.bridgeNetfilter("1")
+	table := openTable(t, Config{Bridges: []Bridge{bridgeA, bridgeB}, Published: []Publication{publishA1("0.0.0.0:8000", "[::]:8000")}})
+	inbound, err := w.other.connect("192.0.2.1:8000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inbound.Close()
+	for _, program := range []string{"iptables", "ip6tables"} {
+		run(t, program+" -w -P FORWARD DROP")
+		// as ufw has them
+		for _, chain := range []string{"ufw-before-forward", "ufw-after-forward"} {
+			run(t, program+" -w -N "+chain)
+			run(t, program+" -w -A FORWARD -j "+chain)
+		}
+	}
+	chain := func() string { return run(t, "iptables -w -S FORWARD") }
+	const want = "-P FORWARD DROP\n-A FORWARD -j ufw-before-forward\n" +
+		"-A FORWARD -m connmark --mark 0x4000000/0x4000000 -m comment --comment berth_test -j ACCEPT\n-A FORWARD -j ufw-after-forward\n"
+	eventually(t, "our accept is behind ufw's rules", func() bool { return chain() == want })
+	eventually(t, "and in ip6tables", func() bool { return strings.Contains(run(t, "ip6tables -w -S FORWARD"), "connmark") })
+	look := func(published4, published6 string) {
+		t.Helper()
+		w.a1.expect("192.0.2.2:80", "other 192.0.2.1")
+		w.a1.expect("[2001:db8::2]:80", "other 2001:db8::1")
+		w.a1.expect("172.20.0.3:80", "a2 172.20.0.2") // bridged, yet filtered
+		w.b1.expect("192.0.2.1:8000", "a1 172.21.0.2")
+		w.host.expect("192.0.2.1:8000", "a1 192.0.2.1")
+		w.b1.expect("172.20.0.2:80", "")
+		w.other.expect("172.20.0.2:80", "")
+		w.other.expect("192.0.2.1:8000", published4)
+		w.other.expect("[2001:db8::1]:8000", published6)
+	}
+	look("", "")
+	if got := echo(inbound, "hello"); got != "hello" {
+		t.Errorf("a connection from before says %q, want hello", got)
+	}
+	// The host decides what comes in, and its rules about what goes out hold.
+	run(t, "iptables -w -A ufw-before-forward -o br-a -p tcp --dport 80 -j ACCEPT")
+	run(t, "iptables -w -A ufw-before-forward -o br-a -p udp --dport 80 -j ACCEPT")
+	run(t, "iptables -w -A ufw-before-forward -s 172.21.0.0/24 -d 192.0.2.2 -j DROP")
+	look("a1 192.0.2.2", "")
+	w.b1.expect("192.0.2.2:80", "")
+
+	// ufw is switched off and on, an administrator adds a rule at the end, another engine comes
+	run(t, "iptables -w -D FORWARD -j ufw-before-forward")
+	run(t, "iptables -w -D FORWARD -j ufw-after-forward")
+	run(t, "iptables -w -A FORWARD -j ufw-before-forward")
+	run(t, "iptables -w -A FORWARD -j ufw-after-forward")
+	eventually(t, "our accept is behind ufw's rules again", func() bool { return chain() == want })
+	run(t, "iptables -w -F FORWARD")
+	run(t, "iptables -w -A FORWARD -d 203.0.113.0/24 -j DROP")
+	second := openTable(t, Config{Table: "berth_second", Bridges: []Bridge{{Name: "br-c", IPv4: natBoth}}})
+	eventually(t, "both accepts are behind the rule", func() bool {
+		lines := strings.Split(chain(), "\n")
+		return len(lines) == 5 && strings.Contains(lines[1], "203.0.113") && strings.Contains(lines[2], "connmark") && strings.Contains(lines[3], "connmark")
+	})
+	w.a1.expect("192.0.2.2:80", "other 192.0.2.1")
+	if err := second.Close(true); err != nil {
+		t.Fatal(err)
+	}
+
+	// Nothing of it is left where nobody asks for it
+	run(t, "iptables -w -P FORWARD ACCEPT")
+	eventually(t, "our accept goes with the policy", func() bool { return !strings.Contains(chain(), "connmark") })
+	run(t, "iptables -w -P FORWARD DROP")
+	eventually(t, "our accept comes with the policy", func() bool { return strings.Count(chain(), "connmark") == 1 })
+	if err := table.Close(true); err != nil {
+		t.Fatal(err)
+	}
+	for _, program := range []string{"iptables", "ip6tables"} {
+		if got := run(t, program+" -w -S"); strings.Contains(got, "connmark") {
+			t.Errorf("after Close:\n%s", got)
+		}
+	}
+}
