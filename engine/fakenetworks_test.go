@@ -23,6 +23,7 @@ type fakeNetworks struct {
 	boxes      map[string]*network.Sandbox
 	joins      []network.SandboxRequest
 	publishErr error
+	hints      []string      // what PublishHints tells
 	leaveGate  chan struct{} // Leave waits for it if it is not nil
 	lastByte   byte
 }
@@ -54,6 +55,8 @@ func (f *fakeNetworks) remove(name string) {
 	defer f.mu.Unlock()
 	f.nets = slices.DeleteFunc(f.nets, func(n network.Network) bool { return n.Name == name })
 }
+
+func (f *fakeNetworks) PublishHints(string, []netip.Addr) []string { return f.hints }
 
 func (f *fakeNetworks) Get(ref string) (network.Network, error) {
 	f.mu.Lock()

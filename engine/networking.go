@@ -44,6 +44,9 @@ func (k networker) normalise(cfg *container.Config, h *container.HostConfig, ask
 	if h.NetworkMode.IsHost() && len(h.PortBindings) > 0 {
 		warnings = append(warnings, "Published ports are discarded when using host network mode")
 	}
+	if at := publishedAt(cfg, h); len(at) > 0 && (h.NetworkMode.IsUserDefined() || h.NetworkMode.IsBridge()) {
+		warnings = append(warnings, k.nets.PublishHints(string(h.NetworkMode), at)...)
+	}
 	return &mobynet.NetworkingConfig{EndpointsConfig: places}, warnings, nil
 }
 

@@ -32,6 +32,7 @@ type networks interface {
 	Sandbox(containerID string) (*network.Sandbox, bool)
 	Sandboxes() []string
 	HostGateway() (v4, v6 netip.Addr)
+	PublishHints(ref string, at []netip.Addr) []string
 }
 
 // wiring is what lives do with networks: joining at the start, leaving at the end, and what

@@ -616,3 +616,29 @@ func FuzzWhatIsWrittenOfPortsAndLinks(f *testing.F) {
 		}
 	})
 }
+
+func TestCreateWarnsOfAFirewallThatKeepsOthersFromPublishedPorts(t *testing.T) {
+	f := newFixture(t)
+	f.nets.hints = []string{"ufw is closed"}
+	for _, c := range []struct {
+		name   string
+		change func(*CreateRequest)
+		warns  bool
+	}{
+		{"published", bridged("80:80"), true},
+		{"all that is exposed", func(r *CreateRequest) {
+			bridged()(r)
+			r.HostConfig.PublishAllPorts, r.Config.ExposedPorts = true, mobynet.PortSet{port("80"): {}}
+		}, true},
+		{"nothing published", bridged(), false},
+		{"the host's network", func(r *CreateRequest) { bridged("80:80")(r); r.HostConfig.NetworkMode = "host" }, false},
+		{"no network", func(r *CreateRequest) { bridged("80:80")(r); r.HostConfig.NetworkMode = "none" }, false},
+	} {
+		r := CreateRequest{Config: &container.Config{Image: "busybox"}, HostConfig: &container.HostConfig{}}
+		c.change(&r)
+		_, warnings, err := f.Containers.Create(t.Context(), r)
+		if err != nil || slices.Contains(warnings, "ufw is closed") != c.warns {
+			t.Errorf("%s: %q, %v", c.name, warnings, err)
+		}
+	}
+}

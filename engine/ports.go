@@ -107,6 +107,22 @@ func choice(p supervisor.Port) int {
 	return 0
 }
 
+// publishedAt lists the addresses of the host that ports are to be published at; zero: none was named.
+func publishedAt(cfg *container.Config, h *container.HostConfig) (at []netip.Addr) {
+	for _, bindings := range h.PortBindings {
+		for _, b := range bindings {
+			at = append(at, b.HostIP.Unmap())
+		}
+		if len(bindings) == 0 {
+			at = append(at, netip.Addr{})
+		}
+	}
+	if h.PublishAllPorts && len(cfg.ExposedPorts) > 0 {
+		at = append(at, netip.Addr{})
+	}
+	return at
+}
+
 // pinned asks for ports as they are bound already.
 func pinned(ports []network.Port) []supervisor.Port {
 	out := make([]supervisor.Port, len(ports))

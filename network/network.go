@@ -281,6 +281,26 @@ func (n *Networks) Facts() Facts {
 	}
 }
 
+// PublishHints tells, a sentence each, what keeps other hosts from ports that a container on a network
+// publishes at addresses of the host (zero: all, or the network's own setting), and what to allow. For a
+// network that is not there it tells nothing.
+func (n *Networks) PublishHints(ref string, at []netip.Addr) []string {
+	n.mu.Lock()
+	nw, err := n.find(ref)
+	n.mu.Unlock()
+	if err != nil || nw.rec.Driver != "bridge" || nw.rec.Internal || nw.rec.ConfigOnly {
+		return nil
+	}
+	bind := nw.set.hostBinding
+	if nw.rec.Predefined && n.cfg.Bridge.HostBindingIP.IsValid() {
+		bind = n.cfg.Bridge.HostBindingIP
+	}
+	if !slices.ContainsFunc(at, func(a netip.Addr) bool { return !a.IsLoopback() && (a.IsValid() || !bind.IsLoopback()) }) {
+		return nil
+	}
+	return n.fire.PublishHints(bridgeName(nw.rec.Network))
+}
+
 func (n *Networks) firewallVersion() string {
 	var u unix.Utsname
 	if n.cfg.Firewall != "nftables" || unix.Uname(&u) != nil {

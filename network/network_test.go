@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -266,5 +267,39 @@ func TestLeaveCutsOffANamespaceThatLivesOn(t *testing.T) {
 	}
 	if got := shape(t, b.Netns); got != "" {
 		t.Error(got)
+	}
+}
+
+func TestHintsAboutPublishingAreForAddressesThatOthersReach(t *testing.T) {
+	g := newGround(t)
+	nft := func(script string) {
+		t.Helper()
+		if out, err := exec.Command("nft", script).CombinedOutput(); err != nil {
+			t.Skipf("nft: %v: %s", err, out)
+		}
+	}
+	nft("add table inet mine")
+	t.Cleanup(func() { nft("delete table inet mine") })
+	nft("add chain inet mine forward { type filter hook forward priority 0 ; policy drop ; }")
+	g.create(CreateRequest{Name: "n"})
+	g.create(CreateRequest{Name: "inner", Internal: true})
+	g.create(CreateRequest{Name: "bound", Options: map[string]string{"com.docker.network.bridge.host_binding_ipv4": "127.0.0.1"}})
+	everywhere, here := netip.Addr{}, netip.MustParseAddr("127.0.0.1")
+	for _, c := range []struct {
+		network string
+		at      []netip.Addr
+		want    int
+	}{
+		{"n", []netip.Addr{everywhere}, 1},
+		{"n", []netip.Addr{here, netip.MustParseAddr("192.0.2.1")}, 1},
+		{"n", []netip.Addr{here, netip.IPv6Loopback()}, 0},
+		{"inner", []netip.Addr{everywhere}, 0},
+		{"bound", []netip.Addr{everywhere}, 0},
+		{"bound", []netip.Addr{netip.IPv4Unspecified()}, 1},
+		{"nosuch", []netip.Addr{everywhere}, 0},
+	} {
+		if hints := g.n.PublishHints(c.network, c.at); len(hints) != c.want {
+			t.Errorf("%s at %v: %q", c.network, c.at, hints)
+		}
 	}
 }

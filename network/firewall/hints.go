@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -36,6 +37,42 @@ func (t *Table) Hints() []string {
 	}
 	t.mu.Unlock()
 	slices.Sort(names)
+	return t.hints(names, published)
+}
+
+// PublishHints tells the same for ports that will be published on one bridge, which need not exist yet. What
+// it found in nftables it remembers until the kernel has news of that.
+func (t *Table) PublishHints(bridge string) []string {
+	if t.off {
+		return nil
+	}
+	t.remembered.mu.Lock()
+	defer t.remembered.mu.Unlock()
+	if now := t.news.Load(); t.remembered.hints == nil || t.remembered.at != now {
+		t.remembered.at, t.remembered.hints = now, map[string][]string{}
+	}
+	hints, ok := t.remembered.hints[bridge]
+	if !ok {
+		hints = t.nftHints([]string{bridge}, map[nftables.TableFamily]bool{nftables.TableFamilyIPv4: true, nftables.TableFamilyIPv6: true})
+		t.remembered.hints[bridge] = hints
+	}
+	return append(slices.Clone(hints), legacyHints([]string{bridge})...)
+}
+
+// remembered are the answers of PublishHints.
+type remembered struct {
+	mu    sync.Mutex
+	at    uint64 // how many news there were
+	hints map[string][]string
+}
+
+// hints tells what drops the traffic of some bridges. published says for which families there
+// are ports for other hosts.
+func (t *Table) hints(names []string, published map[nftables.TableFamily]bool) []string {
+	return append(t.nftHints(names, published), legacyHints(names)...)
+}
+
+func (t *Table) nftHints(names []string, published map[nftables.TableFamily]bool) []string {
 	var hints []string
 	c, err := nftables.New()
 	if err != nil {
@@ -71,6 +108,11 @@ func (t *Table) Hints() []string {
 			hints = append(hints, hint)
 		}
 	}
+	return hints
+}
+
+// legacyHints are those about iptables' older interface.
+func legacyHints(names []string) (hints []string) {
 	for _, legacy := range []legacyTables{legacyIPv4, legacyIPv6} {
 		usable := names
 		if legacy.program == legacyIPv6.program {

@@ -78,3 +78,22 @@ func TestHintsSayWhatToAllowAndFollowingThemHelps(t *testing.T) {
 		})
 	}
 }
+
+func TestWhoPublishesIsToldOfWhatIsInTheWayAndOfChanges(t *testing.T) {
+	needIptables(t)
+	newTown(t)
+	table := openTable(t, Config{Bridges: []Bridge{bridgeA}})
+	if hints := table.PublishHints("br-a"); len(hints) > 0 {
+		t.Errorf("hints without an obstacle: %q", hints)
+	}
+	run(t, "iptables -w -P FORWARD DROP")
+	eventually(t, "the closed chain is told of", func() bool { return len(table.PublishHints("br-a")) == 1 })
+	if hints := table.Hints(); len(hints) > 0 { // nothing is published, and what containers begin passes
+		t.Errorf("hints: %q", hints)
+	}
+	if hints := table.PublishHints("br-x"); len(hints) != 1 || !strings.Contains(hints[0], "-o br-x") {
+		t.Errorf("hints for a bridge that is not there yet: %q", hints)
+	}
+	run(t, "iptables -w -I FORWARD -o br-a -j ACCEPT")
+	eventually(t, "the opened chain is not told of", func() bool { return len(table.PublishHints("br-a")) == 0 })
+}

@@ -31,6 +31,9 @@ type Table struct {
 
 	port  atomic.Uint32 // conn's netlink port ID: how our own changes are told from others'
 	watch *watch
+	news  atomic.Uint64 // how often others have changed something
+
+	remembered remembered
 }
 
 // Open makes the kernel's table what cfg says, in one transaction: what a killed engine left is

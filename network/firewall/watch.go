@@ -69,6 +69,7 @@ func (t *Table) startWatch() (*watch, error) {
 func (t *Table) listen(w *watch) {
 	for {
 		messages, err := w.conn.Receive()
+		t.news.Add(1)
 		if errors.Is(err, unix.ENOBUFS) { // some were lost
 			notify(w.lost)
 			notify(w.beside)
