@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"berth/api/server"
 	"berth/durable"
@@ -133,11 +134,12 @@ func (d *daemon) run(ctx context.Context) error {
 	if _, err := logs.ParseOptions(set.LogDriver, set.LogOpts); err != nil {
 		return fmt.Errorf("default log options: %w", err)
 	}
-	for dir, mode := range map[string]os.FileMode{set.DataRoot: 0o711, set.ExecRoot: 0o711} {
-		if err := os.MkdirAll(dir, mode); err != nil {
+	for _, dir := range []string{set.DataRoot, set.ExecRoot} {
+		if err := makeRoot(dir); err != nil {
 			return err
 		}
 	}
+	reserve := durable.OpenReserve(set.DataRoot)
 	if err := d.lock(ctx); err != nil {
 		return err
 	}
@@ -149,6 +151,7 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 	d.later(func() { d.note("close the database", db.Close()) })
+	db.Draw(reserve)
 	id, err := engineID(set.DataRoot)
 	if err != nil {
 		return err
@@ -310,6 +313,19 @@ func (d *daemon) note(what string, err error) {
 
 // lock makes sure that we are the only engine of our roots. Started on demand we wait
 // for one that is on its way out, and give way to one that serves.
+// makeRoot makes the data root or the exec root.
+func makeRoot(dir string) error {
+	err := os.MkdirAll(dir, 0o711)
+	var fs syscall.Statfs_t
+	if err == nil && syscall.Statfs(dir, &fs) == nil && fs.Flags&unix.ST_RDONLY != 0 {
+		err = syscall.EROFS
+	}
+	if errors.Is(err, syscall.EROFS) {
+		return fail.New(fail.Unavailable, "%s is on a read-only file system: make that writable (after an I/O error: check the disk first), or choose another --data-root or --exec-root", dir)
+	}
+	return err
+}
+
 func (d *daemon) lock(ctx context.Context) error {
 	holder := fmt.Sprintf("berthd (pid %d, data-root %s)", os.Getpid(), d.set.DataRoot)
 	for _, path := range []string{filepath.Join(d.set.ExecRoot, "berthd.lock"), filepath.Join(d.set.DataRoot, "lock")} {

@@ -38,7 +38,10 @@ func addBuckets(names ...string) func(*bbolt.Tx) error {
 }
 
 // DB is the state database: one file, one writer process.
-type DB struct{ bolt *bbolt.DB }
+type DB struct {
+	bolt    *bbolt.DB
+	reserve *Reserve
+}
 
 // OpenDB opens or creates the database at path and migrates it to our schema.
 func OpenDB(path string) (*DB, error) {
@@ -50,7 +53,14 @@ func OpenDB(path string) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	err = b.Update(migrate)
+	version := 0
+	err = b.View(func(tx *bbolt.Tx) (err error) {
+		version, err = versionOf(tx)
+		return err
+	})
+	if err == nil && version < schemaVersion { // else nothing is written, for the disk may be full
+		err = b.Update(migrate)
+	}
 	if err == nil && missing != nil {
 		err = SyncDir(filepath.Dir(path))
 	}
@@ -58,25 +68,34 @@ func OpenDB(path string) (*DB, error) {
 		b.Close()
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	return &DB{b}, nil
+	return &DB{bolt: b}, nil
 }
 
-func migrate(tx *bbolt.Tx) error {
-	meta, err := tx.CreateBucketIfNotExists([]byte("meta"))
-	if err != nil {
-		return err
+// versionOf is the schema of a database; 0 if it is new.
+func versionOf(tx *bbolt.Tx) (version int, err error) {
+	meta := tx.Bucket([]byte("meta"))
+	if meta == nil {
+		return 0, nil
 	}
-	version := 0
 	if v := meta.Get([]byte("version")); v != nil {
 		if version, err = strconv.Atoi(string(v)); err != nil {
-			return fmt.Errorf("schema version %q is not a number", v)
+			return 0, fmt.Errorf("schema version %q is not a number", v)
 		}
 	}
 	if version > schemaVersion {
-		return fail.New(fail.Invalid, "written by a newer Berth (schema %d, this one knows %d)", version, schemaVersion)
+		return 0, fail.New(fail.Invalid, "written by a newer Berth (schema %d, this one knows %d)", version, schemaVersion)
 	}
-	if version == schemaVersion {
-		return nil
+	return version, nil
+}
+
+func migrate(tx *bbolt.Tx) error {
+	version, err := versionOf(tx)
+	if err != nil {
+		return err
+	}
+	meta, err := tx.CreateBucketIfNotExists([]byte("meta"))
+	if err != nil {
+		return err
 	}
 	for ; version < schemaVersion; version++ {
 		if err := migrations[version](tx); err != nil {
@@ -86,18 +105,35 @@ func migrate(tx *bbolt.Tx) error {
 	return meta.Put([]byte("version"), []byte(strconv.Itoa(version)))
 }
 
+// Draw has transactions that delete something go on with what r gives up when the disk is
+// full. It is called before any other use.
+func (db *DB) Draw(r *Reserve) { db.reserve = r }
+
 // Close closes the database; transactions under way are awaited.
 func (db *DB) Close() error { return db.bolt.Close() }
 
 // View runs fn in a read-only transaction.
 func (db *DB) View(fn func(*Tx) error) error {
-	return db.bolt.View(func(tx *bbolt.Tx) error { return fn(&Tx{tx}) })
+	return db.bolt.View(func(tx *bbolt.Tx) error { return fn(&Tx{tx: tx}) })
 }
 
 // Update runs fn in a transaction that is durable when Update returns nil and
-// leaves no trace otherwise. Transactions are serialised: keep fn short.
+// leaves no trace otherwise. Transactions are serialised: keep fn short. On a full disk it
+// may be called again.
 func (db *DB) Update(fn func(*Tx) error) error {
-	return db.bolt.Update(func(tx *bbolt.Tx) error { return fn(&Tx{tx}) })
+	for {
+		var t *Tx
+		err := db.bolt.Update(func(tx *bbolt.Tx) error {
+			t = &Tx{tx: tx}
+			return fn(t)
+		})
+		if err == nil {
+			db.reserve.Refill()
+		}
+		if !IsFull(err) || !t.deletes || !db.reserve.Release() {
+			return err
+		}
+	}
 }
 
 // Check verifies the pages of the whole database, and tells what is wrong with them.
@@ -112,7 +148,10 @@ func (db *DB) Check(ctx context.Context) (problems []error, err error) {
 }
 
 // Tx is a transaction. Buckets are the ones of the package's schema.
-type Tx struct{ tx *bbolt.Tx }
+type Tx struct {
+	tx      *bbolt.Tx
+	deletes bool
+}
 
 // Put stores v's JSON under key.
 func (t *Tx) Put(bucket, key string, v any) error {
@@ -150,7 +189,10 @@ func (t *Tx) GetRaw(bucket, key string) []byte {
 }
 
 // Delete removes key; a missing one is no error.
-func (t *Tx) Delete(bucket, key string) error { return t.bucket(bucket).Delete([]byte(key)) }
+func (t *Tx) Delete(bucket, key string) error {
+	t.deletes = true
+	return t.bucket(bucket).Delete([]byte(key))
+}
 
 // ForEach calls fn for every key in order. The data is valid only during the call,
 // and fn must not change the bucket.

@@ -70,7 +70,8 @@ func sign(f *os.File, holder string) (*Lock, error) {
 		f.Close()
 		return nil, err
 	}
-	if _, err := f.WriteAt([]byte(holder+"\n"), 0); err != nil {
+	// On a full disk the lock is held all the same, by somebody who has no name.
+	if _, err := f.WriteAt([]byte(holder+"\n"), 0); err != nil && !IsFull(err) {
 		f.Close()
 		return nil, err
 	}

@@ -550,6 +550,9 @@ func TestBadInputOfAFullDisk(t *testing.T) {
 	tarball := filepath.Join(e.Dir, "big.tar")
 	write(t, tarball, string(tarOf(t, tar.Header{Name: "file", Size: 4 << 20})))
 	running := e.Must("run", "-d", "--name", "before", "--network", "none", "busybox", "sleep", "1000")
+	e.Must("create", "--name", "spare", "--network", "none", "busybox")
+	e.Must("volume", "create", "old")
+	before := e.Must("ps", "-aq", "--no-trunc")
 	filler := filepath.Join(e.DataRoot, "filler")
 	fill(t, filler)
 	const cause = `no space left on device`
@@ -559,7 +562,7 @@ func TestBadInputOfAFullDisk(t *testing.T) {
 	if got := e.Must("images", "--format", "{{.Repository}}"); got != "busybox" {
 		t.Errorf("images: %q", got)
 	}
-	if got := e.Must("ps", "-aq", "--no-trunc"); got != running {
+	if got := e.Must("ps", "-aq", "--no-trunc"); got != before {
 		t.Errorf("containers: %q", got)
 	}
 	if got := e.Must("exec", "before", "echo", "fine"); got != "fine" {
@@ -568,8 +571,25 @@ func TestBadInputOfAFullDisk(t *testing.T) {
 	if parts := leftovers(e); len(parts) > 0 {
 		t.Errorf("left %q", parts)
 	}
-	if err := os.Remove(filler); err != nil {
-		t.Fatal(err)
+	// An engine starts all the same, and what it removes is removed, if others leave it no byte.
+	e.Stop()
+	e.Start()
+	fill(t, filler+"2")
+	if got := e.Must("ps", "-aq", "--no-trunc", "--filter", "status=running"); got != running {
+		t.Errorf("containers: %q", got)
+	}
+	e.Must("rm", "spare")
+	e.Must("volume", "rm", "old")
+	e.Must("exec", "before", "true")
+	e.Kill()
+	e.Start()
+	if got := e.Must("ps", "-aq", "--no-trunc") + e.Must("images", "--format", "{{.Repository}}"); got != running+"busybox" {
+		t.Errorf("there are %q", got)
+	}
+	for _, f := range []string{filler, filler + "2"} {
+		if err := os.Remove(f); err != nil {
+			t.Fatal(err)
+		}
 	}
 	e.Must("pull", f.addr+"/good")
 	e.Must("import", tarball, "big")
@@ -577,6 +597,39 @@ func TestBadInputOfAFullDisk(t *testing.T) {
 		t.Errorf("run after space was freed: %q", got)
 	}
 	e.Must("rm", "-f", "before")
+}
+
+func TestBadInputOfAReadOnlyDisk(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{Lazy: true})
+	if err := syscall.Mount("tmpfs", e.DataRoot, "tmpfs", 0, "size=32m,mode=711"); err != nil {
+		t.Skipf("a tmpfs cannot be mounted here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(e.DataRoot, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+			_ = syscall.Unmount(e.DataRoot, syscall.MNT_DETACH)
+		}
+	})
+	e.Start()
+	box := e.Busybox()
+	e.Must("create", "--name", "kept", "--network", "none", box, "echo", "kept")
+	e.Stop()
+	remount := func(flags uintptr) {
+		t.Helper()
+		if err := syscall.Mount("", e.DataRoot, "", syscall.MS_REMOUNT|flags, "size=32m,mode=711"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remount(syscall.MS_RDONLY)
+	argv := e.Command()
+	refused(t, e.Run("", argv[0], argv[1:]...), 1, `^berthd: `+e.DataRoot+` is on a read-only file system: make that writable`)
+	remount(0)
+	e.Start()
+	if got := e.Must("start", "-a", "kept"); got != "kept" {
+		t.Errorf("got %q", got)
+	}
+	e.Must("rm", "kept")
+	e.Stop()
 }
 
 // fill writes until there is no space left.

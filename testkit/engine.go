@@ -69,6 +69,12 @@ func StartEngine(t testing.TB, o EngineOptions) *Engine {
 	if e.Runtime == "" {
 		e.Runtime = os.Getenv("BERTH_TEST_RUNTIME")
 	}
+	// So all tests run with their data roots on another file system.
+	if other := os.Getenv("BERTH_TEST_DATA"); other != "" {
+		if e.DataRoot, err = os.MkdirTemp(other, "bt"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	e.Host = "unix://" + filepath.Join(e.ExecRoot, "berth.sock")
 	for _, d := range []string{e.Bin, e.DataRoot, e.ExecRoot} {
 		if err := os.MkdirAll(d, 0o711); err != nil {
@@ -97,6 +103,7 @@ func StartEngine(t testing.TB, o EngineOptions) *Engine {
 		}
 		e.log.Close()
 		if os.Getenv("BERTH_TEST_KEEP") == "" {
+			os.RemoveAll(e.DataRoot)
 			os.RemoveAll(dir)
 		}
 	})

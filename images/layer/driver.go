@@ -40,7 +40,7 @@ func (s *Store) chooseDriver(want string) error {
 	if os.Geteuid() == 0 && s.driver != copyDriver {
 		err := s.probe(overlay)
 		switch {
-		case err == nil:
+		case err == nil || had == overlayDriver && durable.IsFull(err): // it could before
 			s.driver = overlayDriver
 		case s.driver == "" && fail.Is(err, fail.Unavailable):
 			s.driver, s.whyCopy = copyDriver, err
@@ -50,6 +50,9 @@ func (s *Store) chooseDriver(want string) error {
 	}
 	s.marks = overlay
 	if s.driver == copyDriver {
+		if err := s.probeCopy(); err != nil && os.Geteuid() == 0 && (had == "" || !durable.IsFull(err)) {
+			return err
+		}
 		s.marks = fileMarks{}
 	} else {
 		s.driver = overlayDriver

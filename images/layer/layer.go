@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -137,14 +138,21 @@ func (s *Store) collectDebris() error {
 
 // discard moves path into trash under a name of its own.
 func (s *Store) discard(path string) (string, error) {
-	holder, err := os.MkdirTemp(filepath.Join(s.root, "trash"), "")
-	if err != nil {
-		return "", err
+	for {
+		to := filepath.Join(s.root, "trash", fmt.Sprintf("%016x", rand.Uint64()))
+		// A rename needs no room, as making a directory would.
+		err := unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+		if errors.Is(err, unix.EINVAL) { // a file system that cannot
+			err = os.Rename(path, to)
+		}
+		if errors.Is(err, unix.EEXIST) {
+			continue
+		}
+		if err != nil {
+			return "", &os.PathError{Op: "rename", Path: path, Err: err}
+		}
+		return to, nil
 	}
-	if err := os.Rename(path, filepath.Join(holder, filepath.Base(path))); err != nil {
-		return "", errors.Join(err, os.Remove(holder))
-	}
-	return holder, nil
 }
 
 // dir is the only way from a chain ID to a file name.
