@@ -36,6 +36,7 @@ func (d *daemon) reload() {
 		{"hosts", d.set.Hosts, next.Hosts},
 		{"group", d.set.Group, next.Group},
 		{"pidfile", d.set.Pidfile, next.Pidfile},
+		{"exec-opts", d.set.ExecOpts, next.ExecOpts},
 		{"cgroup-parent", d.set.CgroupParent, next.CgroupParent},
 		{"allow-nondistributable-artifacts", d.set.PushForeign, next.PushForeign},
 		{"registry-hosts-dirs", d.set.RegistryHostsDirs, next.RegistryHostsDirs},

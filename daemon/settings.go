@@ -31,7 +31,9 @@ type Settings struct {
 	Group              string
 	Pidfile            string
 	ConfigFile         string
-	CgroupParent       string
+	CgroupParent       string // empty: as the engine has it
+	ExecOpts           []string
+	CgroupDriver       string // of ExecOpts
 	StorageDriver      string // empty: what the data root's file system can
 
 	Debug               bool
@@ -102,6 +104,7 @@ var keys = map[string]string{
 	"default-ulimits":     "default-ulimit",
 	"runtimes":            "add-runtime",
 	"cdi-spec-dirs":       "cdi-spec-dir",
+	"exec-opts":           "exec-opt",
 
 	"default-address-pools": "default-address-pool",
 	"default-network-opts":  "default-network-opt",
@@ -118,7 +121,7 @@ var flagOnly = []string{"config-file", "ready-fd", "on-demand", "knock", "versio
 var dockerKeys = []string{
 	"allow-direct-routing", "api-cors-header", "authorization-plugins", "bridge-accept-fwmark",
 	"builder", "containerd", "containerd-namespace", "containerd-plugins-namespace", "cpu-rt-period", "cpu-rt-runtime", "data-path-port",
-	"default-cgroupns-mode", "default-ipc-mode", "exec-opts",
+	"default-cgroupns-mode", "default-ipc-mode",
 	"experimental", "features",
 	"ip-forward-no-drop",
 	"min-api-version", "network-control-plane-mtu", "no-new-privileges", "node-generic-resources", "oom-score-adjust", "raw-logs",
@@ -166,7 +169,8 @@ func newSettings() *Settings {
 	f.StringVarP(&s.Group, "group", "G", "", "Group of the unix socket (default \"berth\" if it exists)")
 	f.StringVarP(&s.Pidfile, "pidfile", "p", "", "File to write the process ID to (default <exec-root>/berthd.pid)")
 	f.StringVar(&s.ConfigFile, "config-file", defaultConfigFile, "Configuration file with dockerd's keys")
-	f.StringVar(&s.CgroupParent, "cgroup-parent", "/berth", "Parent cgroup of all containers")
+	f.StringVar(&s.CgroupParent, "cgroup-parent", "", "Parent cgroup of all containers (default \"/berth\"; with the driver systemd a slice, default \"system.slice\")")
+	f.StringArrayVar(&s.ExecOpts, "exec-opt", nil, "Option of how containers are run, key=value: native.cgroupdriver=cgroupfs (default) or =systemd, which makes each container's cgroup a scope of systemd's")
 	f.StringVarP(&s.StorageDriver, "storage-driver", "s", "", "How root file systems are made of layers: overlay, or copy where the file system cannot (default: what it can)")
 	f.BoolVarP(&s.Debug, "debug", "D", false, "Log at level debug")
 	f.StringVarP(&s.LogLevel, "log-level", "l", "info", "Level of the engine's log: debug, info, warn, error or fatal")
@@ -330,6 +334,8 @@ func (s *Settings) set(key string, raw json.RawMessage) error {
 		return json.Unmarshal(raw, &s.Hosts)
 	case "cdi-spec-dirs":
 		return json.Unmarshal(raw, &s.CDISpecDirs)
+	case "exec-opts":
+		return json.Unmarshal(raw, &s.ExecOpts)
 	case "labels":
 		return json.Unmarshal(raw, &s.Labels)
 	case "insecure-registries":
@@ -397,6 +403,9 @@ func (s *Settings) complete() error {
 		}
 		u.Name = name
 	}
+	if err := s.completeExecOpts(); err != nil {
+		return err
+	}
 	if err := engine.CheckRuntimes(s.runtimes()); err != nil {
 		return err
 	}
@@ -454,6 +463,25 @@ func (s *Settings) complete() error {
 		return fail.New(fail.Invalid, "timeouts cannot be negative")
 	}
 	return s.completeHosts()
+}
+
+// The ways of making control groups, in dockerd's words.
+const driverCgroupfs, driverSystemd = "cgroupfs", "systemd"
+
+// completeExecOpts reads dockerd's options of execution, of which there is one for Linux.
+func (s *Settings) completeExecOpts() error {
+	s.CgroupDriver = driverCgroupfs
+	for _, o := range s.ExecOpts {
+		key, value, ok := strings.Cut(o, "=")
+		switch {
+		case !ok || !strings.EqualFold(key, "native.cgroupdriver"):
+			return fail.New(fail.Invalid, "invalid exec-opt %q: there is native.cgroupdriver=cgroupfs or =systemd", o)
+		case value != driverCgroupfs && value != driverSystemd:
+			return fail.New(fail.Invalid, "native.cgroupdriver option %s is not supported: use cgroupfs or systemd", value)
+		}
+		s.CgroupDriver = value
+	}
+	return nil
 }
 
 // completeHosts reads the hosts. An API that asks nobody for a certificate is served only to

@@ -44,7 +44,9 @@ import (
 
 	"berth/durable"
 	"berth/events"
+	"berth/fail"
 	"berth/images"
+	"berth/kernel/cgroup"
 	"berth/supervisor"
 	"berth/volumes"
 )
@@ -62,8 +64,11 @@ type Options struct {
 	WakeEngine []string
 	// LogRelay is the command line that makes TLS connections for log drivers.
 	LogRelay []string
-	// CgroupParent is where containers' cgroups are made; default "/berth".
+	// CgroupParent is where containers' cgroups are made; default "/berth", with Scopes
+	// "system.slice".
 	CgroupParent string
+	// Scopes lets systemd make the cgroups, as scopes in slices.
+	Scopes bool
 	// LogDriver and LogOpts are the defaults of containers that name none.
 	LogDriver string
 	LogOpts   map[string]string
@@ -118,7 +123,18 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 
 // open is Open with the two true boundaries, images and shims, replaceable by tests.
 func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine, error) {
-	if o.CgroupParent == "" {
+	switch {
+	case o.Scopes:
+		if err := cgroup.CheckScopes(); err != nil {
+			return nil, err
+		}
+		if o.CgroupParent == "" {
+			o.CgroupParent = "system.slice"
+		}
+		if err := cgroup.CheckSlice(o.CgroupParent); err != nil {
+			return nil, fail.New(fail.Invalid, "cgroup parent: %w", err)
+		}
+	case o.CgroupParent == "":
 		o.CgroupParent = "/berth"
 	}
 	if o.LogDriver == "" {
@@ -137,6 +153,7 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 	if err != nil {
 		return nil, fmt.Errorf("look at this machine: %w", err)
 	}
+	host.scopes = o.Scopes
 
 	named, err := newNamedDevices(o.CDISpecDirs)
 	if err != nil {

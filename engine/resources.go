@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
+	"berth/kernel/cgroup"
 	"berth/oci"
 )
 
@@ -56,10 +57,8 @@ func normaliseResources(h *container.HostConfig, m *machine) (warnings []string,
 	if _, err := rlimits(nil, r.Ulimits); err != nil {
 		return nil, err
 	}
-	if p := h.CgroupParent; strings.Contains(p, "..") || strings.ContainsAny(p, "\x00\n") {
-		return nil, fail.New(fail.Invalid, "invalid cgroup parent %q", p)
-	} else if strings.HasSuffix(p, ".slice") {
-		return nil, fail.New(fail.Invalid, "cgroup parent %q is a slice of systemd: the engine makes control groups itself, give a path like /name", p)
+	if err := checkCgroupParent(h.CgroupParent, m.scopes); err != nil {
+		return nil, err
 	}
 	if _, err := deviceRules(r.DeviceCgroupRules); err != nil {
 		return nil, err
@@ -68,6 +67,21 @@ func normaliseResources(h *container.HostConfig, m *machine) (warnings []string,
 		return nil, err
 	}
 	return warnings, checkDeviceMappings(r.Devices)
+}
+
+// checkCgroupParent holds a container's wish to the engine's way of making control groups.
+func checkCgroupParent(parent string, scopes bool) error {
+	switch {
+	case parent == "":
+	case scopes && cgroup.CheckSlice(parent) != nil:
+		return fail.New(fail.Invalid, "cgroup-parent for systemd cgroup should be a valid slice named as \"xxx.slice\": got %q", parent)
+	case scopes:
+	case strings.Contains(parent, "..") || strings.ContainsAny(parent, "\x00\n"):
+		return fail.New(fail.Invalid, "invalid cgroup parent %q", parent)
+	case strings.HasSuffix(parent, ".slice"):
+		return fail.New(fail.Invalid, "cgroup parent %q is a slice of systemd, but this engine makes control groups itself: give a path like /name, or start the engine with --exec-opt native.cgroupdriver=systemd", parent)
+	}
+	return nil
 }
 
 // discardUnsupported takes out of r what this machine's control groups do not have.

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"berth/kernel/cgroup"
 	"berth/oci"
 )
 
@@ -99,6 +100,9 @@ func (m *specMaker) cgroup(c Container) string {
 	parent := m.cgroupParent
 	if p := c.HostConfig.CgroupParent; p != "" {
 		parent = p
+	}
+	if m.host.scopes {
+		return cgroup.Scope(parent, "berth", c.ID)
 	}
 	return path.Join("/", parent, c.ID)
 }

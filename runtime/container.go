@@ -58,8 +58,8 @@ func (c *Container) groupPath() string {
 	return "/berth/" + c.id
 }
 
-func (c *Container) openGroup() (err error) {
-	c.group, err = cgroup.Create(c.groupPath(), c.spec.Linux.Resources)
+func (c *Container) openGroup(ctx context.Context) (err error) {
+	c.group, err = cgroup.Create(ctx, c.groupPath(), c.spec.Linux.Resources)
 	return err
 }
 
@@ -118,12 +118,12 @@ func (c *Container) freeze(ctx context.Context, frozen bool) error {
 }
 
 // Update changes the limits of the container's cgroup.
-func (c *Container) Update(res *oci.LinuxResources) error {
+func (c *Container) Update(ctx context.Context, res *oci.LinuxResources) error {
 	g, err := c.running()
 	if err != nil {
 		return err
 	}
-	return g.Apply(res)
+	return g.Apply(ctx, res)
 }
 
 // OOMKills counts the container's processes that the kernel killed for memory.

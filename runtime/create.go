@@ -63,7 +63,7 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 	c.shared = b.sharesMounts()
 	// The group, the filter and the root do not need each other.
 	group := make(chan error, 1)
-	go func() { group <- c.openGroup() }()
+	go func() { group <- c.openGroup(ctx) }()
 	c.filter = sync.OnceValues(c.compileFilter)
 	compiled := make(chan error, 1)
 	go func() {
@@ -120,6 +120,7 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 	if err = c.setUp(ctx, b); err != nil {
 		return nil, err
 	}
+	c.group.Inhabited()
 	c.warnings = b.warnings
 	return c, nil
 }

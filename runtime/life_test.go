@@ -296,7 +296,7 @@ func TestPauseResumeSignalAllAndUpdate(t *testing.T) {
 		t.Fatal(err)
 	}
 	limit := int64(7)
-	if err := c.Update(&oci.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}}); err != nil {
+	if err := c.Update(t.Context(), &oci.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}}); err != nil {
 		t.Fatal(err)
 	}
 	p, err := c.Exec(ctx, ExecConfig{Process: &oci.Process{Args: []string{"sleep", "100"}, Cwd: "/", Env: []string{"PATH=/bin"}}})

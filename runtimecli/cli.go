@@ -39,6 +39,7 @@ type app struct {
 	stdout, stderr io.Writer
 	log            string
 	logJSON        bool
+	systemd        bool         // has to make control groups
 	protect        func() error // called before this program is exposed to a container
 }
 
@@ -108,7 +109,7 @@ func globalFlags(f *flag.FlagSet) *globals {
 		log:      f.String("log", "", "file for error messages, besides standard error"),
 		format:   f.String("log-format", "text", "text or json"),
 		rootless: f.String("rootless", "auto", "true, false or auto; control groups that cannot be written are left out in any case"),
-		systemd:  f.Bool("systemd-cgroup", false, "not supported"),
+		systemd:  f.Bool("systemd-cgroup", false, "have systemd make control groups: cgroupsPath is \"slice:prefix:name\""),
 		version:  both(f.BoolVar, f, "version", "v", false, "print the version"),
 	}
 	f.String("criu", "criu", "accepted for the sake of callers: containers are not checkpointed")
@@ -122,6 +123,7 @@ func (a *app) main(args []string) (int, error) {
 	if err := f.Parse(args); err != nil {
 		return a.helpOr(err, func() { a.usage(f) })
 	}
+	a.systemd = *g.systemd
 	a.root, a.log, a.logJSON = *g.root, *g.log, *g.format == "json"
 	args = f.Args()
 	switch {
@@ -129,8 +131,6 @@ func (a *app) main(args []string) (int, error) {
 		return 1, fail.New(fail.Invalid, "invalid log format %q: must be text or json", *g.format)
 	case *g.rootless != "auto" && *g.rootless != "true" && *g.rootless != "false":
 		return 1, fail.New(fail.Invalid, "invalid value %q for --rootless: must be true, false or auto", *g.rootless)
-	case *g.systemd:
-		return 1, fail.New(fail.NotImplemented, "--systemd-cgroup is not supported: give an ordinary cgroup path and leave the flag out")
 	case *g.version:
 		fmt.Fprintf(a.stdout, "%s version %s\ncommit: %s\nspec: %s\ngo: %s\n", program, version.Version, version.Commit, specs.Version, runtime.Version())
 		return 0, nil

@@ -40,7 +40,6 @@ func TestCommandLinesThatCannotBe(t *testing.T) {
 	}{
 		{[]string{"fly"}, `unknown command "fly"`},
 		{[]string{"--log-format", "xml", "list"}, "invalid log format"},
-		{[]string{"--systemd-cgroup", "create", "x"}, "--systemd-cgroup is not supported"},
 		{[]string{"--nope", "list"}, "not defined: -nope"},
 		{[]string{"list", "--nope"}, "not defined: -nope"},
 		{[]string{"start"}, "usage: berth-runtime start ID"},

@@ -15,6 +15,7 @@ import (
 
 	"berth/durable"
 	"berth/fail"
+	"berth/kernel/cgroup"
 	oci "berth/oci/bundle"
 	"berth/runtime"
 )
@@ -73,6 +74,9 @@ func (a *app) create(ctx context.Context, id string, o *creation, wait, detached
 	}
 	spec, err := readSpec(bundle)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.placeGroup(id, spec); err != nil {
 		return nil, err
 	}
 	if err := checkConsole(spec.Process, o.consoleSocket, detached); err != nil {
@@ -154,6 +158,20 @@ func readSpec(bundle string) (*oci.Spec, error) {
 		return nil, fail.New(fail.Invalid, "%s: process property must not be empty", path)
 	}
 	return &spec, nil
+}
+
+// placeGroup holds the specification to --systemd-cgroup.
+func (a *app) placeGroup(id string, spec *oci.Spec) error {
+	if !a.systemd || spec.Linux == nil {
+		return nil
+	}
+	if spec.Linux.CgroupsPath == "" {
+		spec.Linux.CgroupsPath = cgroup.Scope("", "berth", id)
+	}
+	if p := spec.Linux.CgroupsPath; !cgroup.IsScope(p) {
+		return fail.New(fail.Invalid, "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got %q instead", p)
+	}
+	return nil
 }
 
 // checkConsole refuses a terminal that nobody would hold, and a receiver of none.

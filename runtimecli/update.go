@@ -74,7 +74,7 @@ func updateFlags(f *flag.FlagSet) action {
 	for _, name := range []string{"l3-cache-schema", "mem-bw-schema"} {
 		f.Func(name, "line of the class of service's schemata (`text`, Intel RDT)", func(s string) error { rdt = append(rdt, s); return nil })
 	}
-	return func(_ context.Context, a *app, args []string) (int, error) {
+	return func(ctx context.Context, a *app, args []string) (int, error) {
 		c, st, status, err := a.find(args[0])
 		if err != nil {
 			return 1, err
@@ -90,7 +90,7 @@ func updateFlags(f *flag.FlagSet) action {
 		}
 		// The device rules of a running container stay as they are.
 		res.Devices = nil
-		if err := c.Update(res); err != nil {
+		if err := c.Update(ctx, res); err != nil {
 			return 1, err
 		}
 		if len(rdt) > 0 && *file == "" {

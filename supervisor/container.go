@@ -87,8 +87,8 @@ func (c builtIn) SignalAll(_ context.Context, sig unix.Signal) error {
 }
 func (c builtIn) Pids(context.Context) ([]int, error) { return c.Container.Pids() }
 
-func (c builtIn) Update(_ context.Context, res *oci.LinuxResources) error {
-	return c.Container.Update(res)
+func (c builtIn) Update(ctx context.Context, res *oci.LinuxResources) error {
+	return c.Container.Update(ctx, res)
 }
 
 func (c builtIn) WatchOOM(ctx context.Context) (<-chan struct{}, error) {

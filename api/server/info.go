@@ -108,7 +108,7 @@ func (s *Server) info() (system.Info, error) {
 		NGoroutines:        runtime.NumGoroutine(),
 		SystemTime:         time.Now().Format(time.RFC3339Nano),
 		LoggingDriver:      f.LogDriver,
-		CgroupDriver:       "cgroupfs",
+		CgroupDriver:       f.CgroupDriver,
 		CgroupVersion:      strconv.Itoa(lim.version),
 		NEventsListener:    s.Events.Subscribers(),
 		KernelVersion:      kernelVersion(),

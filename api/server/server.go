@@ -111,6 +111,7 @@ type Facts struct {
 	ID                 string // of this engine, stable over restarts
 	DataRoot           string
 	LogDriver          string
+	CgroupDriver       string
 	Labels             func() []string
 	Debug              func() bool
 	InsecureRegistries func() []string

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth/fail"
+	"berth/kernel/systemd"
 )
 
 // section is one part of the specification's resources, served by one controller.
@@ -49,7 +51,31 @@ func asked(r *specs.LinuxResources) []string {
 // specification calls that "not set", keep what they have. A limit that cannot be set
 // here is class Invalid, one that the group's present usage forbids is class Conflict;
 // the limits before it have been changed by then.
-func (g *Group) Apply(r *specs.LinuxResources) error {
+func (g *Group) Apply(ctx context.Context, r *specs.LinuxResources) error {
+	if g.scope != "" && r != nil {
+		at := g.dirs[0].path
+		now := period{}
+		if text, err := readString(at + "/cpu.max"); err == nil {
+			quota, length, _ := strings.Cut(text, " ")
+			now = period{limitOf(quota), limitOf(length)}
+		}
+		properties, err := scopeProperties(r, now, bfqIn(at))
+		if err != nil {
+			return err
+		}
+		if err := fits(at, r.Memory); err != nil {
+			return err
+		}
+		if len(properties) > 0 {
+			if err := systemd.SetProperties(ctx, g.scope, properties); err != nil {
+				return err
+			}
+		}
+	}
+	return g.applyFiles(r)
+}
+
+func (g *Group) applyFiles(r *specs.LinuxResources) error {
 	if r == nil {
 		return nil
 	}

@@ -14,7 +14,7 @@ func BenchmarkCreateAndRemove(b *testing.B) {
 	}
 	limit := int64(100)
 	for b.Loop() {
-		g, err := create(hs, "/berth-cgroupbench/box", &specs.LinuxResources{
+		g, err := create(b.Context(), hs, "/berth-cgroupbench/box", &specs.LinuxResources{
 			Pids: &specs.LinuxPids{Limit: &limit}, Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}})
 		if err != nil {
 			b.Fatal(err)

@@ -13,6 +13,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,12 +28,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
+	"berth/kernel/stage"
 )
 
 // Group is one container's control group in every hierarchy that matters.
 type Group struct {
-	path string
-	dirs []dir
+	path  string
+	dirs  []dir
+	scope string       // the unit's name, if systemd has made it
+	guest *stage.Child // keeps a new scope alive, see Inhabited
 }
 
 // dir is the group's directory in one hierarchy.
@@ -41,25 +45,30 @@ type dir struct {
 	path string
 }
 
-// Create makes the group named path (relative to each hierarchy's mount, e.g.
-// "/berth/<id>") wherever a controller is mounted, and applies res (nil: no limits).
+// Create makes the group called name and applies res (nil: no limits). A name is a path
+// (relative to each hierarchy's mount, e.g. "/berth/<id>"), and the group is made wherever a
+// controller is mounted; or it is "slice:prefix:name", for a scope that systemd makes: see Scope.
 // An empty group of that name, left by a crash, is made anew; one with processes is
 // class Conflict. A limit whose controller is absent or not writable is class Invalid;
 // hierarchies that are not writable are skipped when nothing was asked of them.
 // On failure nothing is left behind.
-func Create(name string, res *specs.LinuxResources) (*Group, error) {
+func Create(ctx context.Context, name string, res *specs.LinuxResources) (*Group, error) {
 	hs, err := hierarchies()
 	if err != nil {
 		return nil, err
 	}
-	return create(hs, name, res)
+	return create(ctx, hs, name, res)
 }
 
-func create(hs []hierarchy, name string, res *specs.LinuxResources) (_ *Group, err error) {
-	name, err = clean(name)
+func create(ctx context.Context, hs []hierarchy, name string, res *specs.LinuxResources) (_ *Group, err error) {
+	at, err := clean(name)
 	if err != nil {
 		return nil, err
 	}
+	if at.scope != "" {
+		return createScope(ctx, hs, at, res)
+	}
+	name = at.path
 	g := &Group{path: name}
 	var made []string
 	defer func() {
@@ -78,7 +87,7 @@ func create(hs []hierarchy, name string, res *specs.LinuxResources) (_ *Group, e
 			return nil, fmt.Errorf("create control group %s: %w", name, err)
 		}
 	}
-	if err := g.Apply(res); err != nil {
+	if err := g.applyFiles(res); err != nil {
 		return nil, err
 	}
 	return g, nil
@@ -95,11 +104,12 @@ func Load(name string) (*Group, error) {
 }
 
 func load(hs []hierarchy, name string) (*Group, error) {
-	name, err := clean(name)
+	at, err := clean(name)
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{path: name}
+	name = at.path
+	g := &Group{path: name, scope: at.scope}
 	for _, h := range hs {
 		if exists(h.mount + name) {
 			g.dirs = append(g.dirs, dir{h, h.mount + name})
@@ -122,11 +132,12 @@ func LoadFor(name string, controllers ...string) (*Group, error) {
 }
 
 func loadFor(hs []hierarchy, name string, controllers []string) (*Group, error) {
-	name, err := clean(name)
+	at, err := clean(name)
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{path: name}
+	name = at.path
+	g := &Group{path: name, scope: at.scope}
 	v1 := map[string]bool{}
 	for _, h := range hs {
 		wanted := h.unified && len(v1) == 0 // all that is counted, if there is nothing else
@@ -142,30 +153,19 @@ func loadFor(hs []hierarchy, name string, controllers []string) (*Group, error) 
 	return g, nil
 }
 
-// clean gives name the form "/a/b". The root itself is nobody's container. A path in
-// systemd's form is not for this package.
-func clean(name string) (string, error) {
-	if asksSystemd(name) {
-		if !exists("/run/systemd/system") { // sd_booted(3)
-			return "", fail.New(fail.Invalid, "control group path %q asks systemd for a scope, and no systemd runs here: use a path like /berth/name", name)
-		}
-		return "", fail.New(fail.NotImplemented, "control group path %q asks systemd for a scope, which is not built yet: use a path like /berth/name", name)
+// clean finds the place of a name. The root itself is nobody's container.
+func clean(name string) (place, error) {
+	if IsScope(name) {
+		return placeOfScope(name)
 	}
 	if strings.ContainsAny(name, "\x00\n") || slices.Contains(strings.Split(name, "/"), "..") {
-		return "", fail.New(fail.Invalid, "invalid control group path %q", name)
+		return place{}, fail.New(fail.Invalid, "invalid control group path %q", name)
 	}
 	name = path.Clean("/" + name)
 	if name == "/" {
-		return "", fail.New(fail.Invalid, "the root control group cannot be a container's")
+		return place{}, fail.New(fail.Invalid, "the root control group cannot be a container's")
 	}
-	return name, nil
-}
-
-// asksSystemd recognises "slice:prefix:name", by which runtimes are told to have systemd make
-// the group, as the scope prefix-name.scope in the slice.
-func asksSystemd(name string) bool {
-	parts := strings.Split(name, ":")
-	return len(parts) == 3 && !strings.Contains(name, "/") && (parts[0] == "" || strings.HasSuffix(parts[0], ".slice")) && parts[2] != ""
+	return place{path: name}, nil
 }
 
 // chosen drops the v2 side of a hybrid host unless it is needed.
@@ -292,7 +292,7 @@ func (g *Group) dirOf(controller string) (d dir, ok bool) {
 	return dir{}, false
 }
 
-// Path is the name the group was created with.
+// Path is where the group is, relative to each hierarchy's mount.
 func (g *Group) Path() string { return g.path }
 
 // Below gives existing groups below this one, by controller: the one of "" is for all

@@ -61,7 +61,7 @@ func group(t *testing.T, hs []hierarchy, res *specs.LinuxResources) *Group {
 	var b [6]byte
 	rand.Read(b[:])
 	parent := "/berth-cgrouptest-" + hex.EncodeToString(b[:])
-	g, err := create(hs, parent+"/box", res)
+	g, err := create(t.Context(), hs, parent+"/box", res)
 	cleanup := func() {
 		for _, h := range hs {
 			if err := removeTree(h.mount + parent); err != nil {
@@ -195,7 +195,7 @@ func TestLoadFindsAGroupAgainAndOnlyThat(t *testing.T) {
 func TestAnEmptyGroupIsMadeAnewAndABusyOneIsNot(t *testing.T) {
 	hs := host(t)
 	g := group(t, hs, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(7))}})
-	again, err := create(hs, g.Path(), nil)
+	again, err := create(t.Context(), hs, g.Path(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +203,7 @@ func TestAnEmptyGroupIsMadeAnewAndABusyOneIsNot(t *testing.T) {
 		t.Fatalf("the old limit %s is still there", got)
 	}
 	start(t, again, "exec sleep 1000")
-	if _, err := create(hs, g.Path(), nil); !fail.Is(err, fail.Conflict) {
+	if _, err := create(t.Context(), hs, g.Path(), nil); !fail.Is(err, fail.Conflict) {
 		t.Fatalf("got %v", err)
 	}
 	if err := again.Remove(deadline(t)); !fail.Is(err, fail.Conflict) {
@@ -213,7 +213,7 @@ func TestAnEmptyGroupIsMadeAnewAndABusyOneIsNot(t *testing.T) {
 
 func TestBadPathsAreRefused(t *testing.T) {
 	for _, name := range []string{"", "/", "/a/../..", "/a\nb", ".."} {
-		if _, err := create(nil, name, nil); !fail.Is(err, fail.Invalid) {
+		if _, err := create(t.Context(), nil, name, nil); !fail.Is(err, fail.Invalid) {
 			t.Errorf("%q: got %v", name, err)
 		}
 	}
@@ -245,7 +245,7 @@ func TestLimitsReachTheKernel(t *testing.T) {
 	})
 	apply := func(r *specs.LinuxResources) {
 		t.Helper()
-		if err := g.Apply(r); err != nil {
+		if err := g.Apply(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -268,7 +268,7 @@ func TestLimitsReachTheKernel(t *testing.T) {
 		"a controller not mounted": {Rdma: map[string]specs.LinuxRdma{"mlx5": {}}},
 		"a device that is none":    {BlockIO: &specs.LinuxBlockIO{ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{{Rate: 1, LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: 4000, Minor: 1}}}}},
 	} {
-		if err := g.Apply(r); !fail.Is(err, fail.Invalid) || strings.Contains(err.Error(), "\n") {
+		if err := g.Apply(t.Context(), r); !fail.Is(err, fail.Invalid) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: got %v", what, err)
 		}
 	}
@@ -277,7 +277,7 @@ func TestLimitsReachTheKernel(t *testing.T) {
 func TestAFailedCreateLeavesNothing(t *testing.T) {
 	hs := host(t)
 	name := "/berth-test-undo-" + strconv.Itoa(os.Getpid()) + "/deep/box"
-	if _, err := create(hs, name, &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "4000"}}); !fail.Is(err, fail.Invalid) {
+	if _, err := create(t.Context(), hs, name, &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "4000"}}); !fail.Is(err, fail.Invalid) {
 		t.Fatalf("got %v", err)
 	}
 	for _, h := range hs {
@@ -404,7 +404,7 @@ func TestKillOutrunsATreeThatForks(t *testing.T) {
 func TestGroupsMadeInsideAreSeenKilledAndRemoved(t *testing.T) {
 	both(t, func(t *testing.T, hs []hierarchy) {
 		g := group(t, hs, nil)
-		inner, err := create(hs, g.Path()+"/inner/most", nil)
+		inner, err := create(t.Context(), hs, g.Path()+"/inner/most", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -477,7 +477,7 @@ func TestDeviceRulesHoldAndChange(t *testing.T) {
 		}
 		apply := func(rules ...specs.LinuxDeviceCgroup) {
 			t.Helper()
-			if err := g.Apply(&specs.LinuxResources{Devices: append([]specs.LinuxDeviceCgroup{deny}, rules...)}); err != nil {
+			if err := g.Apply(t.Context(), &specs.LinuxResources{Devices: append([]specs.LinuxDeviceCgroup{deny}, rules...)}); err != nil {
 				t.Fatal(err)
 			}
 		}

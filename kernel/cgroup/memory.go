@@ -131,14 +131,8 @@ func memoryV2(dir string, r *specs.LinuxResources) error {
 	if err != nil {
 		return err
 	}
-	if given(m.Limit) && *m.Limit > 0 && isTrue(m.CheckBeforeUpdate) {
-		usage, err := readLimit(dir + "/memory.current")
-		if err != nil {
-			return err
-		}
-		if usage > uint64(*m.Limit) {
-			return fail.New(fail.Conflict, "cannot set memory limit to %d bytes: %d bytes are in use", *m.Limit, usage)
-		}
+	if err := fits(dir, m); err != nil {
+		return err
 	}
 	// Where the kernel does not account swap there is no limit of it to lift.
 	if swap != "" && (swap != "max" || exists(dir+"/memory.swap.max")) {
@@ -153,6 +147,21 @@ func memoryV2(dir string, r *specs.LinuxResources) error {
 	}
 	if given(m.Reservation) {
 		return set("memory reservation", dir+"/memory.low", maxOr(*m.Reservation))
+	}
+	return nil
+}
+
+// fits holds a new limit to what is in use, if the caller wants that.
+func fits(dir string, m *specs.LinuxMemory) error {
+	if m == nil || !given(m.Limit) || *m.Limit < 0 || !isTrue(m.CheckBeforeUpdate) {
+		return nil
+	}
+	usage, err := readLimit(dir + "/memory.current")
+	if err != nil {
+		return err
+	}
+	if usage > uint64(*m.Limit) {
+		return fail.New(fail.Conflict, "cannot set memory limit to %d bytes: %d bytes are in use", *m.Limit, usage)
 	}
 	return nil
 }

@@ -15,6 +15,11 @@ import (
 // them, waiting until ctx ends for the kernel to let go of dead members. The group must
 // have no live process: that is class Conflict. Parents stay.
 func (g *Group) Remove(ctx context.Context) error {
+	if g.scope != "" {
+		if err := g.removeScope(ctx); err != nil {
+			return fmt.Errorf("remove %s: %w", g.scope, err)
+		}
+	}
 	for _, d := range g.dirs {
 		err := removeTree(d.path)
 		if errors.Is(err, unix.EBUSY) {

@@ -92,7 +92,7 @@ func TestLimitsBecomeV2Values(t *testing.T) {
 				before[f] = text
 			}
 			g := fake(t, before)
-			err := g.Apply(&c.res)
+			err := g.Apply(t.Context(), &c.res)
 			if c.err != "" {
 				if !strings.Contains(errorText(err), c.err) || !fail.Is(err, fail.Invalid) && !fail.Is(err, fail.Conflict) {
 					t.Fatalf("got %v (%v)", err, fail.Of(err))

@@ -32,6 +32,7 @@ const (
 type driver struct {
 	rt       Runtime
 	dir      string
+	scope    bool // its cgroup is a scope of systemd's
 	children children
 	patience time.Duration
 }
@@ -122,7 +123,7 @@ func (d *driver) execute(ctx context.Context, k *call, log string) (ws unix.Wait
 		}
 		defer func() { k.words = complained.end() }()
 	}
-	argv := slices.Concat([]string{d.rt.Path}, d.rt.Args, []string{"--root", filepath.Join(d.dir, stateName), "--log", log, "--log-format", "json"}, k.args)
+	argv := slices.Concat([]string{d.rt.Path}, d.rt.Args, []string{"--root", filepath.Join(d.dir, stateName), "--log", log, "--log-format", "json"}, systemdFlag(d.scope), k.args)
 	attr := &syscall.ProcAttr{Dir: d.dir, Env: environment(), Sys: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}}
 	for _, f := range streams {
 		attr.Files = append(attr.Files, f.Fd())
@@ -147,6 +148,13 @@ func (d *driver) execute(ctx context.Context, k *call, log string) (ws unix.Wait
 	case <-time.After(time.Second):
 		return ws, fail.New(fail.Unavailable, "%s hangs in %q (process %d) and cannot be killed", d.rt.title(), k.args[0], pid)
 	}
+}
+
+func systemdFlag(scope bool) []string {
+	if scope {
+		return []string{"--systemd-cgroup"}
+	}
+	return nil
 }
 
 // unusable words the failure to execute the program, without the kernel's words for a

@@ -84,7 +84,7 @@ func Create(ctx context.Context, rt Runtime, dir string, cfg runtime.Config) (_ 
 	if err != nil {
 		return nil, fmt.Errorf("become the parent of orphans: %w", err)
 	}
-	c := &Container{d: driver{rt: rt, dir: dir, children: reaper, patience: patience}, id: cfg.ID, reaper: reaper,
+	c := &Container{d: driver{rt: rt, dir: dir, scope: cgroup.IsScope(spec.Linux.CgroupsPath), children: reaper, patience: patience}, id: cfg.ID, reaper: reaper,
 		caps: spec.Process.Capabilities, path: spec.Linux.CgroupsPath}
 	asked := false
 	defer func() {
