@@ -142,6 +142,11 @@ func prepare(fd int, proto string, addr netip.AddrPort) (uint16, error) {
 			return 0, os.NewSyscallError("setsockopt", err)
 		}
 	}
+	if proto == "sctp" {
+		if err := tuneSCTP(fd); err != nil {
+			return 0, os.NewSyscallError("setsockopt", err)
+		}
+	}
 	if err := unix.Bind(fd, sockaddr(addr)); err != nil {
 		return 0, os.NewSyscallError("bind", err)
 	}

@@ -18,7 +18,11 @@ const searchTime = time.Second
 func holder(proto string, port uint16) string {
 	deadline := time.Now().Add(searchTime)
 	sockets := map[string]bool{}
-	for _, file := range []string{proto, proto + "6"} {
+	files := []string{proto, proto + "6"}
+	if proto == "sctp" {
+		files = []string{"sctp/eps"} // both families
+	}
+	for _, file := range files {
 		data, err := os.ReadFile("/proc/net/" + file)
 		if err == nil {
 			holding(data, proto, port, sockets)
@@ -56,6 +60,12 @@ func holder(proto string, port uint16) string {
 func holding(table []byte, proto string, port uint16, inodes map[string]bool) {
 	for line := range bytes.Lines(table) {
 		f := bytes.Fields(line)
+		if proto == "sctp" { // ENDPT SOCK STY SST HBKT LPORT UID INODE LADDRS
+			if len(f) > 7 && string(f[5]) == strconv.Itoa(int(port)) {
+				inodes["socket:["+string(f[7])+"]"] = true
+			}
+			continue
+		}
 		if len(f) < 10 || proto == "tcp" && string(f[3]) != "0A" { // LISTEN
 			continue
 		}

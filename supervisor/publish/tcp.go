@@ -50,10 +50,12 @@ type side struct {
 // flow is one direction of a relay.
 type flow struct {
 	from, to *side
-	rest     []byte // read and not yet written
-	pipe     [2]int // for large amounts: data goes through it without being copied; 0: none
-	held     int    // bytes in the pipe
-	full     bool   // it may be
+	rest     []byte  // read and not yet written
+	message  message // … how, if these are messages
+	part     []byte  // of a message whose end has not come
+	pipe     [2]int  // for large amounts: data goes through it without being copied; 0: none
+	held     int     // bytes in the pipe
+	full     bool    // it may be
 	eof      bool
 	done     bool // the end was passed on, or nobody wants more
 }
@@ -94,6 +96,8 @@ func (l *loop) connect(r *relay) bool {
 	}
 	if r.stream() {
 		_ = unix.SetsockoptInt(r.server.fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	} else if tuneSCTP(r.server.fd) != nil {
+		return false
 	}
 	switch err := unix.Connect(r.server.fd, r.from.target); err {
 	case nil:
@@ -110,7 +114,7 @@ func (l *loop) connect(r *relay) bool {
 	return true
 }
 
-// stream tells whether bytes flow, and not messages.
+// stream tells whether bytes flow, and not messages (sctp.go).
 func (r *relay) stream() bool { return r.from.port.Proto == "tcp" }
 
 func (s *side) release() {
@@ -174,6 +178,8 @@ func (l *loop) pump(f *flow) bool {
 		switch {
 		case f.done, f.from.r.over:
 			return true
+		case len(f.rest) > 0 && f.to.writable && !f.from.r.stream():
+			l.deliver(f)
 		case len(f.rest) > 0 && f.to.writable: // read before what is in the pipe
 			n, err := write(f.to.fd, f.rest)
 			if f.rest = f.rest[n:]; len(f.rest) == 0 {
@@ -198,6 +204,8 @@ func (l *loop) pump(f *flow) bool {
 			}
 		case waiting:
 			return true
+		case !f.from.r.stream():
+			l.forward(f)
 		default:
 			l.copy(f)
 		}
@@ -207,10 +215,7 @@ func (l *loop) pump(f *flow) bool {
 
 // copy moves a piece by way of the buffer.
 func (l *loop) copy(f *flow) {
-	buf := l.buffer()
-	if f.from.r.stream() {
-		buf = buf[:chunk]
-	}
+	buf := l.buffer()[:chunk]
 	n, err := read(f.from.fd, buf)
 	if !l.read(f, n, err) {
 		return
@@ -220,7 +225,7 @@ func (l *loop) copy(f *flow) {
 		f.rest = append([]byte(nil), buf[wrote:n]...)
 	}
 	l.wrote(f, err)
-	if n == len(buf) && f.from.r.stream() {
+	if n == len(buf) {
 		f.pipe = l.takePipe()
 	}
 }

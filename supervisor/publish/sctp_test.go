@@ -1,0 +1,185 @@
+package publish
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// association is one side of an SCTP connection, which waits.
+type association struct {
+	t  *testing.T
+	fd int
+}
+
+func sctpSocket(t *testing.T, family int) association {
+	t.Helper()
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		t.Skip("this kernel has no SCTP")
+	}
+	if err == nil {
+		err = tuneSCTP(fd)
+	}
+	if err == nil { // who waits in vain fails
+		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 20})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return association{t, fd}
+}
+
+func (a association) send(m message, data []byte) error {
+	b := make([]byte, unix.CmsgSpace(16))
+	h := b[:unix.CmsgLen(0)]
+	binary.NativeEndian.PutUint64(h, uint64(unix.CmsgLen(16)))
+	binary.NativeEndian.PutUint32(h[8:], unix.IPPROTO_SCTP)
+	binary.NativeEndian.PutUint32(h[12:], sctpSndInfo)
+	info := b[unix.CmsgLen(0):]
+	binary.NativeEndian.PutUint16(info, m.stream)
+	binary.NativeEndian.PutUint16(info[2:], m.flags)
+	binary.NativeEndian.PutUint32(info[4:], m.protocol)
+	return unix.Sendmsg(a.fd, data, b, nil, 0)
+}
+
+// receive reads a whole message; nil: the other side has closed.
+func (a association) receive() (m message, data []byte, err error) {
+	buf, oob := make([]byte, 256<<10), make([]byte, 128)
+	for {
+		n, on, flags, _, err := unix.Recvmsg(a.fd, buf, oob, 0)
+		if err != nil || n == 0 {
+			return m, nil, err
+		}
+		data = append(data, buf[:n]...)
+		if flags&unix.MSG_EOR == 0 {
+			continue
+		}
+		list, err := unix.ParseSocketControlMessage(oob[:on])
+		if err != nil || len(list) != 1 || list[0].Header.Type != sctpRcvInfo {
+			return m, data, fmt.Errorf("no information about a message: %v, %v", list, err)
+		}
+		info := list[0].Data
+		m = message{binary.NativeEndian.Uint16(info), binary.NativeEndian.Uint16(info[4:]) & sctpUnordered, binary.NativeEndian.Uint32(info[8:])}
+		return m, data, nil
+	}
+}
+
+// serveSCTP echoes messages, one association after the other, and reports how each ended.
+func serveSCTP(t *testing.T) (port uint16, ends chan error) {
+	t.Helper()
+	l := sctpSocket(t, unix.AF_INET)
+	if err := errors.Join(unix.Bind(l.fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(l.fd, 8)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(l.fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends = make(chan error, 8)
+	var all sync.WaitGroup
+	var closing atomic.Bool
+	all.Go(func() {
+		for {
+			fd, _, err := unix.Accept(l.fd)
+			if closing.Load() {
+				unix.Close(fd)
+				return
+			}
+			if err != nil {
+				continue // none came for a while
+			}
+			c := association{t, fd}
+			for {
+				m, data, err := c.receive()
+				if err == nil && data != nil {
+					err = c.send(m, data)
+				}
+				if err != nil || data == nil {
+					ends <- err
+					break
+				}
+			}
+			unix.Close(fd)
+		}
+	})
+	t.Cleanup(func() {
+		closing.Store(true)
+		last := sctpSocket(t, unix.AF_INET) // accept has to return
+		unix.Connect(last.fd, name)
+		unix.Close(last.fd)
+		all.Wait()
+		unix.Close(l.fd)
+	})
+	return uint16(name.(*unix.SockaddrInet4).Port), ends
+}
+
+func TestSCTPMessagesArriveAsTheyWereSent(t *testing.T) {
+	server, ends := serveSCTP(t)
+	_, bound := open(t, Port{Proto: "sctp", ContainerPort: server})
+	for i, b := range bound {
+		to, family := netip.AddrPortFrom(loopback4, b.HostPort), unix.AF_INET
+		if b.HostIP.Is6() {
+			to, family = netip.AddrPortFrom(loopback6, b.HostPort), unix.AF_INET6
+		}
+		c := sctpSocket(t, family)
+		if err := unix.Connect(c.fd, sockaddr(to)); err != nil {
+			t.Fatalf("%v: %v", to, err)
+		}
+		var sender sync.WaitGroup
+		sender.Go(func() { // more than buffers hold
+			for n := range 60 {
+				m, data := exampleMessage(n)
+				if err := c.send(m, data); err != nil {
+					t.Errorf("send %d: %v", n, err)
+				}
+			}
+		})
+		for n := range 60 {
+			m, data, err := c.receive()
+			wantM, want := exampleMessage(n)
+			if err != nil || m != wantM || !bytes.Equal(data, want) {
+				t.Fatalf("%v: message %d: %+v, %d bytes, %v; want %+v, %d bytes", to, n, m, len(data), err, wantM, len(want))
+			}
+		}
+		sender.Wait()
+		if i == 0 { // the client's end reaches the server
+			unix.Close(c.fd)
+			if err := <-ends; err != nil {
+				t.Errorf("the server reads to the end: %v", err)
+			}
+			continue
+		}
+		// … and its reset
+		if err := unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(c.fd)
+		if err := <-ends; !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("after a reset the server reads: %v", err)
+		}
+	}
+}
+
+// exampleMessage is the nth of a conversation: some longer than what is read at a time, all on one stream, since
+// streams overtake each other.
+func exampleMessage(n int) (message, []byte) {
+	return message{stream: 17, protocol: uint32(46 + n)}, bytes.Repeat([]byte{byte(n)}, []int{1, 1400, 100_000}[n%3])
+}
+
+func TestSCTPPortsInUseAreNamedWithTheirHolder(t *testing.T) {
+	server, _ := serveSCTP(t)
+	p := new(Ports)
+	defer p.Close()
+	_, err := p.Set([]Port{{Proto: "sctp", HostIP: loopback4, HostPort: server, ContainerPort: 9}}, loopback4, loopback6)
+	if want := fmt.Sprintf("Bind for 127.0.0.1:%d failed: port is already allocated (by process ", server); err == nil || len(err.Error()) < len(want) || err.Error()[:len(want)] != want {
+		t.Errorf("%v", err)
+	}
+}
