@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"strconv"
@@ -23,11 +24,14 @@ var xvlanModes = map[string]uint32{
 	"l2": uint32(netlink.IPVLAN_MODE_L2), "l3": uint32(netlink.IPVLAN_MODE_L3), "l3s": uint32(netlink.IPVLAN_MODE_L3S),
 }
 
-var ipvlanFlags = map[string]uint16{"": 0, "bridge": 0, "private": uint16(netlink.IPVLAN_FLAG_PRIVATE), "vepa": uint16(netlink.IPVLAN_FLAG_VEPA)}
+var ipvlanFlags = map[string]uint16{"bridge": 0, "private": uint16(netlink.IPVLAN_FLAG_PRIVATE), "vepa": uint16(netlink.IPVLAN_FLAG_VEPA)}
 
 func (x xvlan) check(n *Networks, nw Network, set settings) error {
 	if err := x.supported(n); err != nil {
 		return err
+	}
+	if set.parent == "lo" {
+		return fail.New(fail.Invalid, "-o parent=lo: the loopback interface leads to no network; without a parent the network is internal")
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -41,8 +45,27 @@ func (x xvlan) check(n *Networks, nw Network, set settings) error {
 		if x.kind != o.Driver || x.kind == "macvlan" {
 			return fail.New(fail.Forbidden, "network %s is already using parent interface %s", o.Name, set.parent)
 		}
+		// The kernel keeps mode and flag of ipvlan with the parent: the last network would change the others'.
+		if a, b := x.way(other.set), x.way(set); a != b {
+			return fail.New(fail.Forbidden, "network %s is on parent interface %s already, with %s: all ipvlan networks of a parent have the same", o.Name, set.parent, a)
+		}
 	}
 	return nil
+}
+
+// way says what the kernel is told of how interfaces on one parent are connected.
+type way struct{ mode, flag string }
+
+func (w way) String() string {
+	return "mode " + w.mode + " and flag " + w.flag
+}
+
+func (x xvlan) way(set settings) way {
+	w := way{cmp.Or(set.mode, "bridge"), ""}
+	if x.kind == "ipvlan" {
+		w = way{cmp.Or(set.mode, "l2"), cmp.Or(set.flag, "bridge")}
+	}
+	return w
 }
 
 // supported asks the kernel for an interface of the kind on nothing: one that knows the kind
@@ -165,20 +188,13 @@ func (x xvlan) plug(n *Networks, nw *entry, ns *os.File, e endpoint) []message {
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(x.kind))
 	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+	how := x.way(nw.set)
 	if x.kind == "macvlan" {
-		mode := nw.set.mode
-		if mode == "" {
-			mode = "bridge"
-		}
-		data.AddRtAttr(nl.IFLA_MACVLAN_MODE, nl.Uint32Attr(xvlanModes[mode]))
+		data.AddRtAttr(nl.IFLA_MACVLAN_MODE, nl.Uint32Attr(xvlanModes[how.mode]))
 		req.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, e.MAC))
 	} else {
-		mode := nw.set.mode
-		if mode == "" {
-			mode = "l2"
-		}
-		data.AddRtAttr(nl.IFLA_IPVLAN_MODE, nl.Uint16Attr(uint16(xvlanModes[mode])))
-		data.AddRtAttr(nl.IFLA_IPVLAN_FLAG, nl.Uint16Attr(ipvlanFlags[nw.set.flag]))
+		data.AddRtAttr(nl.IFLA_IPVLAN_MODE, nl.Uint16Attr(uint16(xvlanModes[how.mode])))
+		data.AddRtAttr(nl.IFLA_IPVLAN_FLAG, nl.Uint16Attr(ipvlanFlags[how.flag]))
 	}
 	req.AddData(info)
 	return []message{{req, "make the " + x.kind + " interface " + e.Interface, nil}}

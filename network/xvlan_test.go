@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -136,8 +137,16 @@ func TestAVLANParentIsMadeAndTakenAway(t *testing.T) {
 	} else if err == nil {
 		netlink.LinkDel(probe)
 	}
+	for _, driver := range []string{"macvlan", "ipvlan"} {
+		if err := (xvlan{driver}).supported(g.n); err == nil {
+			t.Run(driver, func(t *testing.T) { vlanParent(t, g, driver) })
+		}
+	}
+}
+
+func vlanParent(t *testing.T, g *ground, driver string) {
 	create := func(parent string) error {
-		_, _, err := g.n.Create(t.Context(), CreateRequest{Name: "n", Driver: "macvlan", Options: map[string]string{"parent": parent}, IPAM: IPAM{Pools: prefixes(t, "10.50.0.0/24")}})
+		_, _, err := g.n.Create(t.Context(), CreateRequest{Name: "n", Driver: driver, Options: map[string]string{"parent": parent}, IPAM: IPAM{Pools: prefixes(t, "10.50.0.0/24")}})
 		return err
 	}
 	mustFail(t, create("lan0.5000"), fail.Invalid, "no VLAN number")
@@ -167,21 +176,104 @@ func TestIPvlanContainersAreOnTheParentsNetwork(t *testing.T) {
 		t.Skip(err)
 	}
 	other := lan(t, "10.50.0.1/24")
-	for _, mode := range []string{"l2", "l3"} {
-		g.create(CreateRequest{Name: mode, Driver: "ipvlan", Options: map[string]string{"parent": "lan0", "ipvlan_mode": mode}, IPAM: IPAM{Pools: prefixes(t, "10.50.0.0/24")}})
-		a := g.join("a", EndpointRequest{Network: mode})
-		if mode == "l2" {
-			if _, err := reach(t, other, a.Netns, netip.MustParseAddr("10.50.0.2")); err != nil {
-				t.Error(err)
+	hostOn(t, "lan0", "10.50.0.254/24")
+	inside(t, other, func() error { // l3: the host's interface is the router
+		_, to, _ := net.ParseCIDR("10.60.0.0/16")
+		return netlink.RouteAdd(&netlink.Route{Dst: to, Gw: net.IPv4(10, 50, 0, 254)})
+	})
+	for _, c := range []struct {
+		mode, flag, subnet, gateway string
+		shape                       string
+		among                       bool // containers reach each other
+	}{
+		{"", "", "10.50.0.0/24", "10.50.0.1", "eth0 up 10.50.0.2/24; default 10.50.0.1 eth0", true},
+		{"l2", "private", "10.50.0.0/24", "10.50.0.1", "eth0 up 10.50.0.2/24; default 10.50.0.1 eth0", false},
+		{"l3", "", "10.60.0.0/24", "", "eth0 up 10.60.0.1/24; default <nil> eth0", true},
+		{"l3s", "bridge", "10.60.0.0/24", "", "eth0 up 10.60.0.1/24; default <nil> eth0", true},
+	} {
+		t.Run(c.mode+" "+c.flag, func(t *testing.T) {
+			options := map[string]string{"parent": "lan0"}
+			if c.mode != "" {
+				options["ipvlan_mode"] = c.mode
 			}
-		} else if got := shape(t, a.Netns); got != "eth0 up 10.50.0.2/24; default <nil> eth0" {
-			t.Error(got)
+			if c.flag != "" {
+				options["ipvlan_flag"] = c.flag
+			}
+			pools := prefixes(t, c.subnet)
+			if c.gateway != "" {
+				pools[0].Gateway = netip.MustParseAddr(c.gateway)
+			}
+			g.create(CreateRequest{Name: "n", Driver: "ipvlan", Options: options, IPAM: IPAM{Pools: pools}})
+			a, b := g.join("a", EndpointRequest{Network: "n"}), g.join("b", EndpointRequest{Network: "n"})
+			if got := shape(t, a.Netns); got != c.shape {
+				t.Errorf("%s, want %s", got, c.shape)
+			}
+			if a.Endpoints[0].MAC != nil {
+				t.Errorf("an endpoint has the MAC address %s, which is its parent's", a.Endpoints[0].MAC)
+			}
+			at := a.Endpoints[0].IPv4.Addr()
+			if seen, err := reach(t, other, a.Netns, at); err != nil || seen != "10.50.0.1" {
+				t.Errorf("from another host: %q, %v", seen, err)
+			}
+			if seen, err := reach(t, a.Netns, other, netip.MustParseAddr("10.50.0.1")); err != nil || seen != at.String() {
+				t.Errorf("to another host: %q, %v", seen, err)
+			}
+			patience := 10 * time.Second
+			if !c.among {
+				patience = unreachable
+			}
+			if _, err := reachWithin(t, b.Netns, a.Netns, at, patience); (err == nil) != c.among {
+				t.Errorf("from a container to another: %v, want %v", err, c.among)
+			}
+			for _, s := range []*Sandbox{a, b} {
+				s.Netns.Close()
+				g.leave(s.ID)
+			}
+			if err := g.n.Remove(t.Context(), "n"); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestIPvlanNetworksShareAParentIfTheyAreOfOneMode(t *testing.T) {
+	g := newGround(t)
+	if err := (xvlan{"ipvlan"}).supported(g.n); err != nil {
+		t.Skip(err)
+	}
+	lan(t, "10.50.0.1/24")
+	create := func(name, parent string, options ...string) error {
+		o := map[string]string{"parent": parent}
+		for _, kv := range options {
+			k, v, _ := strings.Cut(kv, "=")
+			o[k] = v
 		}
-		a.Netns.Close()
-		g.leave("a")
-		if err := g.n.Remove(t.Context(), mode); err != nil {
+		_, _, err := g.n.Create(t.Context(), CreateRequest{Name: name, Driver: "ipvlan", Options: o})
+		return err
+	}
+	mustFail(t, create("m", "lo"), fail.Invalid, "the loopback interface leads to no network")
+	for _, err := range []error{create("a", "lan0"), create("b", "lan0", "ipvlan_mode=l2", "ipvlan_flag=bridge")} {
+		if err != nil {
 			t.Fatal(err)
 		}
+	}
+	mustFail(t, create("c", "lan0", "ipvlan_mode=l3"), fail.Forbidden, "network")
+	mustFail(t, create("c", "lan0", "ipvlan_flag=vepa"), fail.Forbidden, "mode l2 and flag bridge: all ipvlan networks of a parent have the same")
+	mac, _ := net.ParseMAC("02:11:22:33:44:55")
+	_, err := g.n.Join(t.Context(), SandboxRequest{ID: "x", Name: "x", Endpoints: []EndpointRequest{{Network: "a", MAC: mac}}})
+	mustFail(t, err, fail.Invalid, "parent interface's MAC address")
+}
+
+// hostOn gives the host an address on one of its interfaces.
+func hostOn(t *testing.T, link, addr string) {
+	t.Helper()
+	l, err := netlink.LinkByName(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := netlink.ParseAddr(addr)
+	if err := errors.Join(err, netlink.AddrAdd(l, a)); err != nil {
+		t.Fatal(err)
 	}
 }
 
