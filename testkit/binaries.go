@@ -43,6 +43,9 @@ const shimProgram = "berth-shim"
 
 var programs = []string{"berth", "berthd", shimProgram, "berth-runtime"}
 
+// Programs are the names of Berth's programs.
+func Programs() []string { return programs }
+
 var build = sync.OnceValues(func() (string, error) {
 	if dir := os.Getenv("BERTH_TEST_BIN"); dir != "" {
 		return filepath.Abs(dir)

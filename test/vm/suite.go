@@ -1,0 +1,234 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"berth/testkit"
+	"berth/testkit/vm"
+)
+
+// suite is what to test, and how.
+type suite struct {
+	in, run, skip, json string
+	timeout             time.Duration
+	verbose             bool
+}
+
+// test runs the packages' tests in the guest and reports them as go test does. Its status is
+// 1 if a test fails, or if none ran.
+func (s suite) test(ctx context.Context, c vm.Config, packages []string) (int, error) {
+	packages, err := list(ctx, packages)
+	if err != nil {
+		return 1, err
+	}
+	m, end, err := s.machine(ctx, c)
+	if err != nil {
+		return 1, err
+	}
+	defer end()
+	if err := m.InstallPrograms(ctx); err != nil {
+		return 1, err
+	}
+	r := &report{out: os.Stdout, verbose: s.verbose}
+	if s.json != "" {
+		f, err := os.OpenFile(s.json, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err != nil {
+			return 1, err
+		}
+		defer f.Close()
+		r.record = f
+	}
+	for _, p := range packages {
+		if err := s.one(ctx, m, p, r); err != nil {
+			return 1, err
+		}
+	}
+	fmt.Printf("%d passed, %d failed, %d skipped\n", r.passed, r.failed, r.skipped)
+	switch {
+	case r.failed > 0 || r.broken:
+		return 1, nil
+	case r.passed == 0:
+		return 1, fmt.Errorf("no test ran")
+	}
+	return 0, nil
+}
+
+func (s suite) machine(ctx context.Context, c vm.Config) (m *vm.Machine, end func(), err error) {
+	if s.in != "" {
+		m, err = vm.Open(s.in)
+		return m, func() {}, err
+	}
+	dir, err := os.MkdirTemp("", "berth-vm-")
+	if err != nil {
+		return nil, nil, err
+	}
+	if m, err = vm.Start(ctx, dir, c); err != nil {
+		os.RemoveAll(dir)
+		return nil, nil, err
+	}
+	return m, func() { m.Kill(); os.RemoveAll(dir) }, nil
+}
+
+// list expands patterns to packages that have tests, by their directory in the tree.
+func list(ctx context.Context, patterns []string) ([]string, error) {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"list", "-f", `{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}`}, patterns...)...)
+	cmd.Dir, cmd.Stderr = testkit.Root(), os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go list: %w", err)
+	}
+	return strings.Fields(string(out)), nil
+}
+
+// one builds a package's tests here and runs them there.
+func (s suite) one(ctx context.Context, m *vm.Machine, dir string, r *report) error {
+	name := "berth/" + strings.TrimPrefix(strings.TrimPrefix(dir, testkit.Root()), "/")
+	file := strings.ReplaceAll(strings.TrimPrefix(name, "berth/"), "/", "_") + ".test"
+	if err := os.MkdirAll(filepath.Join(m.Share(), "tests"), 0o755); err != nil {
+		return err
+	}
+	if err := vm.Go(ctx, "test", "-c", "-o", filepath.Join(m.Share(), "tests", file), dir); err != nil {
+		return err
+	}
+	// -test.run is always given: a run in a guest is never the whole that pages are made from.
+	seconds := int(s.timeout.Seconds())
+	line := fmt.Sprintf("cd %s && BERTH_TEST_BIN=%s timeout -k 10 %d /share/tests/%s -test.v=test2json -test.timeout=%ds -test.run %s",
+		quote(dir), vm.GuestBin, seconds+60, file, seconds, quote(s.run))
+	if s.skip != "" {
+		line += " -test.skip " + quote(s.skip)
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout+3*time.Minute)
+	defer cancel()
+	guest := m.Command(ctx, line+" 2>&1")
+	convert := exec.Command("go", "tool", "test2json", "-t", "-p", name)
+	var err error
+	if convert.Stdin, err = guest.StdoutPipe(); err != nil {
+		return err
+	}
+	events, err := convert.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := convert.Start(); err != nil {
+		return err
+	}
+	if err := guest.Start(); err != nil {
+		return err
+	}
+	start := time.Now()
+	readErr := r.read(events)
+	guestErr := guest.Wait()
+	if err := convert.Wait(); err != nil || readErr != nil {
+		return fmt.Errorf("results of %s: %w", name, firstOf(readErr, err))
+	}
+	r.end(name, guestErr, time.Since(start))
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: the guest did not end its tests within %s; the end of its console:\n%s", name, s.timeout, vm.Tail(m.Console(), 30))
+	}
+	return nil
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func quote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
+
+// event is a line of go test -json (go doc test2json).
+type event struct {
+	Time    time.Time
+	Action  string
+	Package string
+	Test    string  `json:",omitempty"`
+	Elapsed float64 `json:",omitempty"`
+	Output  string  `json:",omitempty"`
+}
+
+// report tells of tests as they end: failures with their output, skips with their reason.
+type report struct {
+	out, record             io.Writer
+	verbose, broken         bool
+	passed, failed, skipped int
+	output                  map[string][]string
+}
+
+func (r *report) read(events io.Reader) error {
+	r.output = map[string][]string{}
+	in := bufio.NewScanner(events)
+	in.Buffer(nil, 16<<20)
+	for in.Scan() {
+		if r.record != nil {
+			fmt.Fprintf(r.record, "%s\n", in.Bytes())
+		}
+		var e event
+		if err := json.Unmarshal(in.Bytes(), &e); err != nil {
+			return err
+		}
+		switch e.Action {
+		case "output":
+			r.output[e.Test] = append(r.output[e.Test], e.Output)
+			continue
+		case "pass", "fail", "skip":
+		default:
+			continue
+		}
+		text := r.output[e.Test]
+		if e.Test == "" {
+			continue // the package: see end
+		}
+		delete(r.output, e.Test)
+		switch e.Action {
+		case "pass":
+			r.passed++
+			if r.verbose {
+				fmt.Fprintf(r.out, "--- PASS: %s (%.2fs)\n", e.Test, e.Elapsed)
+			}
+		case "fail":
+			r.failed++
+			fmt.Fprint(r.out, strings.Join(text, ""))
+		case "skip":
+			r.skipped++
+			fmt.Fprintf(r.out, "--- SKIP: %s: %s\n", e.Test, reason(text))
+		}
+	}
+	return in.Err()
+}
+
+// reason is what a test said when it was skipped.
+func reason(output []string) string {
+	for _, line := range output {
+		line = strings.TrimSpace(line)
+		if _, said, ok := strings.Cut(line, ".go:"); ok && !strings.HasPrefix(line, "---") && !strings.HasPrefix(line, "===") {
+			_, said, _ = strings.Cut(said, ": ")
+			return said
+		}
+	}
+	return "no reason given"
+}
+
+// end tells of a package. A program that dies takes the output of its tests along.
+func (r *report) end(name string, err error, took time.Duration) {
+	if err == nil {
+		fmt.Fprintf(r.out, "ok  \t%s\t%.1fs\n", name, took.Seconds())
+		return
+	}
+	r.broken = true
+	for _, text := range r.output {
+		fmt.Fprint(r.out, strings.Join(text, ""))
+	}
+	fmt.Fprintf(r.out, "FAIL\t%s\t%.1fs: %v\n", name, took.Seconds(), err)
+}
