@@ -1,6 +1,9 @@
 # make          builds bin/berth, bin/berthd, bin/berth-shim, bin/berth-runtime
 # make check    formatting, vet, linter, unit tests: no root, under two minutes
 # make test     everything, as root
+# make test-vm  the same in a virtual machine with cgroup v2, systemd and AppArmor (hours
+#               where there is no KVM; VM=-run and other flags of `bin/vm test` narrow it)
+# make vm-shell a shell in such a machine with berthd running
 # make demo     builds, makes a Debian image and runs a container of it, as root
 # make compatibility  everything of ./test, and docs/compatibility.md from what it has shown
 # make bench    side by side with the peers, as root, into docs/benchmarks.md
@@ -13,7 +16,7 @@ PROGRAMS := berth berthd berth-shim berth-runtime
 BENCH    ?= -o docs/benchmarks.md
 export CGO_ENABLED := 0
 
-.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test compatibility fuzz demo bench apt clean
+.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test test-vm vm-shell bin/vm compatibility fuzz demo bench apt clean
 
 all: $(PROGRAMS)
 
@@ -55,6 +58,16 @@ unit:
 
 test: apt check all tools
 	$(GO) test -count=1 -timeout 40m ./...
+
+bin/vm:
+	$(GO) build -o $@ ./test/vm
+
+test-vm: apt tools bin/vm
+	bin/vm test -json bin/vm.json $(VM) ./...
+	BERTH_VM=1 $(GO) test -count=1 -timeout 120m ./test/machine
+
+vm-shell: apt bin/vm
+	bin/vm shell
 
 compatibility: tools
 	$(GO) test -count=1 -timeout 40m ./test -compatibility $(COMPATIBILITY)

@@ -3,7 +3,7 @@
 # registry, and clients to check ourselves against. Berth itself needs none of them.
 set -eu
 
-want="iproute2 debootstrap mmdebstrap busybox-static skopeo docker-registry runc zstd xz-utils ca-certificates python3-seccomp podman buildah docker.io iperf3 curl nftables rsyslog rsyslog-gnutls python3-msgpack openssh-server openssh-client python3-docker python3-prometheus-client"
+want="iproute2 debootstrap mmdebstrap busybox-static skopeo docker-registry runc zstd xz-utils ca-certificates python3-seccomp podman buildah docker.io iperf3 curl nftables rsyslog rsyslog-gnutls python3-msgpack openssh-server openssh-client python3-docker python3-prometheus-client qemu-system-x86 qemu-utils e2fsprogs"
 missing=""
 for p in $want "$@"; do
 	dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
