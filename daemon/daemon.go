@@ -33,6 +33,7 @@ import (
 	"berth/events"
 	"berth/fail"
 	"berth/images"
+	"berth/kernel"
 	"berth/logs"
 	"berth/metrics"
 	"berth/network"
@@ -127,6 +128,9 @@ func (d *daemon) run(ctx context.Context) error {
 	set := d.set
 	if os.Geteuid() != 0 {
 		return fail.New(fail.NotImplemented, "berthd needs to be run as root: rootless mode is not supported by this version of Berth")
+	}
+	if err := kernel.CheckRelease(); err != nil {
+		return err
 	}
 	if err := set.applyProxies(); err != nil {
 		return err

@@ -50,8 +50,9 @@ func (o *Overlay) flags() (list []string) {
 }
 
 // MountOverlay mounts o, attached nowhere: the descriptor is the root directory of the
-// new mount, and closing it before move_mount(2) unmounts it. Kernels that cannot take
-// layers one by one (before 6.8) get the old mount(2) in a private mount namespace.
+// new mount, and closing it before move_mount(2) unmounts it. Kernels before 6.8, which cannot
+// take layers one by one, get all of them in one option, each named by a descriptor; if that is
+// too long for an option, by mount(2) in a private mount namespace.
 func MountOverlay(o *Overlay) (*os.File, error) {
 	if o.Upper != "" {
 		// What a volatile overlay leaves, to keep all others from mounting its upper directory
@@ -60,59 +61,76 @@ func MountOverlay(o *Overlay) (*os.File, error) {
 			return nil, err
 		}
 	}
-	f, err := mountOverlay(o)
-	if errors.Is(err, unix.EINVAL) && o.Volatile { // a kernel before 5.10
-		durable := *o
-		durable.Volatile = false
-		return mountOverlay(&durable)
+	var f *os.File
+	var err error
+	if takesSingleLayers() {
+		layers := make([][2]string, len(o.Lower))
+		for i, l := range o.Lower {
+			layers[i] = [2]string{"lowerdir+", l}
+		}
+		f, err = mountOverlay(o, layers)
+	} else {
+		f, err = MountOverlayByNumbers(o)
+	}
+	if errors.Is(err, errTooLong) {
+		return MountOverlayByText(o)
 	}
 	return f, err
 }
 
-func mountOverlay(o *Overlay) (*os.File, error) {
-	f, err := mountOverlayByParts(o)
-	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, errTooLong) {
-		if old, oldErr := MountOverlayByText(o); oldErr == nil || errors.Is(err, errTooLong) {
-			return old, oldErr
-		}
+// takesSingleLayers tells whether overlays know the parameter lowerdir+. Kernels before 6.5
+// collect all that they are told, and complain of it, also in their log, when it comes to mounting.
+var takesSingleLayers = sync.OnceValue(func() bool {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return false
 	}
+	defer unix.Close(fs)
+	return unix.FsconfigSetFlag(fs, "no such parameter") != nil && unix.FsconfigSetString(fs, "lowerdir+", "/") == nil
+})
+
+// MountOverlayByNumbers is MountOverlay for kernels before 6.8, with at most some sixty layers:
+// these are relative to /proc/thread-self/fd.
+func MountOverlayByNumbers(o *Overlay) (f *os.File, err error) {
+	byNumber, files, err := o.byNumber()
+	defer closeAll(files)
+	if err != nil {
+		return nil, err
+	}
+	OnOwnThread(func() {
+		// So that the thread has a working directory of its own.
+		if err = os.NewSyscallError("unshare", unix.Unshare(unix.CLONE_FS)); err != nil {
+			return
+		}
+		if err = os.NewSyscallError("chdir", unix.Chdir("/proc/thread-self/fd")); err != nil {
+			return
+		}
+		f, err = mountOverlay(byNumber, [][2]string{{"lowerdir", strings.Join(byNumber.Lower, ":")}})
+	})
 	return f, err
 }
 
 var errTooLong = errors.New("path too long for one parameter")
 
-func mountOverlayByParts(o *Overlay) (*os.File, error) {
+func mountOverlay(o *Overlay, layers [][2]string) (*os.File, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("fsopen", err)
 	}
 	defer unix.Close(fs)
-	set := func(key, value string) error {
-		if len(value) > maxParameter {
-			return errTooLong
-		}
-		return unix.FsconfigSetString(fs, key, value)
-	}
 	fail := func(what string, err error) (*os.File, error) {
 		return nil, &os.PathError{Op: "mount overlay:", Path: what, Err: explain(fs, err)}
 	}
-	set("source", "overlay")
-	for _, l := range o.Lower {
-		if err := set("lowerdir+", l); err != nil {
-			return fail(l, err)
-		}
-	}
+	parameters := append([][2]string{{"source", "overlay"}}, layers...)
 	if o.Upper != "" {
-		if err := set("upperdir", o.Upper); err != nil {
-			return fail(o.Upper, err)
-		}
-		if err := set("workdir", o.Work); err != nil {
-			return fail(o.Work, err)
-		}
+		parameters = append(parameters, [2]string{"upperdir", o.Upper}, [2]string{"workdir", o.Work})
 	}
-	for _, kv := range o.parameters() {
-		if err := set(kv[0], kv[1]); err != nil {
-			return fail(kv[0], err)
+	for _, p := range append(parameters, o.parameters()...) {
+		if len(p[1]) > maxParameter {
+			return nil, errTooLong
+		}
+		if err := unix.FsconfigSetString(fs, p[0], p[1]); err != nil {
+			return fail(p[1], err)
 		}
 	}
 	for _, flag := range o.flags() {
@@ -149,18 +167,18 @@ type explained struct {
 func (e *explained) Error() string { return e.error.Error() + " (" + e.text + ")" }
 func (e *explained) Unwrap() error { return e.error }
 
-// MountOverlayByText is MountOverlay for old kernels: it mounts with one page of options,
-// where every layer is named by its descriptor, relative to /proc/thread-self/fd.
+// MountOverlayByText is MountOverlay by mount(2), with one page of options: some six hundred
+// layers, by the numbers of their descriptors.
 func MountOverlayByText(o *Overlay) (*os.File, error) {
 	return InPrivateMounts(func() (*os.File, error) {
-		text, files, err := o.text()
-		defer func() {
-			for _, f := range files {
-				unix.Close(f)
-			}
-		}()
+		byNumber, files, err := o.byNumber()
+		defer closeAll(files)
 		if err != nil {
 			return nil, err
+		}
+		text := byNumber.text()
+		if len(text) >= os.Getpagesize() {
+			return nil, &os.PathError{Op: "mount overlay:", Path: strconv.Itoa(len(o.Lower)) + " layers", Err: unix.ENAMETOOLONG}
 		}
 		// The thread has a working directory of its own, as it has mounts of its own.
 		if err := unix.Chdir("/proc/thread-self/fd"); err != nil {
@@ -175,31 +193,46 @@ func MountOverlayByText(o *Overlay) (*os.File, error) {
 	})
 }
 
-// text is the option string, and the descriptors that its paths refer to.
-func (o *Overlay) text() (string, []int, error) {
+// byNumber is o with the numbers of descriptors for paths.
+func (o *Overlay) byNumber() (*Overlay, []int, error) {
+	out := *o
+	out.Lower = make([]string, len(o.Lower))
 	var files []int
-	var text strings.Builder
-	add := func(key, path string) error {
+	number := func(to *string, path string) error {
 		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return &os.PathError{Op: "open", Path: path, Err: err}
 		}
 		files = append(files, fd)
-		text.WriteString(key + strconv.Itoa(fd))
+		*to = strconv.Itoa(fd)
 		return nil
 	}
 	for i, l := range o.Lower {
-		if err := add([]string{"lowerdir=", ":"}[min(i, 1)], l); err != nil {
-			return "", files, err
+		if err := number(&out.Lower[i], l); err != nil {
+			return nil, files, err
 		}
 	}
+	if o.Upper == "" {
+		return &out, files, nil
+	}
+	if err := number(&out.Upper, o.Upper); err != nil {
+		return nil, files, err
+	}
+	return &out, files, number(&out.Work, o.Work)
+}
+
+func closeAll(files []int) {
+	for _, fd := range files {
+		unix.Close(fd)
+	}
+}
+
+// text is the option string of mount(2).
+func (o *Overlay) text() string {
+	var text strings.Builder
+	text.WriteString("lowerdir=" + strings.Join(o.Lower, ":"))
 	if o.Upper != "" {
-		if err := add(",upperdir=", o.Upper); err != nil {
-			return "", files, err
-		}
-		if err := add(",workdir=", o.Work); err != nil {
-			return "", files, err
-		}
+		text.WriteString(",upperdir=" + o.Upper + ",workdir=" + o.Work)
 	}
 	for _, kv := range o.parameters() {
 		text.WriteString("," + kv[0] + "=" + kv[1])
@@ -207,10 +240,7 @@ func (o *Overlay) text() (string, []int, error) {
 	for _, flag := range o.flags() {
 		text.WriteString("," + flag)
 	}
-	if text.Len() >= os.Getpagesize() {
-		return "", files, &os.PathError{Op: "mount overlay:", Path: strconv.Itoa(len(o.Lower)) + " layers", Err: unix.ENAMETOOLONG}
-	}
-	return text.String(), files, nil
+	return text.String()
 }
 
 // InPrivateMounts calls f on a thread of its own in a mount namespace that ends with it.
@@ -241,14 +271,18 @@ func CloneTree(path string, recursive bool) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// HasMountSetattr tells whether SetMount works here: mount_setattr(2) is new in Linux 5.12.
+// HasMountSetattr tells whether there is mount_setattr(2), new in Linux 5.12.
 var HasMountSetattr = sync.OnceValue(func() bool {
 	return unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, new(unix.MountAttr)) != unix.ENOSYS
 })
 
-// SetMount changes attributes and propagation of the mount whose root f is
-// (mount_setattr(2)).
+// SetMount changes attributes and propagation of the mount whose root f is (mount_setattr(2)).
+// Before Linux 5.12 a mount that is attached nowhere costs a mount namespace, and attributes of
+// what is below, and mapped ids, fail with ENOSYS.
 func SetMount(f *os.File, recursive bool, attr unix.MountAttr) error {
+	if !HasMountSetattr() {
+		return setOldMount(f, recursive, attr)
+	}
 	flags := uint(unix.AT_EMPTY_PATH)
 	if recursive {
 		flags |= unix.AT_RECURSIVE

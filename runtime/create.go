@@ -169,6 +169,7 @@ func (b *builder) compileInit(c *Container, cfg *Config, filter *seccomp.Program
 	if opt.Cgroup, err = b.joinGroup(c.group, len(b.ns.join) == 0); err != nil {
 		return opt, err
 	}
+	b.finalAffinity(nil)
 	cloneFlags, respawns := b.enter()
 	opt.Namespaces = cloneFlags
 	c.respawns = respawns

@@ -125,11 +125,11 @@ func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) 
 	if handsOver {
 		b.scoreItself(proc.OOMScoreAdj)
 	} else {
-		b.affinity("initial", b.initial)
+		b.initialAffinity()
 		if opt.Cgroup, err = b.joinGroup(group, b.initial == nil); err != nil {
 			return opt, err
 		}
-		b.affinity("final", b.final)
+		b.finalAffinity(b.final)
 	}
 	b.joinAll(c)
 	switch {
@@ -139,7 +139,7 @@ func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) 
 		if _, err = b.joinGroup(group, false); err != nil {
 			return opt, err
 		}
-		b.affinity("final", b.final)
+		b.finalAffinity(b.final)
 	case c.flags&unix.CLONE_NEWPID != 0:
 		p.About("fork into the pid namespace", "")
 		p.Respawn()

@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
 	"berth/kernel"
+	filters "berth/kernel/seccomp"
 )
 
 // Features tells what this runtime understands, whether or not this host has it
@@ -27,8 +28,7 @@ func Features() *features.Features {
 	}
 	if actions := kernel.Probe().SeccompActions; len(actions) > 0 {
 		seccomp.SupportedFlags = slices.DeleteFunc(slices.Clone(seccomp.KnownFlags), func(f string) bool {
-			// Only notifications can wait.
-			return f == string(specs.LinuxSeccompFlagWaitKillableRecv) && !slices.Contains(actions, string(specs.ActNotify))
+			return f == string(specs.LinuxSeccompFlagWaitKillableRecv) && !filters.CanWaitKillable()
 		})
 	}
 	var namespaces []specs.LinuxNamespaceType

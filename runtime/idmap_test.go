@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"berth/kernel"
 	oci "berth/oci/bundle"
 )
 
@@ -23,6 +24,26 @@ func tmpfs(t testing.TB, dir string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// mappable makes dir a mount whose ids can be mapped, as those of a tmpfs can since Linux 6.3 only.
+func mappable(t testing.TB, dir string) string {
+	t.Helper()
+	os.MkdirAll(dir, 0o755)
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	f, err := kernel.CloneTree(dir, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	one := []specs.LinuxIDMapping{{Size: 1}}
+	if err := MapIDs(f, dir, one, one, false); err != nil {
+		t.Skip(err)
+	}
 	return dir
 }
 
@@ -38,8 +59,8 @@ func owner(t testing.TB, path string) string {
 
 func TestABindMountWithMappedIDs(t *testing.T) {
 	needRoot(t)
-	dir := tmpfs(t, t.TempDir()+"/m")
-	tmpfs(t, dir+"/below")
+	dir := mappable(t, t.TempDir()+"/m")
+	mappable(t, dir+"/below")
 	for _, d := range []string{dir, dir + "/below"} {
 		write(t, d+"/mine", "", 0o644)
 		os.Chown(d+"/mine", 1000, 1000)
@@ -67,7 +88,7 @@ func TestWithoutMappingsOfItsOwnAMountTakesTheContainersIDs(t *testing.T) {
 	needRoot(t)
 	for _, joined := range []bool{false, true} {
 		t.Run(fmt.Sprintf("joined %v", joined), func(t *testing.T) {
-			dir := tmpfs(t, t.TempDir()+"/m")
+			dir := mappable(t, t.TempDir()+"/m")
 			for d := filepath.Dir(dir); d != "/tmp" && d != "/"; d = filepath.Dir(d) {
 				os.Chmod(d, 0o755)
 			}

@@ -303,6 +303,11 @@ func (b *builder) mountFS(plan *mountPlan) {
 	if late {
 		attrs &^= unix.MOUNT_ATTR_RDONLY // device files come first
 	}
+	then := uint64(0) // what only mount(2) can do here
+	if !kernel.HasMountSetattr() {
+		then = attrs & unix.MOUNT_ATTR_NOSYMFOLLOW
+		attrs &^= then
+	}
 	m := p.Slot()
 	data := labelled(plan, b.spec.Linux.MountLabel)
 	writtenTo := plan.Type == "tmpfs" && (plan.opts.copyUp || !hasOption(plan.opts.data, "mode"))
@@ -320,8 +325,11 @@ func (b *builder) mountFS(plan *mountPlan) {
 	if plan.Type == "mqueue" {
 		b.labelMount(m, b.spec.Linux.MountLabel)
 	}
-	if writtenTo && attrs&unix.MOUNT_ATTR_RDONLY != 0 {
-		b.setMount(m.Arg(), false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	if writtenTo {
+		then |= attrs & unix.MOUNT_ATTR_RDONLY
+	}
+	if then != 0 {
+		b.setMount(m.Arg(), false, unix.MountAttr{Attr_set: then})
 	}
 	rest := *plan
 	rest.opts.set, rest.opts.clear = 0, 0

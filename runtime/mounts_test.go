@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
-	"berth/kernel"
 	oci "berth/oci/bundle"
 )
 
@@ -105,6 +104,7 @@ func TestATmpfsKeepsTheModeOfTheDirectoryItCovers(t *testing.T) {
 
 func TestBindMountsOfFilesAndDirectories(t *testing.T) {
 	needRoot(t)
+	needMountSetattr(t)
 	dir := t.TempDir()
 	os.Mkdir(dir+"/sub", 0o755)
 	write(t, dir+"/file", "from the host\n", 0o644)
@@ -326,23 +326,6 @@ func TestRootsOfEveryShape(t *testing.T) {
 	}
 }
 
-func TestTheOldWayToMountAnOverlay(t *testing.T) {
-	needRoot(t)
-	lower := layer(t)
-	write(t, lower+"/below", "below\n", 0o644)
-	r := overlay(t, t.TempDir(), lower)
-	f, err := kernel.MountOverlayByText(&kernel.Overlay{Lower: r.Lower, Upper: r.Upper, Work: r.Work})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	got, err := kernel.OpenIn(f, "/below", unix.O_RDONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got.Close()
-}
-
 func TestDevicesAndLinks(t *testing.T) {
 	c := running(t, config(t))
 	text := inside(t, c, "sh", "-c", `stat -c '%n %F %t:%T %a' /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty
@@ -413,6 +396,7 @@ func TestSysctlNames(t *testing.T) {
 
 func TestRecursiveOptionsReachTheMountsBelow(t *testing.T) {
 	needRoot(t)
+	needMountSetattr(t)
 	dir := tmpfs(t, t.TempDir()+"/m")
 	tmpfs(t, dir+"/below")
 	var mounts []oci.Mount

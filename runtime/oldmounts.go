@@ -34,22 +34,6 @@ func (b *builder) setDetached(f *os.File, fd stage.Arg, recursive bool, attr uni
 	return nil
 }
 
-// keptFlags are what a remount keeps of what is there: statfs(2) and mount(2) have the
-// same numbers for them.
-const keptFlags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME
-
-// msFlags are the flags of mount(2) for attributes.
-func msFlags(attr uint64) (flags int) {
-	for _, pair := range [][2]int{{unix.MOUNT_ATTR_RDONLY, unix.MS_RDONLY}, {unix.MOUNT_ATTR_NOSUID, unix.MS_NOSUID}, {unix.MOUNT_ATTR_NODEV, unix.MS_NODEV},
-		{unix.MOUNT_ATTR_NOEXEC, unix.MS_NOEXEC}, {unix.MOUNT_ATTR_NOATIME, unix.MS_NOATIME}, {unix.MOUNT_ATTR_STRICTATIME, unix.MS_STRICTATIME},
-		{unix.MOUNT_ATTR_NODIRATIME, unix.MS_NODIRATIME}, {unix.MOUNT_ATTR_NOSYMFOLLOW, unix.MS_NOSYMFOLLOW}} {
-		if attr&uint64(pair[0]) != 0 {
-			flags |= pair[1]
-		}
-	}
-	return flags
-}
-
 // oldSetMount is setMount by mount(2), for an attached mount. at is a name of its root; nil
 // for one by its descriptor, through the host's /proc.
 func (b *builder) oldSetMount(m stage.Arg, at *stage.Arg, recursive bool, attr unix.MountAttr) {
@@ -77,14 +61,10 @@ func (b *builder) oldSetMount(m stage.Arg, at *stage.Arg, recursive bool, attr u
 	}
 	if attr.Attr_set|attr.Attr_clr != 0 {
 		const flagsOffset = 80 // of f_flags in struct statfs of 64-bit Linux
-		keep := keptFlags &^ msFlags(attr.Attr_clr)
-		if attr.Attr_clr&unix.MOUNT_ATTR__ATIME != 0 {
-			keep &^= unix.MS_NOATIME
-		}
 		flags := p.Slot()
 		p.Call(unix.SYS_FSTATFS, m, b.statfs.addr)
 		p.Load32(flags, b.statfs.offset+flagsOffset)
-		p.Mix(flags, flags.Arg(), keep, msFlags(attr.Attr_set)|unix.MS_REMOUNT|unix.MS_BIND)
+		p.Mix(flags, flags.Arg(), kernel.KeptMountFlags(attr.Attr_clr), kernel.MountFlags(attr.Attr_set)|unix.MS_REMOUNT|unix.MS_BIND)
 		remount(flags.Arg())
 	}
 }

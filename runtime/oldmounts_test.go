@@ -55,6 +55,13 @@ func TestContainersAreTheSameOnAKernelWithoutMountSetattr(t *testing.T) {
 	}
 }
 
+func needMountSetattr(t testing.TB) {
+	t.Helper()
+	if !kernel.HasMountSetattr() {
+		t.Skip("this kernel has no mount_setattr (before 5.12)")
+	}
+}
+
 func TestBindMountsBeforeLinux512(t *testing.T) {
 	needRoot(t)
 	if kernel.HasMountSetattr() {

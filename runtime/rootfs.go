@@ -27,11 +27,17 @@ func classOfPath(err error) fail.Class {
 
 // OpenRoot makes a container's root as a detached mount, for whoever attaches it himself.
 func OpenRoot(root oci.Rootfs, spec *oci.Spec, bundle string) (*os.File, error) {
-	if !kernel.HasMountSetattr() {
-		return nil, fail.New(fail.NotImplemented, "root file system: a detached one needs Linux 5.12 or later")
-	}
 	f, _, err := openRoot(root, spec, bundle)
-	return f, err
+	if err != nil || kernel.HasMountSetattr() {
+		return f, err
+	}
+	for _, change := range rootChanges(&root) {
+		if err := kernel.SetMount(f, change.recursive, change.attr); err != nil {
+			f.Close()
+			return nil, fail.New(fail.Internal, "root file system: %w", err)
+		}
+	}
+	return f, nil
 }
 
 // openRoot makes the container's root as a detached mount. at is the directory of the
@@ -53,20 +59,20 @@ func openRoot(root oci.Rootfs, spec *oci.Spec, bundle string) (f *os.File, at st
 		f, err = kernel.CloneTree(path, true)
 	case root.Upper == "" && len(root.Lower) == 1:
 		f, err = kernel.CloneTree(root.Lower[0], false)
-		if err == nil && kernel.HasMountSetattr() { // else see attachRoot
-			err = kernel.SetMount(f, false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
-		}
 	case len(root.Lower) == 0: // an image of no layers
 		f, err = kernel.CloneTree(root.Upper, false)
 	default:
 		f, err = kernel.MountOverlay(&kernel.Overlay{Lower: root.Lower, Upper: root.Upper, Work: root.Work, UserXattr: inUserNamespace(), Volatile: root.Volatile})
 	}
-	if err == nil && len(root.Lower) < 2 && kernel.HasMountSetattr() {
-		// What the host mounts below it later may appear in it, as for a bind mount. It
-		// must not be shared when pivot_root comes.
-		err = kernel.SetMount(f, true, unix.MountAttr{Propagation: unix.MS_SLAVE})
-		if errors.Is(err, unix.EINVAL) {
-			err = nil
+	if err == nil && kernel.HasMountSetattr() { // else it is cheaper once the child has attached it
+		for _, change := range rootChanges(&root) {
+			err = kernel.SetMount(f, change.recursive, change.attr)
+			if errors.Is(err, unix.EINVAL) && change.recursive {
+				err = nil
+			}
+			if err != nil {
+				break
+			}
 		}
 	}
 	if err == nil {
@@ -82,6 +88,19 @@ func openRoot(root oci.Rootfs, spec *oci.Spec, bundle string) (f *os.File, at st
 		return nil, "", fail.New(classOfPath(err), "root file system: %w", err)
 	}
 	return f, at, nil
+}
+
+// rootChanges are what makes a copy of mounts of the host into a root.
+func rootChanges(root *oci.Rootfs) (list []mountChange) {
+	if root.Path == "" && root.Upper == "" && len(root.Lower) == 1 {
+		list = append(list, mountChange{attr: unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}})
+	}
+	if len(root.Lower) < 2 {
+		// What the host mounts below it later may appear in it, as for a bind mount. It
+		// must not be shared when pivot_root comes.
+		list = append(list, mountChange{true, unix.MountAttr{Propagation: unix.MS_SLAVE}})
+	}
+	return list
 }
 
 // attachRoot puts the root among the child's mounts: at its directory, where hooks look
@@ -103,9 +122,8 @@ func (b *builder) attachRoot(at string, cfg *Config) error {
 	p.About("attach the root file system", "")
 	p.Call(unix.SYS_MOVE_MOUNT, b.root, b.empty(), stage.Int(unix.AT_FDCWD), p.Str(at), stage.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
 	if !kernel.HasMountSetattr() { // what openRoot does elsewhere
-		b.setMount(b.root, true, unix.MountAttr{Propagation: unix.MS_SLAVE})
-		if len(cfg.Root.Lower) == 1 && cfg.Root.Upper == "" {
-			b.setMount(b.root, false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		for _, change := range rootChanges(&cfg.Root) {
+			b.setMount(b.root, change.recursive, change.attr)
 		}
 	}
 	if shared {

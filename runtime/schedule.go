@@ -129,13 +129,32 @@ func (p *Process) schedule(s scheduling) error {
 	return fail.New(fail.Invalid, "process.scheduler: %s: %w", s.policy, err)
 }
 
-// affinity lets the child run on these processors only.
-func (b *builder) affinity(field string, cpus bitset) {
-	if cpus == nil {
+// initialAffinity is for the time before the child is in the cgroup.
+func (b *builder) initialAffinity() {
+	if b.initial != nil {
+		b.p.About("process.execCPUAffinity.initial:", "run on the processors given")
+		b.setAffinity(b.initial)
+	}
+}
+
+// finalAffinity is for the child in its cgroup: what is given, else all that the group has, for
+// since Linux 6.2 a process remembers what it, or one it comes from, was bound to before.
+func (b *builder) finalAffinity(given bitset) {
+	if given != nil {
+		b.p.About("process.execCPUAffinity.final:", "run on the processors given")
+		b.setAffinity(given)
 		return
 	}
-	b.p.About("process.execCPUAffinity."+field+":", "run on the processors given")
-	b.p.Call(unix.SYS_SCHED_SETAFFINITY, stage.Int(0), stage.Int(len(cpus)*8), cpus.arg(b.p))
+	all := make(bitset, maxListed/64)
+	for i := range all {
+		all[i] = ^uint64(0)
+	}
+	b.p.About("run on all processors of the cgroup", "")
+	b.setAffinity(all).Ignore(unix.EPERM, unix.EINVAL)
+}
+
+func (b *builder) setAffinity(cpus bitset) stage.Step {
+	return b.p.Call(unix.SYS_SCHED_SETAFFINITY, stage.Int(0), stage.Int(len(cpus)*8), cpus.arg(b.p))
 }
 
 // bitset is a set of small numbers, as the kernel takes processors and memory nodes.

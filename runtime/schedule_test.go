@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"berth/kernel"
 	oci "berth/oci/bundle"
 )
 
@@ -87,9 +88,37 @@ func TestAnExecutedProcessRunsOnTheProcessorsGiven(t *testing.T) {
 		t.Errorf("by the container's specification: %q", got)
 	}
 	proc := &oci.Process{Args: read, Cwd: "/", Env: []string{"PATH=/bin"}, ExecCPUAffinity: &specs.CPUAffinity{Initial: "0"}}
-	if got := insideAs(t, c, proc); got != list+":\t0\n" {
-		t.Errorf("by its own: %q", got)
+	// Without "final" it has what the cgroup gives, as the specification wants it.
+	if got, all := insideAs(t, c, proc), list+":\t"+status(t, c.Pid(), list)+"\n"; got != all {
+		t.Errorf("by its own: %q, want %q", got, all)
 	}
+}
+
+func TestAContainerDoesNotInheritTheProcessorsOfItsCaller(t *testing.T) {
+	needRoot(t)
+	var now unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &now); err != nil || now.Count() < 2 {
+		t.Skip("needs two processors")
+	}
+	const list = "Cpus_allowed_list"
+	all := status(t, os.Getpid(), list)
+	kernel.OnOwnThread(func() {
+		var one unix.CPUSet
+		one.Set(0)
+		if err := unix.SchedSetaffinity(0, &one); err != nil {
+			t.Error(err)
+			return
+		}
+		c, err := Create(context.Background(), config(t, "true"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Destroy(context.Background())
+		if got := status(t, c.Pid(), list); got != all {
+			t.Errorf("it runs on %s, not on %s", got, all)
+		}
+	})
 }
 
 func TestPersonalityAndMemoryPolicyHoldForAllProcesses(t *testing.T) {

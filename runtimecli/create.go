@@ -15,6 +15,7 @@ import (
 
 	"berth/durable"
 	"berth/fail"
+	"berth/kernel"
 	"berth/kernel/cgroup"
 	oci "berth/oci/bundle"
 	"berth/runtime"
@@ -68,6 +69,9 @@ func failed(verb string, err error) error {
 // create makes a container and everything that is kept of it, or nothing. With wait its
 // process waits for start; detached says that this program will not stay.
 func (a *app) create(ctx context.Context, id string, o *creation, wait, detached bool) (_ *runtime.Container, err error) {
+	if err := kernel.CheckRelease(); err != nil {
+		return nil, err
+	}
 	bundle, err := filepath.Abs(o.bundle)
 	if err != nil {
 		return nil, err

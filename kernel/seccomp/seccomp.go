@@ -5,6 +5,7 @@ package seccomp
 import (
 	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -67,12 +68,23 @@ func Compile(profile *specs.LinuxSeccomp) (p *Program, unknown []string, err err
 	if err != nil {
 		return nil, nil, err
 	}
+	if flags&unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV != 0 && !CanWaitKillable() {
+		return nil, nil, fail.New(fail.NotImplemented, "seccomp flag %s needs Linux 5.19 or later", specs.LinuxSeccompFlagWaitKillableRecv)
+	}
 	filter, unknown, err := compile(profile, archs)
 	if err != nil {
 		return nil, nil, err
 	}
 	return &Program{Filter: filter, Flags: flags, Notify: notify}, unknown, nil
 }
+
+// CanWaitKillable tells whether this kernel knows SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, which
+// is refused without a listener. Flags are looked at before the filter, which is missing here.
+var CanWaitKillable = sync.OnceValue(func() bool {
+	const flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, 0)
+	return errno == unix.EFAULT
+})
 
 // notifies reports whether the profile hands any call to an agent.
 func notifies(profile *specs.LinuxSeccomp) bool {
