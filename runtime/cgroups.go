@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -68,6 +67,25 @@ func hasAll(options string, want []string) bool {
 	return true
 }
 
+// delegateGroup gives the root of a user namespace the control group, if it sees that at
+// /sys/fs/cgroup and may write there: runtime specification, "Cgroup ownership".
+func (b *builder) delegateGroup(c *Container, plans []*mountPlan) error {
+	if c.group == nil || !c.mapsUsers() || !b.ns.own(unix.CLONE_NEWCGROUP) {
+		return nil
+	}
+	for _, plan := range plans {
+		if plan.Destination != "/sys/fs/cgroup" || plan.Type != "cgroup" && plan.Type != "cgroup2" || plan.opts.set&unix.MOUNT_ATTR_RDONLY != 0 {
+			continue
+		}
+		for _, m := range c.spec.Linux.UIDMappings {
+			if m.ContainerID == 0 && m.Size > 0 {
+				return c.group.Delegate(int(m.HostID))
+			}
+		}
+	}
+	return nil
+}
+
 // mountCgroup shows the container its own part of the cgroup tree. In a cgroup
 // namespace a fresh mount does that; without one the group's directories are bound.
 // On v1 there is one mount for each hierarchy, on a tmpfs, as everybody expects it at
@@ -89,7 +107,8 @@ func (b *builder) mountCgroup(plan *mountPlan) error {
 			b.mountFS(&own)
 			return nil
 		}
-		return b.bindGroup(plan, "/sys/fs/cgroup", plan.at)
+		// Whole, as runc has it: programs look for the path that /proc/self/cgroup shows.
+		return b.bindTree(plan, "/sys/fs/cgroup", plan.at)
 	}
 
 	p := b.p
@@ -135,7 +154,10 @@ func (b *builder) mountCgroup(plan *mountPlan) error {
 
 // bindGroup binds the group's directory in the hierarchy at host.
 func (b *builder) bindGroup(plan *mountPlan, host, at string) error {
-	source := filepath.Join(host, b.groupPath)
+	return b.bindTree(plan, filepath.Join(host, b.groupPath), at)
+}
+
+func (b *builder) bindTree(plan *mountPlan, source, at string) error {
 	f, err := kernel.CloneTree(source, false)
 	if err != nil {
 		if os.IsNotExist(err) { // a hierarchy that the group has no part in
@@ -153,14 +175,3 @@ func (b *builder) bindGroup(plan *mountPlan, host, at string) error {
 	b.close(t)
 	return nil
 }
-
-// inUserNamespace tells whether this process is in another user namespace than the
-// first one.
-var inUserNamespace = sync.OnceValue(func() bool {
-	text, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
-		return false
-	}
-	f := strings.Fields(string(text))
-	return len(f) != 3 || f[0] != "0" || f[1] != "0" || f[2] != "4294967295"
-})

@@ -159,6 +159,9 @@ func (b *builder) compileInit(c *Container, cfg *Config, filter *seccomp.Program
 	if err != nil {
 		return opt, err
 	}
+	if err := b.delegateGroup(c, plans); err != nil {
+		return opt, fail.New(fail.Internal, "give the control group to the container's root: %w", err)
+	}
 	fifo, err := b.openFifo(cfg.ExecFifo, opt.FirstFree)
 	if err != nil {
 		return opt, err

@@ -69,7 +69,7 @@ func (b *builder) devices() error {
 			mode = uint32(d.FileMode.Perm())
 		}
 		mode |= deviceTypes[d.Type]
-		if (b.userns || inUserNamespace()) && d.Type != "p" {
+		if (b.userns || kernel.InUserNamespace()) && d.Type != "p" {
 			if err := b.bindDevice(d.Path); err != nil {
 				return err
 			}

@@ -115,6 +115,9 @@ func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) 
 			return opt, err
 		}
 	}
+	if group != nil && len(cfg.Groups) == 0 {
+		group = group.Open(c.pid)
+	}
 	p.DefaultSignals()
 	b.openProc(opt.FirstFree)
 	// The usual process is copied once, by the one that joins the namespaces in our memory. That

@@ -62,7 +62,7 @@ func openRoot(root oci.Rootfs, spec *oci.Spec, bundle string) (f *os.File, at st
 	case len(root.Lower) == 0: // an image of no layers
 		f, err = kernel.CloneTree(root.Upper, false)
 	default:
-		f, err = kernel.MountOverlay(&kernel.Overlay{Lower: root.Lower, Upper: root.Upper, Work: root.Work, UserXattr: inUserNamespace(), Volatile: root.Volatile})
+		f, err = kernel.MountOverlay(&kernel.Overlay{Lower: root.Lower, Upper: root.Upper, Work: root.Work, UserXattr: kernel.InUserNamespace(), Volatile: root.Volatile})
 	}
 	if err == nil && kernel.HasMountSetattr() { // else it is cheaper once the child has attached it
 		for _, change := range rootChanges(&root) {

@@ -92,7 +92,7 @@ func (g *Group) applyFiles(r *specs.LinuxResources) error {
 			set = s.v2
 		}
 		if err := set(d.path, r); err != nil {
-			return err
+			return d.explain(s.controller, err)
 		}
 	}
 	return g.applyUnified(r.Unified)
@@ -105,14 +105,65 @@ func (g *Group) applyUnified(files map[string]string) error {
 		if !g.v2() {
 			return fail.New(fail.Invalid, "cannot set %s: this host does not use cgroup v2", file)
 		}
+		d := g.dirs[0]
 		if file == "" || strings.ContainsAny(file, "/\x00") || !strings.Contains(file, ".") {
 			return fail.New(fail.Invalid, "invalid cgroup v2 file name %q", file)
 		}
-		if err := write(g.dirs[0].path+"/"+file, value); err != nil {
-			return refused(file, value, err)
+		controller, _, _ := strings.Cut(file, ".")
+		// A file with a line for each device takes one of them at a time.
+		for line := range strings.Lines(value) {
+			if line = strings.TrimSpace(line); line == "" {
+				continue
+			}
+			if err := set(file, d.path+"/"+file, line); err != nil {
+				return d.explain(controller, err)
+			}
+		}
+		if file == "cpuset.cpus.partition" {
+			if err := checkPartition(d.path, value); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// checkPartition tells why the kernel made no partition of the group, which it says only to
+// those who read the file again.
+func checkPartition(dir, want string) error {
+	now, err := readString(dir + "/cpuset.cpus.partition")
+	if err != nil || !strings.Contains(now, "invalid") {
+		return err
+	}
+	return fail.New(fail.Invalid, "cannot set cpuset.cpus.partition to %s: it is %s", want, now)
+}
+
+// explain finds out why a group of v2 lacks a controller, where that is why a limit could not
+// be set.
+func (d dir) explain(controller string, err error) error {
+	if controller == "blkio" {
+		controller = "io"
+	}
+	if !d.unified || !slices.Contains(d.controllers, controller) || slices.Contains(controllersOf(d.path), controller) {
+		return err
+	}
+	// The first group on the way that does not hand the controller on. Its processes, if it has
+	// any, are the reason: cgroups(7), "no internal processes".
+	for at := d.mount; len(at) < len(d.path); {
+		on, readErr := readString(at + "/cgroup.subtree_control")
+		if readErr != nil {
+			return err
+		}
+		if !slices.Contains(strings.Fields(on), controller) {
+			if pids, _ := read(at + "/cgroup.procs"); len(pids) > 0 {
+				return fail.New(fail.Invalid, "cannot limit %s: the control group %s has processes of its own, so it cannot hand the controller on to groups below it: choose another cgroup parent", controller, at)
+			}
+			return fail.New(fail.Invalid, "cannot limit %s: the control group %s does not hand the controller on to groups below it", controller, at)
+		}
+		next, _, _ := strings.Cut(d.path[len(at)+1:], "/")
+		at += "/" + next
+	}
+	return err
 }
 
 // set writes a user's limit: what names it in errors.

@@ -273,7 +273,7 @@ func enableControllers(dir string, controllers []string) {
 }
 
 // delegated are the v2 controllers a container's group gets.
-var delegated = []string{"cpu", "cpuset", "io", "memory", "pids", "hugetlb", "rdma"}
+var delegated = []string{"cpu", "cpuset", "io", "memory", "pids", "hugetlb", "rdma", "misc", "dmem"}
 
 func unwritable(err error) bool {
 	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS)

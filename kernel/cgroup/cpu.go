@@ -138,12 +138,6 @@ func cpuV2(dir string, r *specs.LinuxResources) error {
 		return err
 	}
 	if positive(c.Shares) {
-		if *c.Shares > maxShares {
-			return fail.New(fail.Invalid, "the maximum allowed cpu-shares is %d", maxShares)
-		}
-		if *c.Shares < minShares {
-			return fail.New(fail.Invalid, "the minimum allowed cpu-shares is %d", minShares)
-		}
 		if err := set("cpu shares", dir+"/cpu.weight", strconv.FormatUint(weightOfShares(*c.Shares), 10)); err != nil {
 			return err
 		}

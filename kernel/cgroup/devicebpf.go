@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
+	"berth/kernel"
 )
 
 // On v2, device rules are a BPF program of type BPF_PROG_TYPE_CGROUP_DEVICE attached to
@@ -116,7 +117,11 @@ func devicesV2(dir string, r *specs.LinuxResources) error {
 		return err
 	}
 	if err := attachDeviceProgram(dir, deviceProgram(rules)); err != nil {
-		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		refused := errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
+		if refused && kernel.InUserNamespace() {
+			return nil // where no device can be made or opened that the host has not given
+		}
+		if refused {
 			return fail.New(fail.Invalid, "cannot set device rules: %w", err)
 		}
 		return fmt.Errorf("set device rules: %w", err)

@@ -134,8 +134,8 @@ func memoryV2(dir string, r *specs.LinuxResources) error {
 	if err := fits(dir, m); err != nil {
 		return err
 	}
-	// Where the kernel does not account swap there is no limit of it to lift.
-	if swap != "" && (swap != "max" || exists(dir+"/memory.swap.max")) {
+	// Where the kernel has no swap, or does not account it, there is nothing to lift or to forbid.
+	if swap != "" && (swap != "max" && swap != "0" || exists(dir+"/memory.swap.max")) {
 		if err := set("swap limit", dir+"/memory.swap.max", swap); err != nil {
 			return err
 		}

@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"strconv"
@@ -43,10 +42,10 @@ func (g *Group) OOMKills() (uint64, error) {
 }
 
 // WatchOOM tells when the group runs out of memory. The channel gets a value each time,
-// unless the one before has not been taken yet, and is closed when ctx ends or the group
-// is removed. On v2 a value comes after OOMKills has grown; on v1 it comes when the kernel
-// starts looking for a process to kill, so OOMKills may grow a moment later. Class Invalid
-// without a memory controller.
+// unless the one before has not been taken yet, and is closed when ctx ends. On v1, where the
+// kernel tells of it, it is closed when the group is removed, too. On v2 a value comes after OOMKills
+// has grown; on v1 it comes when the kernel starts looking for a process to kill, so OOMKills may
+// grow a moment later. Class Invalid without a memory controller.
 //
 // It costs one descriptor in the runtime poller and one parked goroutine.
 func (g *Group) WatchOOM(ctx context.Context) (<-chan struct{}, error) {
@@ -95,7 +94,7 @@ func (g *Group) watchOOMV1(ctx context.Context, dir string) (<-chan struct{}, er
 
 func (g *Group) watchOOMV2(ctx context.Context, dir string) (<-chan struct{}, error) {
 	file := dir + "/memory.events"
-	f, err := inotify(file)
+	f, err := watchFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("watch for OOM: %w", err)
 	}
@@ -108,33 +107,16 @@ func (g *Group) watchOOMV2(ctx context.Context, dir string) (<-chan struct{}, er
 	go func() {
 		defer close(events)
 		defer f.Close()
-		var buf [unix.SizeofInotifyEvent * 16]byte
-		for waitReadable(ctx, f) == nil {
-			n, err := f.Read(buf[:])
-			if err != nil {
-				return
-			}
-			if now, err := readKey(file, "oom_kill"); err == nil && now > before {
+		_ = f.wait(ctx, func() (bool, error) {
+			now, err := readKey(file, "oom_kill")
+			if err == nil && now > before {
 				before = now
 				notify(events)
 			}
-			if removed(buf[:n]) {
-				return
-			}
-		}
+			return false, err
+		})
 	}()
 	return events, nil
-}
-
-// removed reports whether the watched file has ceased to exist. Its events carry no names,
-// so all have the same size.
-func removed(events []byte) bool {
-	for ; len(events) >= unix.SizeofInotifyEvent; events = events[unix.SizeofInotifyEvent:] {
-		if binary.NativeEndian.Uint32(events[4:])&(unix.IN_DELETE_SELF|unix.IN_IGNORED) != 0 {
-			return true
-		}
-	}
-	return false
 }
 
 func notify(events chan<- struct{}) {

@@ -51,38 +51,56 @@ func waitExit(ctx context.Context, pid int) error {
 	return waitReadable(ctx, f)
 }
 
-// waitFile blocks until the v2 events file (cgroup.events, memory.events) satisfies
-// done; the kernel reports every change of such a file through inotify(7).
+// waitFile blocks until the v2 events file (cgroup.events, memory.events) satisfies done,
+// which is asked at first and after every change.
 func waitFile(ctx context.Context, path string, done func() (bool, error)) error {
-	f, err := inotify(path)
+	f, err := watchFile(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	buf := make([]byte, 4096)
-	for {
-		if ok, err := done(); ok || err != nil {
-			return err
-		}
-		if err := waitReadable(ctx, f); err != nil {
-			return err
-		}
-		if _, err := f.Read(buf); err != nil {
-			return err
-		}
-	}
+	return f.wait(ctx, done)
 }
 
-func inotify(path string) (*os.File, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+// watchedFile is a v2 events file whose changes wake the runtime poller, as the kernel reports
+// them through poll(2) as well as through inotify(7). An inotify instance for each container
+// would soon be too many: a user has 128.
+type watchedFile struct{ *os.File }
+
+func watchFile(path string) (watchedFile, error) {
+	fd, err := open(path, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("watch %s: %w", path, err)
+		return watchedFile{}, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_MODIFY|unix.IN_DELETE_SELF); err != nil {
-		unix.Close(fd)
-		return nil, &os.PathError{Op: "watch", Path: path, Err: err}
+	return watchedFile{os.NewFile(uintptr(fd), path)}, nil
+}
+
+func (f watchedFile) wait(ctx context.Context, done func() (bool, error)) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
 	}
-	return os.NewFile(uintptr(fd), "inotify"), nil
+	stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Read(func(fd uintptr) bool {
+		// A change is reported once: again only after somebody has read through this descriptor.
+		var b [16]byte
+		if _, failed = unix.Pread(int(fd), b[:], 0); failed != nil {
+			failed = &os.PathError{Op: "read", Path: f.Name(), Err: failed}
+			return true
+		}
+		var ok bool
+		ok, failed = done()
+		return ok || failed != nil
+	})
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return context.Cause(ctx)
+	}
+	return errors.Join(failed, err)
 }
 
 // retry calls try until it is done, for the few states v1 gives no event of. The pause
