@@ -3,6 +3,7 @@
 # make test     everything, as root
 # make test-vm  the same in a virtual machine with cgroup v2, systemd and AppArmor (hours
 #               where there is no KVM; VM=-run and other flags of `bin/vm test` narrow it)
+# make platforms  docs/platforms.md: what ran where, and what was skipped
 # make vm-shell a shell in such a machine with berthd running
 # make demo     builds, makes a Debian image and runs a container of it, as root
 # make compatibility  everything of ./test, and docs/compatibility.md from what it has shown
@@ -16,7 +17,7 @@ PROGRAMS := berth berthd berth-shim berth-runtime
 BENCH    ?= -o docs/benchmarks.md
 export CGO_ENABLED := 0
 
-.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test test-vm vm-shell bin/vm compatibility fuzz demo bench apt clean
+.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test test-vm vm-shell platforms bin/vm compatibility fuzz demo bench apt clean
 
 all: $(PROGRAMS)
 
@@ -63,8 +64,15 @@ bin/vm:
 	$(GO) build -o $@ ./test/vm
 
 test-vm: apt tools bin/vm
-	bin/vm test -json bin/vm.json $(VM) ./...
+	bin/vm test $(VM) ./...
 	BERTH_VM=1 $(GO) test -count=1 -timeout 120m ./test/machine
+
+# What ran where: the whole of the tests on this machine and in a virtual one.
+platforms: apt tools bin/vm
+	rm -f bin/host.json bin/vm.json
+	bin/vm test -host -json bin/host.json ./...
+	bin/vm test -json bin/vm.json ./...
+	bin/vm platforms bin/host.json bin/vm.json >docs/platforms.md
 
 vm-shell: apt bin/vm
 	bin/vm shell

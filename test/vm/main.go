@@ -23,6 +23,7 @@ import (
 
 const usage = `usage:
   vm test [flags] PACKAGE...  run these packages' tests in a machine of their own
+  vm platforms FILE...        docs/platforms.md from such results (-json), one file a machine
   vm shell [flags]            boot a machine with berthd running, and open a shell in it
   vm up [flags] DIR           boot a machine whose state is in DIR, and leave it running
   vm ssh DIR [COMMAND]        a shell, or a command, in it
@@ -57,6 +58,7 @@ func command(ctx context.Context, args []string) (int, error) {
 	f.StringVar(&s.skip, "skip", "", "not the tests that match this regular expression")
 	f.StringVar(&s.json, "json", "", "append the results to this file, as go test -json writes them")
 	f.DurationVar(&s.timeout, "timeout", 40*time.Minute, "how long one package may take")
+	f.BoolVar(&s.host, "host", false, "run the tests on this machine instead")
 	f.BoolVar(&s.verbose, "v", false, "show every test")
 	if err := f.Parse(args); err != nil {
 		return 2, nil
@@ -65,12 +67,14 @@ func command(ctx context.Context, args []string) (int, error) {
 		c.Disks = append(c.Disks, 4)
 	}
 	args = f.Args()
-	if needs := map[string]int{"up": 1, "ssh": 1, "reset": 1, "down": 1, "test": 1}[verb]; len(args) < needs {
+	if needs := map[string]int{"up": 1, "ssh": 1, "reset": 1, "down": 1, "test": 1, "platforms": 1}[verb]; len(args) < needs {
 		return 2, errors.New(usage)
 	}
 	switch verb {
 	case "test":
 		return s.test(ctx, c, args)
+	case "platforms":
+		return 0, platforms(os.Stdout, args)
 	case "shell":
 		return shell(ctx, c)
 	case "up":

@@ -21,6 +21,7 @@ type suite struct {
 	in, run, skip, json string
 	timeout             time.Duration
 	verbose             bool
+	host                bool // test this machine itself
 }
 
 // test runs the packages' tests in the guest and reports them as go test does. Its status is
@@ -30,13 +31,16 @@ func (s suite) test(ctx context.Context, c vm.Config, packages []string) (int, e
 	if err != nil {
 		return 1, err
 	}
-	m, end, err := s.machine(ctx, c)
-	if err != nil {
-		return 1, err
-	}
-	defer end()
-	if err := m.InstallPrograms(ctx); err != nil {
-		return 1, err
+	var m *vm.Machine // nil: this machine
+	if !s.host {
+		var end func()
+		if m, end, err = s.machine(ctx, c); err != nil {
+			return 1, err
+		}
+		defer end()
+		if err := m.InstallPrograms(ctx); err != nil {
+			return 1, err
+		}
 	}
 	r := &report{out: os.Stdout, verbose: s.verbose}
 	if s.json != "" {
@@ -46,6 +50,15 @@ func (s suite) test(ctx context.Context, c vm.Config, packages []string) (int, e
 		}
 		defer f.Close()
 		r.record = f
+		facts, err := shellOn(ctx, m, factsScript).Output()
+		if err != nil {
+			return 1, fmt.Errorf("the machine does not tell what it is: %w", err)
+		}
+		line, err := json.Marshal(event{Action: machineAction, Output: strings.TrimSpace(string(facts))})
+		if err != nil {
+			return 1, err
+		}
+		fmt.Fprintf(f, "%s\n", line)
 	}
 	for _, p := range packages {
 		if err := s.one(ctx, m, p, r); err != nil {
@@ -89,28 +102,43 @@ func list(ctx context.Context, patterns []string) ([]string, error) {
 	return strings.Fields(string(out)), nil
 }
 
+// shellOn is a shell's command line in the guest, or here.
+func shellOn(ctx context.Context, m *vm.Machine, line string) *exec.Cmd {
+	if m == nil {
+		cmd := exec.CommandContext(ctx, "sh", "-c", line)
+		cmd.WaitDelay = 10 * time.Second
+		return cmd
+	}
+	return m.Command(ctx, line)
+}
+
+// testProgram builds a package's tests and returns the command line that runs them.
+func testProgram(ctx context.Context, m *vm.Machine, dir string) (line string, err error) {
+	name := strings.ReplaceAll(strings.Trim(strings.TrimPrefix(dir, testkit.Root()), "/"), "/", "_") + ".test"
+	if m == nil {
+		file := filepath.Join(testkit.Root(), "bin", "tests", name)
+		return fmt.Sprintf("cd %s && %s", quote(dir), quote(file)), vm.Go(ctx, "test", "-c", "-o", file, dir)
+	}
+	err = vm.Go(ctx, "test", "-c", "-o", filepath.Join(m.Share(), "tests", name), dir)
+	return fmt.Sprintf("cd %s && BERTH_TEST_BIN=%s /share/tests/%s", quote(dir), vm.GuestBin, name), err
+}
+
 // one builds a package's tests here and runs them there.
 func (s suite) one(ctx context.Context, m *vm.Machine, dir string, r *report) error {
-	name := "berth/" + strings.TrimPrefix(strings.TrimPrefix(dir, testkit.Root()), "/")
-	file := strings.ReplaceAll(strings.TrimPrefix(name, "berth/"), "/", "_") + ".test"
-	if err := os.MkdirAll(filepath.Join(m.Share(), "tests"), 0o755); err != nil {
+	name := strings.TrimSuffix("berth/"+strings.Trim(strings.TrimPrefix(dir, testkit.Root()), "/"), "/")
+	line, err := testProgram(ctx, m, dir)
+	if err != nil {
 		return err
 	}
-	if err := vm.Go(ctx, "test", "-c", "-o", filepath.Join(m.Share(), "tests", file), dir); err != nil {
-		return err
-	}
-	// -test.run is always given: a run in a guest is never the whole that pages are made from.
-	seconds := int(s.timeout.Seconds())
-	line := fmt.Sprintf("cd %s && BERTH_TEST_BIN=%s timeout -k 10 %d /share/tests/%s -test.v=test2json -test.timeout=%ds -test.run %s",
-		quote(dir), vm.GuestBin, seconds+60, file, seconds, quote(s.run))
+	// -test.run is always given: such a run is never the whole that pages are made from.
+	line += fmt.Sprintf(" -test.v=test2json -test.timeout=%s -test.run %s", s.timeout, quote(s.run))
 	if s.skip != "" {
 		line += " -test.skip " + quote(s.skip)
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout+3*time.Minute)
 	defer cancel()
-	guest := m.Command(ctx, line+" 2>&1")
+	guest := shellOn(ctx, m, line+" 2>&1")
 	convert := exec.Command("go", "tool", "test2json", "-t", "-p", name)
-	var err error
 	if convert.Stdin, err = guest.StdoutPipe(); err != nil {
 		return err
 	}
@@ -131,7 +159,11 @@ func (s suite) one(ctx context.Context, m *vm.Machine, dir string, r *report) er
 		return fmt.Errorf("results of %s: %w", name, firstOf(readErr, err))
 	}
 	r.end(name, guestErr, time.Since(start))
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() == nil:
+	case m == nil:
+		return fmt.Errorf("%s: the tests did not end within %s", name, s.timeout)
+	default:
 		return fmt.Errorf("%s: the guest did not end its tests within %s; the end of its console:\n%s", name, s.timeout, vm.Tail(m.Console(), 30))
 	}
 	return nil
