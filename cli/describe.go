@@ -14,9 +14,14 @@ type Command struct {
 	Options []string // long names, sorted; hidden ones too
 }
 
+// Tree is the root with all commands below it, for who writes manual pages.
+func Tree() *cobra.Command {
+	return newRoot(&app{name: "berth", Streams: Streams{Out: io.Discard, Err: io.Discard}}, nil)
+}
+
 // Commands is the whole tree, the root first.
 func Commands() []Command {
-	root := newRoot(&app{name: "berth", Streams: Streams{Out: io.Discard, Err: io.Discard}}, nil)
+	root := Tree()
 	var out []Command
 	var walk func(*cobra.Command)
 	walk = func(cmd *cobra.Command) {

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -57,6 +58,7 @@ type daemon struct {
 	log         *slog.Logger
 	level       *slog.LevelVar
 	ready       *readiness
+	manager     *manager
 	live        atomic.Pointer[Settings] // after reloads
 	setRuntimes func(engine.Runtimes)
 	tellReload  func(*Settings)
@@ -72,12 +74,13 @@ func Run(set *Settings) (err error) {
 		return knock(set.Knock)
 	}
 	syscall.Umask(0o022)
-	for i := range inherited() {
+	for i := range passed() {
 		syscall.CloseOnExec(firstInherited + i) // shims must not keep our sockets
 	}
 	level := new(slog.LevelVar)
 	d := &daemon{set: set, level: level, ready: newReadiness(set.ReadyFD)}
 	d.log = newLog(set, level, d.logTo())
+	d.manager = adoptManager()
 	d.live.Store(set)
 	defer func() {
 		for _, f := range slices.Backward(d.cleanup) {
@@ -144,6 +147,7 @@ func (d *daemon) run(ctx context.Context) error {
 		}
 	}
 	reserve := durable.OpenReserve(set.DataRoot)
+	d.manager.status("bringing the recorded containers in line")
 	if err := d.lock(ctx); err != nil {
 		return err
 	}
@@ -261,6 +265,12 @@ func (d *daemon) serve(ctx context.Context, f *front, endStreams func()) error {
 
 	f.serve()
 	d.ready.tell(nil)
+	d.manager.ready(f.serving())
+	watched, cancelWatch := context.WithCancel(base)
+	var watching sync.WaitGroup
+	watching.Go(func() { d.manager.keepAlive(watched, f.probe, d.log) })
+	unwatch := func() { cancelWatch(); watching.Wait() }
+	defer unwatch()
 	for _, l := range f.listeners {
 		if danger := l.host.unguarded(d.set); danger != "" {
 			d.log.Warn("THIS API IS OPEN: " + danger + "; use ssh:// or --tlsverify")
@@ -276,7 +286,9 @@ func (d *daemon) serve(ctx context.Context, f *front, endStreams func()) error {
 	for {
 		select {
 		case <-hangup:
+			d.manager.reloading()
 			d.reload()
+			d.manager.ready(f.serving())
 			continue
 		case err := <-f.failed:
 			f.shutdown(ctx)
@@ -287,6 +299,8 @@ func (d *daemon) serve(ctx context.Context, f *front, endStreams func()) error {
 			}
 			if err == nil {
 				d.log.Info("nothing to do: ending", "idle", d.set.IdleTimeout)
+				unwatch()
+				d.manager.stopping("nothing to do")
 				endStreams()
 				d.end(f)
 				return nil
@@ -297,6 +311,8 @@ func (d *daemon) serve(ctx context.Context, f *front, endStreams func()) error {
 			stopIdle()
 		}
 		d.log.Info("ending; containers live on")
+		unwatch()
+		d.manager.stopping("finishing requests; containers live on")
 		endStreams()
 		d.end(f)
 		return nil

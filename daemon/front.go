@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -47,8 +48,11 @@ func (e errorLog) Write(p []byte) (int, error) {
 }
 
 // connState counts connections. A hijacked one is the shim's: its container or exec
-// keeps the engine busy.
+// keeps the engine busy. The watchdog's probe is no client.
 func (f *front) connState(c net.Conn, s http.ConnState) {
+	if isProbe(c) {
+		return
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch s {
@@ -145,6 +149,17 @@ func (f *front) leave(mayLeave func() (func(), bool)) (gone bool, err error) {
 	f.mu.Unlock()
 	f.serve()
 	return false, nil
+}
+
+// serving says in words which sockets these are.
+func (f *front) serving() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var at []string
+	for _, l := range f.listeners {
+		at = append(at, l.host.text)
+	}
+	return "serving " + strings.Join(at, ", ")
 }
 
 func (f *front) untilIdleNow() bool {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -156,18 +157,27 @@ func socketGroup(name string) (int, error) {
 // firstInherited is the first descriptor that systemd passes.
 const firstInherited = 3
 
-// inherited counts the sockets that systemd passed to us.
-func inherited() int {
-	if pid, _ := strconv.Atoi(os.Getenv("LISTEN_PID")); pid != os.Getpid() {
-		return 0
-	}
+// passed are the names of the sockets that systemd passed to us, in order (sd_listen_fds(3)).
+// They are taken out of the environment, for they are not for those whom we start.
+var passed = sync.OnceValue(func() []string {
+	pid, _ := strconv.Atoi(os.Getenv("LISTEN_PID"))
 	n, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
-	return n
-}
+	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
+	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
+		_ = os.Unsetenv(name) // fails for impossible names only
+	}
+	if pid != os.Getpid() || n < 0 {
+		return nil
+	}
+	for len(names) < n {
+		names = append(names, "")
+	}
+	return names[:n]
+})
 
 // inheritedPath is where the first of them can be reached.
 func inheritedPath() (string, error) {
-	for i := range inherited() {
+	for i := range passed() {
 		if sa, err := syscall.Getsockname(firstInherited + i); err == nil {
 			if u, ok := sa.(*syscall.SockaddrUnix); ok && strings.HasPrefix(u.Name, "/") {
 				return u.Name, nil
@@ -182,13 +192,8 @@ func inheritedPath() (string, error) {
 func inheritedListeners(h host, taken map[int]bool) ([]*listener, error) {
 	const first = firstInherited
 	addr := h.addr
-	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
 	var out []*listener
-	for i := range inherited() {
-		name := ""
-		if i < len(names) {
-			name = names[i]
-		}
+	for i, name := range passed() {
 		if taken[i] || takesAll(h) == 0 && addr != strconv.Itoa(first+i) && addr != name {
 			continue
 		}

@@ -41,6 +41,9 @@ func (r *readiness) tell(err error) {
 
 func newLog(s *Settings, level *slog.LevelVar, to io.Writer) *slog.Logger {
 	level.Set(s.level())
+	if to == os.Stderr && s.LogFormat == "text" && inJournal() {
+		return slog.New(newJournalHandler(os.Stderr, level))
+	}
 	o := &slog.HandlerOptions{Level: level}
 	if s.LogFormat == "json" {
 		return slog.New(slog.NewJSONHandler(to, o))

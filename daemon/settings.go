@@ -157,6 +157,9 @@ func Usage() string {
 	return "Usage: berthd [OPTIONS]\n\nThe engine of Berth: runs containers and serves the Docker Engine API.\n\nOptions:\n" + newSettings().flags.FlagUsages()
 }
 
+// Flags are the engine's, for who writes their documentation.
+func Flags() *pflag.FlagSet { return newSettings().flags }
+
 func newSettings() *Settings {
 	s := &Settings{LogOpts: map[string]string{}, DefaultUlimits: map[string]*units.Ulimit{}, Runtimes: map[string]engine.Runtime{}}
 	f := pflag.NewFlagSet("berthd", pflag.ContinueOnError)
@@ -165,7 +168,7 @@ func newSettings() *Settings {
 	s.flags = f
 	f.StringVar(&s.DataRoot, "data-root", defaultDataRoot, "Root directory of persistent state")
 	f.StringVar(&s.ExecRoot, "exec-root", defaultExecRoot, "Root directory of state that a reboot may forget")
-	f.StringArrayVarP(&s.Hosts, "host", "H", nil, "Socket to serve the API on: unix://PATH, fd://[NAME], tcp://HOST:PORT with --tlsverify (default unix://<exec-root>/berth.sock); with ?ro behind it the socket is read-only, with ?group=NAME it is that group's")
+	f.StringArrayVarP(&s.Hosts, "host", "H", nil, "Socket to serve the API on: unix://PATH, fd://[NAME], tcp://HOST:PORT with --tlsverify (default: the sockets that systemd passes, else unix://<exec-root>/berth.sock); with ?ro behind it the socket is read-only, with ?group=NAME it is that group's")
 	f.StringVarP(&s.Group, "group", "G", "", "Group of the unix socket (default \"berth\" if it exists)")
 	f.StringVarP(&s.Pidfile, "pidfile", "p", "", "File to write the process ID to (default <exec-root>/berthd.pid)")
 	f.StringVar(&s.ConfigFile, "config-file", defaultConfigFile, "Configuration file with dockerd's keys")
@@ -367,6 +370,9 @@ func (s *Settings) set(key string, raw json.RawMessage) error {
 
 // complete fills in what follows from other settings, and checks them.
 func (s *Settings) complete() error {
+	if path, err := inheritedPath(); err == nil && len(s.inheritedHosts(path)) == 0 {
+		s.Hosts = append(s.Hosts, "fd://") // nobody else would answer who connects there
+	}
 	if len(s.Hosts) == 0 {
 		s.Hosts = []string{"unix://" + s.ExecRoot + "/berth.sock"}
 	}
@@ -482,6 +488,20 @@ func (s *Settings) completeExecOpts() error {
 		s.CgroupDriver = value
 	}
 	return nil
+}
+
+// inheritedHosts are those of the hosts that mean a socket that systemd passed to us; one that
+// is given by the path is made to.
+func (s *Settings) inheritedHosts(path string) (all []string) {
+	for i, text := range s.Hosts {
+		if text == path || text == "unix://"+path {
+			s.Hosts[i] = "fd://"
+		}
+		if strings.HasPrefix(s.Hosts[i], "fd://") {
+			all = append(all, s.Hosts[i])
+		}
+	}
+	return all
 }
 
 // completeHosts reads the hosts. An API that asks nobody for a certificate is served only to
