@@ -7,6 +7,7 @@
 # make vm-shell a shell in such a machine with berthd running
 # make demo     builds, makes a Debian image and runs a container of it, as root
 # make compatibility  everything of ./test, and docs/compatibility.md from what it has shown
+# make deb      Debian packages for amd64 and arm64 in dist/; make dist  static tarballs there
 # make bench    side by side with the peers, as root, into docs/benchmarks.md
 #               (BENCH=-quick: a look at every row in four minutes)
 
@@ -17,7 +18,7 @@ PROGRAMS := berth berthd berth-shim berth-runtime
 BENCH    ?= -o docs/benchmarks.md
 export CGO_ENABLED := 0
 
-.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test test-vm vm-shell platforms bin/vm compatibility fuzz demo bench apt clean
+.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test test-vm vm-shell platforms bin/vm compatibility fuzz demo bench deb dist apt clean
 
 all: $(PROGRAMS)
 
@@ -98,9 +99,12 @@ bench: all tools
 	$(GO) build -o bin/bench ./bench
 	bin/bench $(BENCH)
 
+deb dist:
+	packaging/build.sh $@
+
 # Debian packages that the tests and the demo use; the product needs none of them.
 apt:
 	./apt.sh
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

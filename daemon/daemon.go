@@ -35,6 +35,7 @@ import (
 	"berth/fail"
 	"berth/images"
 	"berth/kernel"
+	"berth/kernel/cgroup"
 	"berth/logs"
 	"berth/metrics"
 	"berth/network"
@@ -43,6 +44,17 @@ import (
 	"berth/version"
 	"berth/volumes"
 )
+
+// shimGroup is the control group of shims, and of engines that clients and shims start, where systemd
+// runs: it would count them as the unit's or the login's that they came from, and end them with it.
+const shimGroup = "/berth-shims"
+
+func ownGroup() string {
+	if info, err := os.Lstat("/run/systemd/system"); err != nil || !info.IsDir() { // sd_booted(3)
+		return ""
+	}
+	return shimGroup
+}
 
 // warmShims is how many shims are kept started for the next containers.
 const warmShims = 2
@@ -81,6 +93,9 @@ func Run(set *Settings) (err error) {
 	d := &daemon{set: set, level: level, ready: newReadiness(set.ReadyFD)}
 	d.log = newLog(set, level, d.logTo())
 	d.manager = adoptManager()
+	if group := ownGroup(); group != "" && set.OnDemand {
+		d.note("leave the session that this engine was started in", cgroup.EnterLeaf(group, os.Getpid()))
+	}
 	d.live.Store(set)
 	defer func() {
 		for _, f := range slices.Backward(d.cleanup) {
@@ -188,7 +203,7 @@ func (d *daemon) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	launcher, err := supervisor.NewLauncher(supervisor.LauncherConfig{ShimPath: shim, Warm: warmShims, Log: d.log})
+	launcher, err := supervisor.NewLauncher(supervisor.LauncherConfig{ShimPath: shim, Warm: warmShims, Cgroup: ownGroup(), Log: d.log})
 	if err != nil {
 		return fmt.Errorf("prepare shims: %w", err)
 	}
@@ -327,7 +342,7 @@ func (d *daemon) end(f *front) {
 
 func (d *daemon) note(what string, err error) {
 	if err != nil {
-		d.log.Warn("at the end of the engine: "+what, "error", err)
+		d.log.Warn("could not "+what, "error", err)
 	}
 }
 
@@ -443,17 +458,21 @@ func engineID(root string) (string, error) {
 	return id, durable.WriteFile(path, []byte(id+"\n"), 0o644)
 }
 
-// shimPath finds berth-shim beside us.
+// shimPath finds berth-shim: beside us, or in ../lib/berth, where packages put programs that
+// people do not call.
 func shimPath() (string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(filepath.Dir(self), "berth-shim")
-	if _, err := os.Stat(path); err != nil {
-		return "", fail.New(fail.Unavailable, "berth-shim must be beside berthd: %w", err)
+	dir := filepath.Dir(self)
+	places := []string{filepath.Join(dir, "berth-shim"), filepath.Join(filepath.Dir(dir), "lib", "berth", "berth-shim")}
+	for _, path := range places {
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
 	}
-	return path, nil
+	return "", fail.New(fail.Unavailable, "berth-shim is neither %s nor %s", places[0], places[1])
 }
 
 // wakeCommand is how a shim starts us again: with our own flags, on demand. Behind

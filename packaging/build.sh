@@ -54,8 +54,8 @@ deb() { # ARCH
 	debversion=$(echo "$version" | sed 's/-/~/')
 	tree "$1" "$root" /usr
 	install -D -m 644 "$work/completion.zsh" "$root/usr/share/zsh/vendor-completions/_berth"
-	mkdir -p "$root/lib/systemd/system" "$root/DEBIAN"
-	install -m 644 packaging/systemd/* "$root/lib/systemd/system/"
+	mkdir -p "$root/usr/lib/systemd/system" "$root/DEBIAN"
+	install -m 644 packaging/systemd/* "$root/usr/lib/systemd/system/"
 	doc=$root/usr/share/doc/berth
 	install -m 644 README.md packaging/debian/copyright "$doc/"
 	printf 'berth (%s) unstable; urgency=medium\n\n  * See README.md, "What works".\n\n -- Berth maintainers <maintainers@berth.example>  %s\n' \
@@ -63,7 +63,7 @@ deb() { # ARCH
 	install -D -m 644 packaging/debian/lintian-overrides "$root/usr/share/lintian/overrides/berth"
 	install -m 755 packaging/debian/postinst packaging/debian/prerm packaging/debian/postrm "$root/DEBIAN/"
 	sed -e "s/@VERSION@/$debversion/" -e "s/@ARCH@/$1/" -e "s/@SIZE@/$(du -k -s --apparent-size "$root/usr" | cut -f1)/" packaging/debian/control >"$root/DEBIAN/control"
-	(cd "$root" && find usr lib -type f -print0 | sort -z | xargs -0 md5sum >DEBIAN/md5sums)
+	(cd "$root" && find usr -type f -print0 | sort -z | xargs -0 md5sum >DEBIAN/md5sums)
 	dpkg-deb --root-owner-group -Zxz --build "$root" "$out/berth_${debversion}_$1.deb" >/dev/null
 	echo "$out/berth_${debversion}_$1.deb"
 }

@@ -14,12 +14,14 @@ import (
 
 	"berth/fail"
 	"berth/kernel"
+	"berth/kernel/cgroup"
 )
 
 // LauncherConfig configures the engine's side.
 type LauncherConfig struct {
 	ShimPath string // the berth-shim binary
 	Warm     int    // shims kept started and waiting
+	Cgroup   string // group that shims are started in, kernel/cgroup's leaf; empty: the engine's
 	Log      *slog.Logger
 }
 
@@ -30,6 +32,8 @@ type Launcher struct {
 	want chan struct{} // gets a value when a warm shim was used
 	end  chan struct{}
 	done sync.WaitGroup
+
+	ungrouped sync.Once // told that shims cannot have a group of their own
 
 	mu     sync.Mutex // guards all below
 	warm   []*spare
@@ -168,7 +172,7 @@ func (l *Launcher) spawn() (*spare, error) {
 		return nil, fmt.Errorf("start a shim: %w", err)
 	}
 	defer program.Close()
-	p, err := os.StartProcess(kernel.ExecPath(program), []string{"berth-shim"}, &os.ProcAttr{
+	p, err := l.startInGroup(kernel.ExecPath(program), []string{"berth-shim"}, &os.ProcAttr{
 		Dir:   "/",
 		Env:   append(os.Environ(), shimEnv...),
 		Files: []*os.File{l.null, l.null, l.null, theirs},
@@ -187,6 +191,36 @@ func (l *Launcher) spawn() (*spare, error) {
 		}
 	}()
 	return s, nil
+}
+
+// startInGroup starts a process in the group that shims have. Where that cannot be, it is started
+// in ours: such a shim works, but does not outlive what ends our whole group.
+func (l *Launcher) startInGroup(path string, argv []string, attr *os.ProcAttr) (*os.Process, error) {
+	if l.cfg.Cgroup == "" {
+		return os.StartProcess(path, argv, attr)
+	}
+	leaf, err := cgroup.OpenLeaf(l.cfg.Cgroup)
+	if err == nil {
+		defer leaf.Close()
+		within := *attr.Sys
+		within.UseCgroupFD, within.CgroupFD = true, int(leaf.Fd())
+		born := *attr
+		born.Sys = &within
+		var p *os.Process
+		if p, err = os.StartProcess(path, argv, &born); err == nil {
+			return p, nil
+		}
+	}
+	p, startErr := os.StartProcess(path, argv, attr)
+	if startErr != nil {
+		return nil, startErr
+	}
+	if cgroup.EnterLeaf(l.cfg.Cgroup, p.Pid) != nil {
+		l.ungrouped.Do(func() {
+			l.cfg.Log.Warn("shims stay in the engine's control group", "group", l.cfg.Cgroup, "error", err)
+		})
+	}
+	return p, nil
 }
 
 // forget drops a waiting shim that died.

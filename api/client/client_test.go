@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -236,5 +237,58 @@ func TestRootlessSocketsAreInTheUsersRuntimeDirectory(t *testing.T) {
 	}
 	if got := defaultExecRoot(func(string) string { return "" }, 7); !strings.HasSuffix(got, "berth-"+strconv.Itoa(7)) {
 		t.Error(got)
+	}
+}
+
+func TestAUserWithoutAnEngineUsesTheMachines(t *testing.T) {
+	env := environment(t, "XDG_RUNTIME_DIR", "/run/user/1000")
+	const own = "/run/user/1000/berth/berth.sock"
+	for name, c := range map[string]struct {
+		uid   int
+		there []string
+		want  string
+	}{
+		"root":                           {0, nil, machineSocket},
+		"nobody has an engine":           {1000, nil, own},
+		"the machine has one":            {1000, []string{machineSocket}, machineSocket},
+		"the user's own comes before it": {1000, []string{machineSocket, own}, own},
+	} {
+		if got := defaultSocket(env, c.uid, func(path string) bool { return slices.Contains(c.there, path) }); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
+func TestWhereSystemdHasOurUnitsItAloneStartsTheEngine(t *testing.T) {
+	for name, c := range map[string]struct {
+		dirs, files []string
+		link        string
+		want        bool
+	}{
+		"no systemd, but the unit": {[]string{"usr/lib/systemd/system"}, []string{"usr/lib/systemd/system/berthd.service"}, "", false},
+		"systemd without the unit": {[]string{"run/systemd/system"}, nil, "", false},
+		"both":                     {[]string{"run/systemd/system", "usr/lib/systemd/system"}, []string{"usr/lib/systemd/system/berthd.service"}, "", true},
+		"what removal leaves":      {[]string{"run/systemd/system", "etc/systemd/system"}, nil, "etc/systemd/system/berthd.service", false},
+		"masked":                   {[]string{"run/systemd/system", "etc/systemd/system", "lib/systemd/system"}, []string{"lib/systemd/system/berthd.service"}, "etc/systemd/system/berthd.service", true},
+	} {
+		root := t.TempDir()
+		for _, d := range c.dirs {
+			if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, f := range c.files {
+			if err := os.WriteFile(filepath.Join(root, f), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c.link != "" {
+			if err := os.Symlink("/dev/null", filepath.Join(root, c.link)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := systemdsOwn(root); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }

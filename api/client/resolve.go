@@ -18,10 +18,22 @@ type endpoint struct {
 	autostart bool // it is the default one of this user, which we may start
 }
 
-// DefaultSocket is the path of this user's engine's socket: /run/berth/berth.sock for
-// root, in $XDG_RUNTIME_DIR for others.
+// machineSocket is the socket of the engine that root runs.
+const machineSocket = "/run/berth/berth.sock"
+
+// DefaultSocket is the path of this user's engine's socket: the machine's for root, one in
+// $XDG_RUNTIME_DIR for others. Who has none there uses the machine's if there is one, as a
+// member of its group may.
 func DefaultSocket(env func(string) string) string {
-	return filepath.Join(defaultExecRoot(env, os.Geteuid()), "berth.sock")
+	return defaultSocket(env, os.Geteuid(), func(path string) bool { _, err := os.Stat(path); return err == nil })
+}
+
+func defaultSocket(env func(string) string, uid int, exists func(string) bool) string {
+	own := filepath.Join(defaultExecRoot(env, uid), "berth.sock")
+	if own != machineSocket && !exists(own) && exists(machineSocket) {
+		return machineSocket
+	}
+	return own
 }
 
 func defaultExecRoot(env func(string) string, uid int) string {
@@ -91,7 +103,8 @@ func hostEndpoint(host string, o Options, env func(string) string) (endpoint, er
 		if addr == "" {
 			e.host = "unix://" + DefaultSocket(env)
 		}
-		e.autostart = strings.TrimPrefix(e.host, "unix://") == DefaultSocket(env)
+		path := strings.TrimPrefix(e.host, "unix://")
+		e.autostart = path == DefaultSocket(env) && (path != machineSocket || os.Geteuid() == 0)
 	case "tcp", "http", "https":
 		if scheme == "https" && !wantsTLS(o, env) {
 			o.TLS, o.TLSVerify = true, true

@@ -49,6 +49,9 @@ func nobodyThere(err error) bool {
 // that an engine also takes to leave when it is idle; the others wait for the lock and
 // find it running.
 func (s *starter) start(ctx context.Context) error {
+	if s.socket == machineSocket && systemdsOwn("/") {
+		return fail.New(fail.Unavailable, "no engine listens at %s: here systemd starts it, by berthd.socket, which is not active (systemctl start berthd.socket)", s.socket)
+	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	berthd, err := s.find()
@@ -70,6 +73,24 @@ func (s *starter) start(ctx context.Context) error {
 		return conn.Close()
 	}
 	return s.launch(ctx, berthd)
+}
+
+// unitDirs are where systemd looks for units (systemd.unit(5)), but for those that it makes.
+var unitDirs = []string{"etc/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"}
+
+// systemdsOwn tells that systemd runs and has our units: then it alone starts the machine's engine, and
+// an administrator who has stopped them means it. A link to /dev/null, by which units are masked and
+// which a removed package leaves, is no unit.
+func systemdsOwn(root string) bool {
+	if info, err := os.Lstat(filepath.Join(root, "run/systemd/system")); err != nil || !info.IsDir() { // sd_booted(3)
+		return false
+	}
+	for _, dir := range unitDirs {
+		if info, err := os.Stat(filepath.Join(root, dir, "berthd.service")); err == nil && info.Mode().IsRegular() {
+			return true
+		}
+	}
+	return false
 }
 
 // ours makes sure that nobody else made the directory for us: without XDG_RUNTIME_DIR it

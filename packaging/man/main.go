@@ -152,11 +152,12 @@ func (p *page) prose(text string) {
 }
 
 func (p *page) line(text string) {
-	text = escape(text)
-	if strings.HasPrefix(text, ".") || strings.HasPrefix(text, "'") {
-		text = `\&` + text
+	for line := range strings.SplitSeq(escape(text), "\n") {
+		if strings.HasPrefix(line, ".") || strings.HasPrefix(line, "'") {
+			line = `\&` + line // no macro
+		}
+		p.text.WriteString(line + "\n")
 	}
-	p.text.WriteString(text + "\n")
 }
 
 func (p *page) verbatim(text string) {
