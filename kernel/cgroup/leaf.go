@@ -17,7 +17,7 @@ import (
 // A leaf is a group for processes of ours that are to live on when whoever started them, a
 // service or a login session, is ended by its group. It has no controllers of its own and no groups
 // below it, and stays when it is empty. It is made only in the hierarchies by which
-// systemd knows whose a process is: the unified one, else name=systemd.
+// systemd knows whose a process is: the unified one, else name=systemd. Its name is like "/berth-shims".
 
 // OpenLeaf makes the leaf, if it is not there, and opens it for clone3(2) with CLONE_INTO_CGROUP.
 // Class NotImplemented where there is no unified hierarchy: use EnterLeaf.
@@ -62,10 +62,6 @@ func RemoveLeaf(name string) {
 // makeLeaf tells the leaf's directories, and whether they are one of the unified hierarchy alone.
 func makeLeaf(name string) (dirs []string, unified bool, err error) {
 	hs, err := hierarchies()
-	if err != nil {
-		return nil, false, err
-	}
-	name, err = clean(name)
 	if err != nil {
 		return nil, false, err
 	}
