@@ -48,6 +48,11 @@ require (
 require github.com/BurntSushi/toml v1.6.0
 
 require (
+	github.com/cyphar/filepath-securejoin v0.5.1 // indirect
+	github.com/opencontainers/selinux v1.15.1
+)
+
+require (
 	github.com/Azure/go-ansiterm v0.0.0-20261006220739-8c912ac31dd4 // indirect
 	github.com/Microsoft/go-winio v0.6.2 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect

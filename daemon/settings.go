@@ -57,6 +57,7 @@ type Settings struct {
 	Runtimes       map[string]engine.Runtime // external ones, by name
 	DefaultRuntime string
 	Init           bool   // an init for containers that do not say whether they want one
+	SELinux        bool   // labels for containers
 	InitPath       string // the program, if not our own
 
 	NetworkSettings
@@ -125,7 +126,7 @@ var dockerKeys = []string{
 	"experimental", "features",
 	"ip-forward-no-drop",
 	"min-api-version", "network-control-plane-mtu", "no-new-privileges", "node-generic-resources", "oom-score-adjust", "raw-logs",
-	"registries", "seccomp-profile", "selinux-enabled", "storage-opts", "swarm-default-advertise-addr", "userland-proxy-path",
+	"registries", "seccomp-profile", "storage-opts", "swarm-default-advertise-addr", "userland-proxy-path",
 	"userns-remap", "validate",
 }
 
@@ -200,6 +201,7 @@ func newSettings() *Settings {
 	f.Var(runtimeValue{s.Runtimes}, "add-runtime", "Register an OCI runtime with runc's command line, name=path")
 	f.StringVar(&s.DefaultRuntime, "default-runtime", engine.OwnRuntime, "OCI runtime of containers that name none: berth, crun, runc or runsc if installed, or a registered one")
 	f.BoolVar(&s.Init, "init", false, "Run an init in containers that do not say whether they want one")
+	f.BoolVar(&s.SELinux, "selinux-enabled", false, "Give containers SELinux labels")
 	f.StringVar(&s.InitPath, "init-path", "", "Init of containers; it is given \"--\" and the command (default: Berth's own)")
 	s.NetworkSettings.register(f)
 	f.BoolVar(&s.TLS, "tls", false, "Use TLS; implied by --tlsverify")

@@ -46,6 +46,7 @@ type creator struct {
 	logDriver    string
 	logOpts      map[string]string
 	cgroupParent string
+	labels       *labels
 }
 
 func (k *creator) create(ctx context.Context, r CreateRequest) (string, []string, error) {
@@ -75,7 +76,11 @@ func (k *creator) create(ctx context.Context, r CreateRequest) (string, []string
 	if err != nil {
 		return "", nil, err
 	}
+	if err := k.labels.give(&c); err != nil {
+		return "", nil, err
+	}
 	if err := k.withImages(ctx, c.images(), func() error { return k.commit(ctx, &c, name) }); err != nil {
+		k.labels.release(c)
 		return "", nil, err
 	}
 	k.ann.tell(c, "create")

@@ -83,6 +83,8 @@ type Options struct {
 	// CDISpecDirs hold the specifications of devices that containers may name, the last one
 	// first in precedence; none: there are no such devices.
 	CDISpecDirs []string
+	// SELinux gives containers labels, where the machine has SELinux.
+	SELinux bool
 	// Networks is a *network.Networks.
 	Networks networks
 	// DNS is for containers that say nothing themselves.
@@ -93,6 +95,8 @@ type Options struct {
 	// HostGateways are what host-gateway and host.berth.internal mean; empty: the bridge that
 	// the container is on, else the default bridge.
 	HostGateways []netip.Addr
+
+	labels labelMaker // a test's, instead of SELinux
 }
 
 // DNS are name servers, search domains and options of resolv.conf(5). What is empty is
@@ -107,6 +111,8 @@ type DNS struct {
 type Engine struct {
 	Containers *Containers
 	Execs      *Execs
+
+	warnings []string
 
 	life   *lifecycle
 	rec    *recorder
@@ -161,12 +167,16 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 	}
 	living, cancel := context.WithCancelCause(context.Background())
 	work := new(sync.WaitGroup)
+	idx := newIndex()
+	lab, warning := newLabels(o, idx)
+	if warning != "" {
+		o.Log.Warn(warning)
+	}
 	rec := newRecorder(o.DB, dirs.records(), o.Log)
 	work.Go(rec.run)
-	idx := newIndex()
 	ann := announcer{o.Events}
 	spec := &specMaker{host: host, cgroupParent: o.CgroupParent, ulimits: o.DefaultUlimits, named: named, init: newInitProgram(dirs, o.InitPath, o.Init),
-		profile: newProfileKeeper(filepath.Join(dirs.exec, "apparmor.json"), host, o.Log)}
+		profile: newProfileKeeper(filepath.Join(dirs.exec, "apparmor.json"), host, o.Log), labels: lab}
 	work.Go(func() { spec.profile.begin(living) })
 	boxes := &sandboxes{idx: idx, cgroupParent: o.CgroupParent}
 	execs := newExecs(idx, ann, spec)
@@ -178,18 +188,18 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 	life := &lifecycle{
 		ctx: living, work: work, dirs: dirs, log: o.Log, host: host,
 		idx: idx, rec: rec, ann: ann, spec: spec, boxes: boxes, wire: wire, execs: execs,
-		images: img, shims: shims, runtimes: runtimes, volumes: o.Volumes, wake: o.WakeEngine, logRelay: o.LogRelay, clock: wallClock{},
+		images: img, shims: shims, runtimes: runtimes, volumes: o.Volumes, labels: lab, wake: o.WakeEngine, logRelay: o.LogRelay, clock: wallClock{},
 	}
 	e := &Engine{
 		Containers: &Containers{
 			idx: idx, life: life, rec: rec, ann: ann, images: img, log: o.Log, samples: newSampler(living, work, idx, spec.cgroup),
 			create: &creator{
 				dirs: dirs, host: host, idx: idx, rec: rec, ann: ann, images: img, spec: spec, runtimes: runtimes, volumes: o.Volumes, nets: o.Networks,
-				logDriver: o.LogDriver, logOpts: o.LogOpts, cgroupParent: o.CgroupParent,
+				logDriver: o.LogDriver, logOpts: o.LogOpts, cgroupParent: o.CgroupParent, labels: lab,
 			},
 		},
 		Execs: execs,
-		life:  life, rec: rec, cancel: cancel, work: work,
+		life:  life, rec: rec, cancel: cancel, work: work, warnings: warnings(warning, spec.profile.warning()),
 	}
 	r := reconciler{life: life, dirs: dirs, log: o.Log}
 	if err := r.run(ctx); err != nil {
@@ -215,12 +225,19 @@ func (e *Engine) Close() error {
 }
 
 // Warnings are what info says of the machine that the engine found.
-func (e *Engine) Warnings() (all []string) {
-	if w := e.life.spec.profile.warning(); w != "" {
-		all = append(all, "WARNING: "+w)
+func (e *Engine) Warnings() []string { return e.warnings }
+
+func warnings(all ...string) (out []string) {
+	for _, w := range all {
+		if w != "" {
+			out = append(out, "WARNING: "+w)
+		}
 	}
-	return all
+	return out
 }
+
+// SELinux tells whether containers get labels.
+func (e *Engine) SELinux() bool { return e.life.labels.on() }
 
 // Busy reports whether a container runs or a restart or removal is pending; an idle
 // engine may exit.

@@ -231,7 +231,7 @@ func (l *lifecycle) describeFiles(ctx context.Context, i *instance, c Container)
 		}
 		f.Mounts = append(f.Mounts, m)
 	}
-	f.Sources, err = c.plan.sources(c, func(image oci.Digest) ([]string, error) {
+	f.Sources, err = c.plan.sources(c, l.labels, func(image oci.Digest) ([]string, error) {
 		root, err := l.images.Rootfs(ctx, image, "")
 		return root.Lower, asInternal(err)
 	})

@@ -21,7 +21,6 @@ type machine struct {
 	limits   cgroup.Support
 	scopes   bool // systemd makes control groups, by the engine's configuration
 	apparmor bool
-	selinux  bool
 	rro      bool // mount_setattr(2): binds can be read-only recursively
 }
 
@@ -44,9 +43,6 @@ func probeMachine() (*machine, error) {
 		return nil, err
 	}
 	m.apparmor = apparmor.Enabled()
-	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
-		m.selinux = true
-	}
 	// An invalid descriptor tells a kernel that has the call (EBADF) from one that has not.
 	m.rro = unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}) != unix.ENOSYS
 	return m, nil

@@ -59,13 +59,14 @@ func (m mountRequests) mounts(host *machine) (out []oci.Mount, propagation strin
 
 // sources are of the mounts that need more than a path, of container c. Volumes are filled
 // until it has run once: what it finds empty later was emptied by somebody. lower gives the
-// layers of an image.
-func (m mountRequests) sources(c Container, lower func(oci.Digest) ([]string, error)) (out []supervisor.Source, err error) {
+// layers of an image, labels what files get that a volume is filled with.
+func (m mountRequests) sources(c Container, labels *labels, lower func(oci.Digest) ([]string, error)) (out []supervisor.Source, err error) {
 	for _, r := range m {
 		s := supervisor.Source{Destination: r.Point.Destination, Dir: r.Point.Source, Subpath: r.Subpath, Shallow: r.Shallow}
 		switch {
 		case r.Point.Type == "volume":
 			s.Fill = !r.NoCopy && c.State.StartedAt.IsZero()
+			s.Label = labels.of(c, r.Point)
 			s.Passing = r.Anonymous && c.HostConfig.AutoRemove
 		case r.Point.Type == "image":
 			s.Dir = ""

@@ -51,6 +51,7 @@ func (r reconciler) run(ctx context.Context) error {
 			r.log.Error("two containers are recorded under one name; rename one of them", "name", rec.Name, "id", id)
 		}
 		r.life.idx.add(i)
+		r.life.labels.reserve(i.now())
 		found[id] = i
 	}
 	g, ctx := errgroup.WithContext(ctx)

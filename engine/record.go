@@ -38,6 +38,8 @@ type record struct {
 	Manual       bool                      `json:"manual,omitempty"` // stopped by hand
 	Boot         string                    `json:"boot"`             // boot ID of its creation or latest start
 	AppArmor     string                    `json:"apparmor,omitempty"`
+	ProcessLabel string                    `json:"processLabel,omitempty"`
+	MountLabel   string                    `json:"mountLabel,omitempty"`
 	Backoff      time.Duration             `json:"backoff,omitempty"` // the latest pause before an automatic restart
 
 	volatile bool // it was read from under the exec root
@@ -50,7 +52,7 @@ func (r record) container(id string) Container {
 	return Container{
 		ID: id, Name: r.Name, Created: r.Created, Image: r.Image, Path: r.Path, Args: r.Args,
 		Config: r.Config, HostConfig: r.HostConfig, Networking: r.Networking,
-		State: r.State, RestartCount: r.RestartCount, Driver: r.Driver, Mounts: r.Mounts, Sandbox: r.Sandbox, AppArmorProfile: r.AppArmor, plan: r.Plan,
+		State: r.State, RestartCount: r.RestartCount, Driver: r.Driver, Mounts: r.Mounts, Sandbox: r.Sandbox, AppArmorProfile: r.AppArmor, ProcessLabel: r.ProcessLabel, MountLabel: r.MountLabel, plan: r.Plan,
 	}
 }
 
@@ -61,7 +63,7 @@ func (i *instance) record() record {
 		Name: c.Name, Created: c.Created, Image: c.Image, Path: c.Path, Args: c.Args,
 		Config: c.Config, HostConfig: c.HostConfig, Networking: c.Networking,
 		Driver: c.Driver, Mounts: c.Mounts, Plan: c.plan, Sandbox: c.Sandbox,
-		State: c.State, RestartCount: c.RestartCount, Manual: i.manual, Boot: i.boot, Backoff: i.backoff, AppArmor: c.AppArmorProfile,
+		State: c.State, RestartCount: c.RestartCount, Manual: i.manual, Boot: i.boot, Backoff: i.backoff, AppArmor: c.AppArmorProfile, ProcessLabel: c.ProcessLabel, MountLabel: c.MountLabel,
 	}
 }
 

@@ -132,6 +132,7 @@ func (l *lifecycle) erase(i *instance, withVolumes bool) error {
 		return err
 	}
 	durable.Failpoint("engine.remove.recorded")
+	l.labels.release(i.now())
 	_ = l.previousRunLeft(i) // its name may be another container's next
 	bury := leaving.Done()
 	l.idx.remove(i)

@@ -97,6 +97,7 @@ CAP_CHECKPOINT_RESTORE`)
 type security struct {
 	seccomp    string // JSON text, "unconfined", or empty for the default
 	apparmor   string
+	nested     bool // label=nested
 	noNewPrivs bool
 	openSystem bool // systempaths=unconfined
 	// ownGroups: whether the container may make control groups of its own; nil: if it is privileged.
@@ -138,13 +139,12 @@ func parseSecurity(opts []string, m *machine) (security, error) {
 			}
 			s.apparmor = value
 		case "label":
-			kind, _, _ := strings.Cut(value, ":")
-			if !slices.Contains([]string{"disable", "user", "role", "type", "level", "filetype", "nested"}, kind) {
+			kind, part, _ := strings.Cut(value, ":")
+			alone := value == "disable" || value == nested
+			if !alone && (part == "" || !slices.Contains([]string{"user", "role", "type", "level", "filetype"}, kind)) {
 				return s, fail.New(fail.Invalid, "invalid --security-opt: %q", opt)
 			}
-			if kind != "disable" && m.selinux {
-				return s, fail.New(fail.NotImplemented, "SELinux labels are not built yet: only label=disable is possible")
-			}
+			s.nested = s.nested || value == nested
 		case "writable-cgroups":
 			on, err := strconv.ParseBool(value)
 			if err != nil {

@@ -26,6 +26,7 @@ type Container struct {
 	LogPath, HostsPath, HostnamePath, ResolvConfPath string
 	ExecIDs                                          []string // running ones
 	Sandbox                                          string   // ID of the sandbox it is in
+	ProcessLabel, MountLabel                         string   // of SELinux
 	AppArmorProfile                                  string   // of the latest run; before the first one, what was asked for
 
 	// Networking is what was asked of the networks that the container is on, by their names

@@ -26,6 +26,7 @@ type specMaker struct {
 	named        *namedDevices
 	init         *initProgram
 	profile      *profileKeeper
+	labels       *labels
 }
 
 // surroundings is what a start finds out and the request does not say.
@@ -81,6 +82,9 @@ func (m *specMaker) spec(c Container, s surroundings) (*oci.Spec, error) {
 			MaskedPaths:       h.MaskedPaths,
 			ReadonlyPaths:     h.ReadonlyPaths,
 		},
+	}
+	if m.labels.on() {
+		spec.Linux.MountLabel = c.MountLabel
 	}
 	if h.Privileged {
 		spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = nil, nil
@@ -145,6 +149,9 @@ func (m *specMaker) process(c Container) (*oci.Process, error) {
 		p.ApparmorProfile = m.profile.standard(h.Privileged)
 	} else if m.profile == nil { // "unconfined", where nothing confines
 		p.ApparmorProfile = ""
+	}
+	if m.labels.on() {
+		p.SelinuxLabel = c.ProcessLabel
 	}
 	if cfg.Tty && h.ConsoleSize != [2]uint{} {
 		p.ConsoleSize = &specs.Box{Height: h.ConsoleSize[0], Width: h.ConsoleSize[1]}
@@ -241,9 +248,15 @@ func (m *specMaker) mounts(c Container, s surroundings) ([]oci.Mount, string, er
 		}
 		out = append(out, d)
 	}
+	if sec.nested && m.labels.on() && !taken["/sys/fs/selinux"] {
+		out = append(out, oci.Mount{Destination: "/sys/fs/selinux", Type: "bind", Source: "/sys/fs/selinux", Options: []string{"bind", "rprivate", "nosuid", "noexec"}})
+	}
 	out = append(out, asked...)
 	if m.init.wanted(h) && !taken[initInside] { // on top of all: it may lie in a volume
 		init, err := m.init.mount()
+		if err == nil && m.labels.on() {
+			err = m.labels.host.Relabel(init.Source, m.labels.host.ReadOnly())
+		}
 		if err != nil {
 			return nil, "", err
 		}

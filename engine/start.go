@@ -40,6 +40,7 @@ type lifecycle struct {
 	shims    shims
 	runtimes *runtimes
 	volumes  *volumes.Store
+	labels   *labels
 	wake     []string
 	logRelay []string
 	clock    clock
@@ -316,10 +317,13 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, joi
 	if err := l.spec.profile.ready(ctx, spec.Process.ApparmorProfile); err != nil {
 		return cfg, nil, err
 	}
+	if err := l.labels.prepare(c, root, netFiles); err != nil {
+		return cfg, nil, err
+	}
 	if err := c.plan.checkPropagation(); err != nil {
 		return cfg, nil, err
 	}
-	sources, err := c.plan.sources(c, func(image oci.Digest) ([]string, error) {
+	sources, err := c.plan.sources(c, l.labels, func(image oci.Digest) ([]string, error) {
 		root, err := l.images.Rootfs(ctx, image, "")
 		return root.Lower, asInternal(err)
 	})

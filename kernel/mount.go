@@ -24,6 +24,8 @@ type Overlay struct {
 	// Volatile leaves out every sync: of what a process asks for, and of the whole file system
 	// below when the overlay ends. For what is removed with its container anyway.
 	Volatile bool
+	// Context is the SELinux label of all files, whatever theirs are; "": they keep their own.
+	Context string
 }
 
 // parameters are the options besides the layers. Redirects, metadata-only copies and
@@ -34,6 +36,9 @@ func (o *Overlay) parameters() [][2]string {
 		// The kernel refuses an explicit redirect_dir or metacopy with userxattr, which
 		// implies both.
 		list = [][2]string{{"index", "off"}}
+	}
+	if o.Context != "" {
+		list = append(list, [2]string{"context", o.Context})
 	}
 	return list
 }
@@ -235,6 +240,9 @@ func (o *Overlay) text() string {
 		text.WriteString(",upperdir=" + o.Upper + ",workdir=" + o.Work)
 	}
 	for _, kv := range o.parameters() {
+		if kv[0] == "context" { // whose categories have commas
+			kv[1] = `"` + kv[1] + `"`
+		}
 		text.WriteString("," + kv[0] + "=" + kv[1])
 	}
 	for _, flag := range o.flags() {

@@ -28,6 +28,8 @@ type Filling struct {
 	Staged bool
 	// Flushed: what is visible survives a power failure.
 	Flushed bool
+	// Label is SELinux's, for the copies; "": none.
+	Label string
 }
 
 // Fill copies what root, a container's root, has at dest into the directory data of a
@@ -78,7 +80,7 @@ func fill(ctx context.Context, from, data, home *os.File, how Filling) error {
 		if err := copyTree(ctx, from, data, false); err != nil {
 			return err
 		}
-		return how.flush(data)
+		return how.finish(data)
 	}
 	if err := unix.Mkdirat(int(home.Fd()), filling, 0o700); err != nil {
 		return err
@@ -95,7 +97,7 @@ func fill(ctx context.Context, from, data, home *os.File, how Filling) error {
 		return err
 	}
 	// Before anything is visible: the container will have run, and nobody fills it again.
-	if err := how.flush(into); err != nil {
+	if err := how.finish(into); err != nil {
 		return err
 	}
 	durable.Failpoint("runtime.fill.copied")
@@ -104,6 +106,16 @@ func fill(ctx context.Context, from, data, home *os.File, how Filling) error {
 	}
 	durable.Failpoint("runtime.fill.complete")
 	return how.moveIn(into, data, home)
+}
+
+// finish does what is left to do with a copy before anybody may believe in it.
+func (how Filling) finish(copied *os.File) error {
+	if how.Label != "" {
+		if err := kernel.Label(copied, how.Label); err != nil {
+			return err
+		}
+	}
+	return how.flush(copied)
 }
 
 func (how Filling) flush(copied *os.File) error {

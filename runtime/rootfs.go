@@ -62,7 +62,7 @@ func openRoot(root oci.Rootfs, spec *oci.Spec, bundle string) (f *os.File, at st
 	case len(root.Lower) == 0: // an image of no layers
 		f, err = kernel.CloneTree(root.Upper, false)
 	default:
-		f, err = kernel.MountOverlay(&kernel.Overlay{Lower: root.Lower, Upper: root.Upper, Work: root.Work, UserXattr: kernel.InUserNamespace(), Volatile: root.Volatile})
+		f, err = kernel.MountOverlay(&kernel.Overlay{Lower: root.Lower, Upper: root.Upper, Work: root.Work, UserXattr: kernel.InUserNamespace(), Volatile: root.Volatile, Context: contextOf(spec)})
 	}
 	if err == nil && kernel.HasMountSetattr() { // else it is cheaper once the child has attached it
 		for _, change := range rootChanges(&root) {
@@ -101,6 +101,14 @@ func rootChanges(root *oci.Rootfs) (list []mountChange) {
 		list = append(list, mountChange{true, unix.MountAttr{Propagation: unix.MS_SLAVE}})
 	}
 	return list
+}
+
+// contextOf is the SELinux context of all files in the root.
+func contextOf(spec *oci.Spec) string {
+	if spec.Linux == nil {
+		return ""
+	}
+	return spec.Linux.MountLabel
 }
 
 // attachRoot puts the root among the child's mounts: at its directory, where hooks look

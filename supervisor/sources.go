@@ -29,6 +29,8 @@ type Source struct {
 	// Fill copies what the root has at Destination into an empty Dir, a volume's. The
 	// directory above it is no container's to see.
 	Fill bool `json:"fill,omitempty"`
+	// Label is SELinux's for the files that it is filled with; "": none.
+	Label string `json:"label,omitempty"`
 	// Passing: the volume goes with the container, and need not survive a power failure.
 	Passing bool `json:"passing,omitempty"`
 	// Shallow leaves out what is mounted below.
@@ -119,7 +121,7 @@ func (s *Source) fill(ctx context.Context, root, at *os.File) error {
 		return err
 	}
 	defer home.Close()
-	return runtime.Fill(ctx, root, s.Destination, data, home, runtime.Filling{Staged: s.Subpath == "", Flushed: !s.Passing})
+	return runtime.Fill(ctx, root, s.Destination, data, home, runtime.Filling{Staged: s.Subpath == "", Flushed: !s.Passing, Label: s.Label})
 }
 
 // below opens a path in a directory, which it must not leave.

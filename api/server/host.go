@@ -146,13 +146,16 @@ func controllerMounts() map[string]string {
 }
 
 // securityOptions lists what confines containers here, as info tells it.
-func securityOptions(cgroupVersion int) []string {
+func securityOptions(cgroupVersion int, selinux bool) []string {
 	var out []string
 	if data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && strings.HasPrefix(string(data), "Y") {
 		out = append(out, "name=apparmor")
 	}
 	if _, err := os.Stat("/proc/sys/kernel/seccomp/actions_avail"); err == nil {
 		out = append(out, "name=seccomp,profile=builtin")
+	}
+	if selinux {
+		out = append(out, "name=selinux")
 	}
 	if os.Geteuid() != 0 {
 		out = append(out, "name=rootless")

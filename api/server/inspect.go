@@ -82,6 +82,7 @@ func (s *Server) inspectAnswer(c engine.Container, v version) inspectResponse {
 		var none int64
 		out.HostConfig.KernelMemory, out.HostConfig.KernelMemoryTCP = &none, &none
 	}
+	out.ProcessLabel, out.MountLabel = c.ProcessLabel, c.MountLabel
 	out.AppArmorProfile = c.AppArmorProfile
 	if c.State.StartedAt.IsZero() { // its files are not made yet
 		out.ResolvConfPath, out.HostnamePath, out.HostsPath, out.LogPath = "", "", "", ""

@@ -122,6 +122,7 @@ type Facts struct {
 	CDIDevices     func() (dirs, names []string)
 	InitPath       string   // of containers' init; empty: our own
 	Warnings       []string // of info, about how the engine is configured
+	SELinux        bool     // containers get labels
 	DefaultShmSize int64    // bytes, for containers that ask for none; 0: the engine's own default
 }
 
