@@ -70,6 +70,13 @@ func Start(ctx context.Context, dir string, c Config) (*Machine, error) {
 		return nil, fmt.Errorf("no profile %q: there are %s", c.Profile, names())
 	}
 	c.Profile = Profiles[at].Name
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(dir) > 80 {
+		return nil, fmt.Errorf("%s is too long for the path of a socket beneath it", dir)
+	}
 	if err := needPrograms("qemu-system-x86_64", "qemu-img", "ssh"); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMissing, err)
 	}
@@ -79,12 +86,6 @@ func Start(ctx context.Context, dir string, c Config) (*Machine, error) {
 	image, err := makeImage(ctx, Profiles[at])
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMissing, err)
-	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return nil, err
-	}
-	if len(dir) > 80 {
-		return nil, fmt.Errorf("%s is too long for the path of a socket beneath it", dir)
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "share"), 0o755); err != nil {
 		return nil, err
