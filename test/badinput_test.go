@@ -15,11 +15,13 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"berth/testkit"
 )
@@ -663,5 +665,33 @@ func TestBadInputASecondEngine(t *testing.T) {
 	r = e.Run("", argv[0], "--config-file", filepath.Join(e.Dir, "bad.json"), "--data-root", filepath.Join(e.Dir, "x"), "--exec-root", filepath.Join(e.Dir, "y"))
 	if r.Code == 0 || strings.Count(strings.TrimSpace(r.Stderr), "\n") != 0 || !strings.Contains(r.Stderr, "bad.json") {
 		t.Errorf("a bad daemon.json: exit %d, %q", r.Code, r.Stderr)
+	}
+}
+
+// TestAKernelThatIsTooOldIsRefused by engine and runtime, before anything is made.
+func TestAKernelThatIsTooOldIsRefused(t *testing.T) {
+	testkit.Integration(t)
+	setarch := testkit.NeedTool(t, "setarch")
+	bin, dir, config := testkit.Binaries(t), t.TempDir(), filepath.Join(t.TempDir(), "daemon.json")
+	if err := os.WriteFile(config, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, args := range [][]string{
+		{"berthd", "--data-root", dir + "/d", "--exec-root", dir + "/x", "-H", "unix://" + dir + "/s", "--config-file", config},
+		{"berth-runtime", "--root", dir + "/r", "run", "--bundle", dir + "/b", "c"},
+	} {
+		var errs bytes.Buffer
+		// The release is then told as 2.6.78 or thereabouts (personality(2), UNAME26).
+		cmd := exec.CommandContext(ctx, setarch, append([]string{"--uname-2.6", filepath.Join(bin, args[0])}, args[1:]...)...)
+		cmd.Stderr = &errs
+		err := cmd.Run()
+		if text := errs.String(); err == nil || !regexp.MustCompile(`this is Linux 2\.6\.\S+, and Berth needs 5\.10 or later`).MatchString(text) || strings.Count(text, "\n") != 1 {
+			t.Errorf("%s: %v: %q", args[0], err, text)
+		}
+	}
+	if made, _ := os.ReadDir(dir); len(made) > 0 {
+		t.Errorf("made: %v", made)
 	}
 }
