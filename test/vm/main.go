@@ -1,7 +1,7 @@
 // Command vm runs the tests in a virtual machine of the kind that people really have, and
 // lets one look around in it.
 //
-//	vm test [-in DIR] [-profile NAME] [-run REGEXP] [-json FILE] PACKAGE...
+//	vm test [-in DIR] [-profile NAME] [-run REGEXP] [-json FILE] PACKAGE[=REGEXP]...
 //	vm shell [-profile NAME]
 //	vm up DIR | ssh DIR [COMMAND] | reset DIR | down DIR
 package main
@@ -22,7 +22,8 @@ import (
 )
 
 const usage = `usage:
-  vm test [flags] PACKAGE...  run these packages' tests in a machine of their own
+  vm test [flags] PACKAGE[=REGEXP]...
+                              run these packages' tests in a machine of their own
   vm platforms FILE...        docs/platforms.md from such results (-json), one file a machine
   vm shell [flags]            boot a machine with berthd running, and open a shell in it
   vm up [flags] DIR           boot a machine whose state is in DIR, and leave it running

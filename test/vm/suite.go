@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,8 +27,8 @@ type suite struct {
 
 // test runs the packages' tests in the guest and reports them as go test does. Its status is
 // 1 if a test fails, or if none ran.
-func (s suite) test(ctx context.Context, c vm.Config, packages []string) (int, error) {
-	packages, err := list(ctx, packages)
+func (s suite) test(ctx context.Context, c vm.Config, patterns []string) (int, error) {
+	packages, err := list(ctx, patterns, s.run)
 	if err != nil {
 		return 1, err
 	}
@@ -91,15 +92,28 @@ func (s suite) machine(ctx context.Context, c vm.Config) (m *vm.Machine, end fun
 	return m, func() { m.Kill(); os.RemoveAll(dir) }, nil
 }
 
-// list expands patterns to packages that have tests, by their directory in the tree.
-func list(ctx context.Context, patterns []string) ([]string, error) {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"list", "-f", `{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}`}, patterns...)...)
-	cmd.Dir, cmd.Stderr = testkit.Root(), os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("go list: %w", err)
+// selection is the tests of a package, by its directory in the tree, that match run.
+type selection struct{ dir, run string }
+
+// list expands PATTERN and PATTERN=REGEXP to packages that have tests.
+func list(ctx context.Context, patterns []string, run string) ([]selection, error) {
+	var all []selection
+	for _, p := range patterns {
+		p, only, given := strings.Cut(p, "=")
+		if !given {
+			only = run
+		}
+		cmd := exec.CommandContext(ctx, "go", "list", "-f", `{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}`, p)
+		cmd.Dir, cmd.Stderr = testkit.Root(), os.Stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return nil, fmt.Errorf("go list: %w", err)
+		}
+		for _, dir := range strings.Fields(string(out)) {
+			all = append(all, selection{dir, only})
+		}
 	}
-	return strings.Fields(string(out)), nil
+	return all, nil
 }
 
 // shellOn is a shell's command line in the guest, or here.
@@ -124,17 +138,18 @@ func testProgram(ctx context.Context, m *vm.Machine, dir string) (line string, e
 }
 
 // one builds a package's tests here and runs them there.
-func (s suite) one(ctx context.Context, m *vm.Machine, dir string, r *report) error {
-	name := strings.TrimSuffix("berth/"+strings.Trim(strings.TrimPrefix(dir, testkit.Root()), "/"), "/")
-	line, err := testProgram(ctx, m, dir)
+func (s suite) one(ctx context.Context, m *vm.Machine, p selection, r *report) error {
+	name := strings.TrimSuffix("berth/"+strings.Trim(strings.TrimPrefix(p.dir, testkit.Root()), "/"), "/")
+	line, err := testProgram(ctx, m, p.dir)
 	if err != nil {
 		return err
 	}
 	// -test.run is always given: such a run is never the whole that pages are made from.
-	line += fmt.Sprintf(" -test.v=test2json -test.timeout=%s -test.run %s", s.timeout, quote(s.run))
+	line += fmt.Sprintf(" -test.v=test2json -test.timeout=%s -test.run %s", s.timeout, quote(p.run))
 	if s.skip != "" {
 		line += " -test.skip " + quote(s.skip)
 	}
+	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, s.timeout+3*time.Minute)
 	defer cancel()
 	guest := shellOn(ctx, m, line+" 2>&1")
@@ -161,6 +176,8 @@ func (s suite) one(ctx context.Context, m *vm.Machine, dir string, r *report) er
 	r.end(name, guestErr, time.Since(start))
 	switch {
 	case ctx.Err() == nil:
+	case whole.Err() != nil:
+		return errors.New("interrupted")
 	case m == nil:
 		return fmt.Errorf("%s: the tests did not end within %s", name, s.timeout)
 	default:
