@@ -1,0 +1,371 @@
+package machine
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"berth/testkit"
+	"berth/testkit/vm"
+)
+
+// TestNothingAcknowledgedIsLostWhenThePowerFails cuts a machine's power again and again while
+// clients work with its engine, and compares what the engine knows after each boot with what it
+// had answered: the answers reach this process over TCP, so they survive the machine.
+//
+// Every second cut comes at a random moment of a storm. The others come right after the answer
+// to a single request, when all before it has long been written: no flush that others needed
+// hides one that is missing.
+//
+// BERTH_POWERCUTS is the number of cuts, BERTH_POWERCUT_SEED repeats a run's choices (not its
+// timing), BERTH_POWERCUT_FS has the data root on a file system of that type (xfs, btrfs, ext4)
+// on a disk of its own.
+func TestNothingAcknowledgedIsLostWhenThePowerFails(t *testing.T) {
+	testkit.Integration(t)
+	if os.Getenv("BERTH_VM") == "" {
+		t.Skip("boots a virtual machine: set BERTH_VM=1 (make test-vm does)")
+	}
+	number := setting(t, "BERTH_POWERCUTS", 4)
+	seed := setting(t, "BERTH_POWERCUT_SEED", int(time.Now().UnixNano()%1_000_000))
+	t.Logf("BERTH_POWERCUTS=%d BERTH_POWERCUT_SEED=%d", number, seed)
+	w := newWorld(t, uint64(seed))
+	for n := range number {
+		begin := time.Now()
+		if n%2 == 0 {
+			w.storm()
+		} else {
+			w.single(n / 2)
+		}
+		w.compare(fmt.Sprintf("cut %d (%s)", n+1, w.what))
+		t.Logf("cut %d: %s: compared after %s", n+1, w.what, time.Since(begin).Round(time.Second))
+		if t.Failed() {
+			t.Fatalf("cut %d of %d; the engine's log:\n%s", n+1, number, w.m.Run(t, "tail -40 /run/berthd.log"))
+		}
+	}
+	t.Logf("%d cuts; acknowledged: %v; unanswered at a cut: %d", number, w.acknowledged, w.unanswered)
+	w.clearUp()
+}
+
+func setting(t *testing.T, name string, otherwise int) int {
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+const (
+	apiPort = 2375
+	// fromGuest is where the guest reaches this machine's loopback.
+	fromGuest = "10.0.2.2"
+)
+
+// world is the machine and what it must know.
+type world struct {
+	t       *testing.T
+	m       *vm.Machine
+	rnd     *rand.Rand
+	images  []*madeImage
+	workers []*worker
+	what    string // was going on when the power was cut
+
+	client *http.Client // of this boot
+	alive  context.Context
+	off    context.CancelFunc
+
+	mu           sync.Mutex // guards what follows
+	content      map[string]string
+	acknowledged map[string]int
+	unanswered   int
+}
+
+func newWorld(t *testing.T, seed uint64) *world {
+	r := testkit.Registry(t, testkit.RegistryOptions{})
+	_, port, err := net.SplitHostPort(r.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), content: map[string]string{}, acknowledged: map[string]int{}}
+	w.makeImages(r, 4, net.JoinHostPort(fromGuest, port))
+	c := vm.Config{Forward: []int{apiPort}}
+	fs := os.Getenv("BERTH_POWERCUT_FS")
+	if fs != "" {
+		c.Disks = []int{8}
+	}
+	w.m = vm.Boot(t, c)
+	if err := w.m.InstallPrograms(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if fs != "" {
+		w.m.Run(t, "mkfs."+fs+" /dev/vdb >/dev/null 2>&1 && mkdir -p /var/lib/berth")
+	}
+	w.m.Run(t, fmt.Sprintf(`set -e
+ln -sf %[1]s/* /usr/local/bin/
+cat > /sbin/powercut-init <<'END'
+`+leanInit+`
+END
+chmod 755 /sbin/powercut-init
+ln -sf powercut-init /sbin/init
+sync`, vm.GuestBin, apiPort, net.JoinHostPort(fromGuest, port), fs))
+	w.alive, w.off = context.WithCancel(context.Background())
+	w.client = &http.Client{}
+	for n := range 4 {
+		w.workers = append(w.workers, newWorker(w, n, seed))
+	}
+	w.cut()
+	w.boot()
+	return w
+}
+
+// leanInit is all that runs in the machine from the first cut on, besides an engine that starts
+// by itself: a distribution's boot takes ten times as long, and has its own tests.
+const leanInit = `#!/bin/bash
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t tmpfs -o mode=755 run /run
+mkdir -p /dev/pts /dev/shm /run/sshd /run/lock
+mount -t devpts devpts /dev/pts
+mount -t tmpfs shm /dev/shm
+hostname machine
+modprobe -a virtio_net virtio_rng virtiofs overlay
+ip link set lo up
+ip address add 10.0.2.15/24 dev eth0
+ip link set eth0 up
+ip route add default via 10.0.2.2
+[ -z "%[4]s" ] || mount -t "%[4]s" /dev/vdb /var/lib/berth
+%[1]s/berthd -H unix:///run/berth/berth.sock -H tcp://0.0.0.0:%[2]d --tls=false --insecure-registry %[3]s >/run/berthd.log 2>&1 &
+/usr/sbin/sshd -o UsePAM=no
+while :; do wait -n || sleep 1; done`
+
+// connect waits until the engine of this boot answers.
+func (w *world) connect() {
+	w.t.Helper()
+	w.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+	w.alive, w.off = context.WithCancel(context.Background())
+	end := time.Now().Add(3 * time.Minute)
+	for {
+		ctx, cancel := context.WithTimeout(w.alive, 10*time.Second)
+		_, _, err := w.call(ctx, "GET", "/_ping", nil)
+		cancel()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			out, _ := w.m.Try("tail -40 /run/berthd.log; ps ax | tail -20")
+			w.t.Fatalf("the engine does not answer: %v\n%s", err, out)
+		}
+		time.Sleep(300 * time.Millisecond)
+	}
+}
+
+// cut takes the power away and waits for the next boot.
+func (w *world) cut() {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	err := w.m.Cut(ctx)
+	w.off() // what has not been answered by now will never be
+	w.client.CloseIdleConnections()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) boot() {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	if err := w.m.AwaitBoot(ctx); err != nil {
+		w.t.Fatal(err)
+	}
+	w.connect()
+}
+
+// storm has all workers work until the power is cut.
+func (w *world) storm() {
+	w.t.Helper()
+	length := time.Duration(4+w.rnd.IntN(20))*time.Second + time.Duration(w.rnd.IntN(1000))*time.Millisecond
+	w.what = "a storm of " + length.String()
+	var g sync.WaitGroup
+	for _, k := range w.workers {
+		g.Go(func() {
+			for w.alive.Err() == nil && !w.t.Failed() {
+				k.anything()
+			}
+		})
+	}
+	time.Sleep(length) // the random moment
+	w.cut()
+	g.Wait()
+	w.boot()
+}
+
+// single cuts the power after one answer. The machine is at rest before: a journalling file
+// system has committed by itself what happened more than its five seconds ago.
+func (w *world) single(n int) {
+	w.t.Helper()
+	k := w.workers[n%len(w.workers)]
+	one := singles[n%len(singles)]
+	w.what = "after " + one.name
+	last := one.prepare(k)
+	if w.t.Failed() {
+		w.t.Fatal("the preparations failed")
+	}
+	w.m.Run(w.t, "sync; sleep 7; sync")
+	last()
+	if w.t.Failed() || k.doubt != nil {
+		w.t.Fatal(w.what + ": it was not acknowledged")
+	}
+	w.cut()
+	w.boot()
+}
+
+// compare finds what is not as it was acknowledged.
+func (w *world) compare(when string) {
+	w.t.Helper()
+	now := w.look()
+	for _, k := range w.workers {
+		if k.doubt != nil {
+			k.doubt(now)
+			k.doubt = nil
+			w.unanswered++
+		}
+		k.compare(when, now)
+	}
+	for _, what := range now.strangers() {
+		w.t.Errorf("%s: there is %s, which nobody has made, or which was removed", when, what)
+	}
+	w.compareRunning(when)
+	w.compareContent(when)
+	w.compareDisk(when)
+}
+
+// compareRunning waits for the containers that the boot has to start.
+func (w *world) compareRunning(when string) {
+	w.t.Helper()
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(500 * time.Millisecond) {
+		now, waits := w.look(), ""
+		for _, k := range w.workers {
+			for _, b := range k.boxes {
+				got := now.boxes[b.name]
+				if got.running != b.runsAfterBoot() {
+					waits = fmt.Sprintf("container %s (policy %q, started %v, stopped %v) is %s", b.name, b.policy, b.started, b.stopped, got.state)
+				}
+			}
+		}
+		if waits == "" {
+			break
+		}
+		if time.Now().After(end) {
+			w.t.Errorf("%s: %s", when, waits)
+			break
+		}
+	}
+	for _, k := range w.workers {
+		for _, b := range k.boxes {
+			b.running = b.runsAfterBoot()
+		}
+	}
+}
+
+const checkFiles = `cd / && sha256sum -c -s sums && echo whole; cat written 2>/dev/null; true`
+
+// compareContent runs a sample of the images and starts a sample of the containers, and reads
+// the files of all of their layers.
+func (w *world) compareContent(when string) {
+	w.t.Helper()
+	var script strings.Builder
+	want := map[string]string{}
+	add := func(key, wanted, commands string) {
+		want[key] = wanted
+		fmt.Fprintf(&script, "echo '== %s'; { %s; } 2>&1\n", key, commands)
+	}
+	for _, k := range w.workers {
+		refs := keys(k.tags)
+		k.rnd.Shuffle(len(refs), func(i, j int) { refs[i], refs[j] = refs[j], refs[i] })
+		for _, ref := range refs[:min(1, len(refs))] {
+			add(ref, w.content[k.tags[ref]], fmt.Sprintf("berth run --rm --network none %s sh -c '%s'", ref, checkFiles))
+		}
+		if len(k.boxes) > 0 {
+			b := pick(k, k.boxes)
+			add(b.name, w.content[b.image], fmt.Sprintf("berth start %[1]s >/dev/null && berth exec %[1]s sh -c '%[2]s'", b.name, checkFiles))
+			b.started, b.stopped, b.running = true, false, true
+		}
+	}
+	out := w.m.Run(w.t, script.String())
+	for _, part := range strings.Split(out, "== ")[1:] {
+		key, said, _ := strings.Cut(part, "\n")
+		if said = strings.TrimSpace(said); said != want[key] {
+			w.t.Errorf("%s: %s holds %q, not %q", when, key, said, want[key])
+		}
+		delete(want, key)
+	}
+	for key := range want {
+		w.t.Errorf("%s: %s was not looked at:\n%s", when, key, out)
+	}
+}
+
+// leftovers prints what no start of the engine may leave: what was being made or deleted when
+// the power failed.
+const leftovers = `cd /var/lib/berth
+ls -d layers/staging/* layers/trash/* content/ingest/new-* volumes/.gone-* containers-trash/* trash/* 2>/dev/null
+find . -maxdepth 3 -name '.tmp-*'
+for c in containers/*; do [ -d $c ] && ! berth inspect ${c#*/} >/dev/null 2>&1 && echo $c; done
+awk '$5 ~ "^/var/lib/berth/" && $5 !~ "/volumes/" {print "mount " $5}' /proc/self/mountinfo
+true`
+
+// compareDisk looks for debris, and has the engine's own account of its disk compared with du's.
+func (w *world) compareDisk(when string) {
+	w.t.Helper()
+	left := ""
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
+		if left = w.m.Run(w.t, leftovers); left == "" || time.Now().After(end) {
+			break
+		}
+	}
+	if left != "" {
+		w.t.Errorf("%s: left behind:\n%s", when, left)
+	}
+	var told struct{ Content, Cache, Logs, Overhead, Total int64 }
+	w.ask("/berth/df", &told)
+	du, err := strconv.ParseInt(strings.Fields(w.m.Run(w.t, "du -s --block-size=1 /var/lib/berth"))[0], 10, 64)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if off := told.Total - du; off < -du/100 || off > du/100 {
+		w.t.Errorf("%s: system df tells of %d bytes, du of %d", when, told.Total, du)
+	}
+	if told.Overhead < 0 || told.Cache < 0 {
+		w.t.Errorf("%s: system df: %+v", when, told)
+	}
+}
+
+// clearUp removes everything, and expects nothing to be left.
+func (w *world) clearUp() {
+	w.t.Helper()
+	w.m.Run(w.t, `set -e
+for c in $(berth ps -aq); do berth rm -f -v $c >/dev/null; done
+berth volume prune -af >/dev/null; berth network prune -f >/dev/null; berth image prune -af >/dev/null`)
+	testkit.Eventually(w.t, "all is deleted", func() bool {
+		out, err := w.m.Try("cd /var/lib/berth && find containers volumes layers/sha256 layers/staging layers/trash content/ingest content/blobs/sha256 -mindepth 1 -maxdepth 1")
+		return err == nil && out == ""
+	})
+	now := w.look()
+	if n := len(now.boxes) + len(now.tags) + len(now.volumes) + len(now.networks); n > 0 {
+		w.t.Errorf("%d objects are left: %+v", n, now)
+	}
+}
