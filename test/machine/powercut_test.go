@@ -1,12 +1,14 @@
 package machine
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,7 +49,7 @@ func TestNothingAcknowledgedIsLostWhenThePowerFails(t *testing.T) {
 		w.compare(fmt.Sprintf("cut %d (%s)", n+1, w.what))
 		t.Logf("cut %d: %s: compared after %s", n+1, w.what, time.Since(begin).Round(time.Second))
 		if t.Failed() {
-			t.Fatalf("cut %d of %d; the engine's log:\n%s", n+1, number, w.m.Run(t, "tail -40 /run/berthd.log"))
+			t.Fatalf("cut %d of %d; the engine's log:\n%s", n+1, number, w.report().log)
 		}
 	}
 	t.Logf("%d cuts; acknowledged: %v; unanswered at a cut: %d", number, w.acknowledged, w.unanswered)
@@ -67,7 +69,8 @@ func setting(t *testing.T, name string, otherwise int) int {
 }
 
 const (
-	apiPort = 2375
+	apiPort    = 2375
+	reportPort = 2376
 	// fromGuest is where the guest reaches this machine's loopback.
 	fromGuest = "10.0.2.2"
 )
@@ -99,7 +102,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	}
 	w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), content: map[string]string{}, acknowledged: map[string]int{}}
 	w.makeImages(r, 4, net.JoinHostPort(fromGuest, port))
-	c := vm.Config{Forward: []int{apiPort}}
+	c := vm.Config{Forward: []int{apiPort, reportPort}}
 	fs := os.Getenv("BERTH_POWERCUT_FS")
 	if fs != "" {
 		c.Disks = []int{8}
@@ -116,16 +119,19 @@ ln -sf %[1]s/* /usr/local/bin/
 cat > /sbin/powercut-init <<'END'
 `+leanInit+`
 END
-chmod 755 /sbin/powercut-init
+mkdir -p /srv/cgi-bin
+cat > /srv/cgi-bin/report <<'END'
+`+reporter+`
+END
+chmod 755 /sbin/powercut-init /srv/cgi-bin/report
 ln -sf powercut-init /sbin/init
-sync`, vm.GuestBin, apiPort, net.JoinHostPort(fromGuest, port), fs))
+sync`, vm.GuestBin, apiPort, net.JoinHostPort(fromGuest, port), fs, reportPort))
 	w.alive, w.off = context.WithCancel(context.Background())
 	w.client = &http.Client{}
 	for n := range 4 {
 		w.workers = append(w.workers, newWorker(w, n, seed))
 	}
 	w.cut()
-	w.boot()
 	return w
 }
 
@@ -148,6 +154,7 @@ ip link set eth0 up
 ip route add default via 10.0.2.2
 [ -z "%[4]s" ] || mount -t "%[4]s" /dev/vdb /var/lib/berth
 %[1]s/berthd -H unix:///run/berth/berth.sock -H tcp://0.0.0.0:%[2]d --tls=false --insecure-registry %[3]s >/run/berthd.log 2>&1 &
+busybox httpd -p %[5]d -h /srv
 /usr/sbin/sshd -o UsePAM=no
 while :; do wait -n || sleep 1; done`
 
@@ -165,15 +172,20 @@ func (w *world) connect() {
 			return
 		}
 		if time.Now().After(end) {
-			out, _ := w.m.Try("tail -40 /run/berthd.log; ps ax | tail -20")
-			w.t.Fatalf("the engine does not answer: %v\n%s", err, out)
+			w.t.Fatalf("the engine does not answer: %v\n%s\n%s", err, w.report().log, vm.Tail(w.m.Console(), 20))
 		}
 		time.Sleep(300 * time.Millisecond)
 	}
 }
 
-// cut takes the power away and waits for the next boot.
+// cut takes the power away and waits for the engine of the next boot.
 func (w *world) cut() {
+	w.t.Helper()
+	w.takePower()
+	w.connect()
+}
+
+func (w *world) takePower() {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
@@ -183,16 +195,6 @@ func (w *world) cut() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-}
-
-func (w *world) boot() {
-	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	if err := w.m.AwaitBoot(ctx); err != nil {
-		w.t.Fatal(err)
-	}
-	w.connect()
 }
 
 // storm has all workers work until the power is cut.
@@ -209,9 +211,9 @@ func (w *world) storm() {
 		})
 	}
 	time.Sleep(length) // the random moment
-	w.cut()
+	w.takePower()
 	g.Wait()
-	w.boot()
+	w.connect()
 }
 
 // single cuts the power after one answer. The machine is at rest before: a journalling file
@@ -225,13 +227,13 @@ func (w *world) single(n int) {
 	if w.t.Failed() {
 		w.t.Fatal("the preparations failed")
 	}
-	w.m.Run(w.t, "sync; sleep 7; sync")
+	time.Sleep(8 * time.Second)
+	w.report() // which ends with a sync
 	last()
 	if w.t.Failed() || k.doubt != nil {
 		w.t.Fatal(w.what + ": it was not acknowledged")
 	}
 	w.cut()
-	w.boot()
 }
 
 // compare finds what is not as it was acknowledged.
@@ -282,90 +284,132 @@ func (w *world) compareRunning(when string) {
 	}
 }
 
-const checkFiles = `cd / && sha256sum -c -s sums && echo whole; cat written 2>/dev/null; true`
+var checkFiles = []string{"sh", "-c", `cd / && sha256sum -c -s sums && echo whole; cat written 2>/dev/null; true`}
 
-// compareContent runs a sample of the images and starts a sample of the containers, and reads
-// the files of all of their layers.
+// compareContent runs an image and starts a container of each worker, and reads the files of all
+// of their layers.
 func (w *world) compareContent(when string) {
 	w.t.Helper()
-	var script strings.Builder
-	want := map[string]string{}
-	add := func(key, wanted, commands string) {
-		want[key] = wanted
-		fmt.Fprintf(&script, "echo '== %s'; { %s; } 2>&1\n", key, commands)
-	}
+	var g sync.WaitGroup
 	for _, k := range w.workers {
-		refs := keys(k.tags)
-		k.rnd.Shuffle(len(refs), func(i, j int) { refs[i], refs[j] = refs[j], refs[i] })
-		for _, ref := range refs[:min(1, len(refs))] {
-			add(ref, w.content[k.tags[ref]], fmt.Sprintf("berth run --rm --network none %s sh -c '%s'", ref, checkFiles))
-		}
-		if len(k.boxes) > 0 {
-			b := pick(k, k.boxes)
-			add(b.name, w.content[b.image], fmt.Sprintf("berth start %[1]s >/dev/null && berth exec %[1]s sh -c '%[2]s'", b.name, checkFiles))
-			b.started, b.stopped, b.running = true, false, true
-		}
+		g.Go(func() {
+			if len(k.tags) > 0 {
+				ref := pick(k, keys(k.tags))
+				if got, err := k.runImage(ref); err != nil || got != w.wanted(k.tags[ref]) {
+					w.t.Errorf("%s: image %s holds %q, not %q (%v)", when, ref, got, w.wanted(k.tags[ref]), err)
+				}
+			}
+			if len(k.boxes) > 0 {
+				b := pick(k, k.boxes)
+				if got, err := k.readBox(b); err != nil || got != w.wanted(b.image) {
+					w.t.Errorf("%s: container %s holds %q, not %q (%v)", when, b.name, got, w.wanted(b.image), err)
+				}
+			}
+		})
 	}
-	out := w.m.Run(w.t, script.String())
-	for _, part := range strings.Split(out, "== ")[1:] {
-		key, said, _ := strings.Cut(part, "\n")
-		if said = strings.TrimSpace(said); said != want[key] {
-			w.t.Errorf("%s: %s holds %q, not %q", when, key, said, want[key])
-		}
-		delete(want, key)
-	}
-	for key := range want {
-		w.t.Errorf("%s: %s was not looked at:\n%s", when, key, out)
-	}
+	g.Wait()
 }
 
-// leftovers prints what no start of the engine may leave: what was being made or deleted when
-// the power failed.
-const leftovers = `cd /var/lib/berth
-ls -d layers/staging/* layers/trash/* content/ingest/new-* volumes/.gone-* containers-trash/* trash/* 2>/dev/null
-find . -maxdepth 3 -name '.tmp-*'
-for c in containers/*; do [ -d $c ] && ! berth inspect ${c#*/} >/dev/null 2>&1 && echo $c; done
-awk '$5 ~ "^/var/lib/berth/" && $5 !~ "/volumes/" {print "mount " $5}' /proc/self/mountinfo
-true`
+// reporter tells this process, over HTTP, what only the guest can see: what no start of the engine
+// may leave (what was being made or deleted when the power failed), the containers' directories,
+// what du says, and the engine's log.
+const reporter = `#!/bin/bash
+printf 'Content-Type: text/plain\r\n\r\n'
+cd /var/lib/berth || exit
+ls -d layers/staging/* layers/trash/* content/ingest/new-* volumes/.gone-* trash/* 2>/dev/null | sed 's/^/left /'
+find . -maxdepth 3 -name '.tmp-*' | sed 's/^/left /'
+awk '$5 ~ "^/var/lib/berth/" {print "left mount " $5}' /proc/self/mountinfo
+for c in containers/*; do [ -d $c ] && echo "container ${c#*/}"; done
+echo "du $(du -s --block-size=1 /var/lib/berth)"
+tail -40 /run/berthd.log | sed 's/^/log /'
+sync`
+
+// report is what reporter says.
+type report struct {
+	left, containers []string
+	du               int64
+	log              string
+}
+
+func (w *world) report() (r report) {
+	client := http.Client{Timeout: 2 * time.Minute}
+	resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/cgi-bin/report", w.m.Ports[reportPort]))
+	if err != nil {
+		w.t.Errorf("no report from the guest: %v", err)
+		return r
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		kind, rest, _ := strings.Cut(lines.Text(), " ")
+		switch kind {
+		case "left":
+			r.left = append(r.left, rest)
+		case "container":
+			r.containers = append(r.containers, rest)
+		case "du":
+			_, _ = fmt.Sscan(rest, &r.du)
+		case "log":
+			r.log += rest + "\n"
+		}
+	}
+	return r
+}
 
 // compareDisk looks for debris, and has the engine's own account of its disk compared with du's.
 func (w *world) compareDisk(when string) {
 	w.t.Helper()
-	left := ""
-	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
-		if left = w.m.Run(w.t, leftovers); left == "" || time.Now().After(end) {
-			break
+	for end := time.Now().Add(90 * time.Second); ; time.Sleep(time.Second) {
+		r := w.report()
+		var told struct{ Content, Cache, Logs, Overhead, Total int64 }
+		w.ask("/berth/df", &told)
+		wrong := r.left
+		for _, id := range r.containers {
+			if !slices.ContainsFunc(w.workers, func(k *worker) bool {
+				return slices.ContainsFunc(k.boxes, func(b *box) bool { return b.id == id })
+			}) {
+				wrong = append(wrong, "the directory of container "+id)
+			}
 		}
-	}
-	if left != "" {
-		w.t.Errorf("%s: left behind:\n%s", when, left)
-	}
-	var told struct{ Content, Cache, Logs, Overhead, Total int64 }
-	w.ask("/berth/df", &told)
-	du, err := strconv.ParseInt(strings.Fields(w.m.Run(w.t, "du -s --block-size=1 /var/lib/berth"))[0], 10, 64)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if off := told.Total - du; off < -du/100 || off > du/100 {
-		w.t.Errorf("%s: system df tells of %d bytes, du of %d", when, told.Total, du)
-	}
-	if told.Overhead < 0 || told.Cache < 0 {
-		w.t.Errorf("%s: system df: %+v", when, told)
+		if off := told.Total - r.du; off < -r.du/100 || off > r.du/100 || r.du == 0 {
+			wrong = append(wrong, fmt.Sprintf("system df tells of %d bytes, du of %d", told.Total, r.du))
+		}
+		if told.Overhead < 0 || told.Cache < 0 || told.Content < 0 {
+			wrong = append(wrong, fmt.Sprintf("system df: %+v", told))
+		}
+		if len(wrong) == 0 {
+			return
+		}
+		if time.Now().After(end) { // deletions go on in the background
+			w.t.Errorf("%s: %s", when, strings.Join(wrong, "\n"))
+			return
+		}
 	}
 }
 
 // clearUp removes everything, and expects nothing to be left.
 func (w *world) clearUp() {
 	w.t.Helper()
-	w.m.Run(w.t, `set -e
-for c in $(berth ps -aq); do berth rm -f -v $c >/dev/null; done
-berth volume prune -af >/dev/null; berth network prune -f >/dev/null; berth image prune -af >/dev/null`)
-	testkit.Eventually(w.t, "all is deleted", func() bool {
-		out, err := w.m.Try("cd /var/lib/berth && find containers volumes layers/sha256 layers/staging layers/trash content/ingest content/blobs/sha256 -mindepth 1 -maxdepth 1")
-		return err == nil && out == ""
-	})
+	for _, k := range w.workers {
+		for _, b := range slices.Clone(k.boxes) {
+			k.remove(b)
+		}
+		for _, v := range keys(k.volumes) {
+			k.dropVolume(v)
+		}
+		for _, n := range keys(k.networks) {
+			k.dropNetwork(n)
+		}
+	}
+	k := w.workers[0]
+	k.do("image prune", "POST", `/images/prune?filters={"dangling":["false"]}`, nil, func([]byte) {}, nil)
 	now := w.look()
 	if n := len(now.boxes) + len(now.tags) + len(now.volumes) + len(now.networks); n > 0 {
 		w.t.Errorf("%d objects are left: %+v", n, now)
+	}
+	w.compareDisk("at the end")
+	rest := w.m.Run(w.t, "cd /var/lib/berth && find containers volumes layers/sha256 content/ingest content/blobs/sha256 -mindepth 1 -maxdepth 1")
+	if rest != "" {
+		w.t.Errorf("left at the end:\n%s", rest)
 	}
 }

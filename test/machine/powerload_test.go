@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,14 +13,13 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"berth/testkit"
-
-	"os"
 )
 
 // madeImage is an image that the registry has, under a name for each worker, and that can be
@@ -586,6 +586,60 @@ func (k *worker) dropNetwork(name string) {
 				delete(k.networks, name)
 			}
 		})
+}
+
+// runImage runs a container of an image and returns what it says of its files.
+func (k *worker) runImage(ref string) (said string, err error) {
+	ctx, cancel := context.WithTimeout(k.w.alive, 3*time.Minute)
+	defer cancel()
+	var made struct{ Id string }
+	body := map[string]any{"Image": ref, "Cmd": checkFiles, "HostConfig": map[string]any{"NetworkMode": "none"}}
+	_, data, err := k.w.call(ctx, "POST", "/containers/create", body)
+	if err == nil {
+		err = json.Unmarshal(data, &made)
+	}
+	for _, step := range []string{"start", "wait"} {
+		if err == nil {
+			_, _, err = k.w.call(ctx, "POST", "/containers/"+made.Id+"/"+step, nil)
+		}
+	}
+	if err == nil {
+		_, data, err = k.w.call(ctx, "GET", "/containers/"+made.Id+"/logs?stdout=1&stderr=1", nil)
+	}
+	if err == nil {
+		_, _, err = k.w.call(ctx, "DELETE", "/containers/"+made.Id, nil)
+	}
+	return plain(data), err
+}
+
+// readBox starts a container, if need be, and returns what it says of its files.
+func (k *worker) readBox(b *box) (said string, err error) {
+	ctx, cancel := context.WithTimeout(k.w.alive, 3*time.Minute)
+	defer cancel()
+	if _, _, err := k.w.call(ctx, "POST", "/containers/"+b.id+"/start", nil); err != nil {
+		return "", err
+	}
+	b.started, b.stopped, b.running = true, false, true
+	_, data, err := k.w.call(ctx, "POST", "/containers/"+b.id+"/exec", map[string]any{"AttachStdout": true, "AttachStderr": true, "Cmd": checkFiles})
+	var made struct{ Id string }
+	if err == nil {
+		err = json.Unmarshal(data, &made)
+	}
+	if err == nil {
+		_, data, err = k.w.call(ctx, "POST", "/exec/"+made.Id+"/start", map[string]any{})
+	}
+	return plain(data), err
+}
+
+// plain is the text of a multiplexed stream (Engine API, "Stream format").
+func plain(stream []byte) string {
+	var out strings.Builder
+	for len(stream) >= 8 {
+		n := min(int(binary.BigEndian.Uint32(stream[4:8])), len(stream)-8)
+		out.Write(stream[8 : 8+n])
+		stream = stream[8+n:]
+	}
+	return strings.TrimSpace(out.String())
 }
 
 // compare tells of what was acknowledged and is not so.
