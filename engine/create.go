@@ -166,6 +166,7 @@ func (k *creator) commit(ctx context.Context, c *Container, name string) (err er
 	defer func() {
 		if err != nil {
 			k.idx.release(c.Name, c.ID)
+			_ = forgetStorage(i.dir)
 			_ = os.RemoveAll(i.dir)
 		}
 	}()

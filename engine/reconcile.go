@@ -356,7 +356,8 @@ func (r reconciler) emptyTrash() {
 		r.log.Error("cannot read the trash", "error", err)
 	}
 	for _, e := range entries {
-		if err := os.RemoveAll(filepath.Join(r.dirs.trash(), e.Name())); err != nil {
+		dir := filepath.Join(r.dirs.trash(), e.Name())
+		if err := errors.Join(forgetStorage(dir), os.RemoveAll(dir)); err != nil {
 			r.log.Error("a removed container's files cannot be deleted", "id", e.Name(), "error", err)
 		}
 	}

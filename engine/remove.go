@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -157,7 +158,6 @@ func (l *lifecycle) sweep(i *instance, bury func()) {
 			l.log.Warn("files of a removed container are left for the next start of the engine", "id", i.id, "error", err)
 			return
 		}
-		l.unlimitStorage(i.now(), i.dir)
 		if err := l.discard(i.id); err != nil {
 			l.log.Error("files of a removed container could not be deleted", "id", i.id, "error", err)
 			return
@@ -195,7 +195,7 @@ func (l *lifecycle) discard(id string) error {
 		return err
 	}
 	durable.Failpoint("engine.remove.renamed")
-	return os.RemoveAll(trash)
+	return errors.Join(forgetStorage(trash), os.RemoveAll(trash))
 }
 
 // rename gives a container another name.

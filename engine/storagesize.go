@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,20 +60,16 @@ func (k *creator) limitStorage(ctx context.Context, c Container, dir string) err
 	return err
 }
 
-// unlimitStorage forgets the quota of a container that is gone, before its files are.
-func (l *lifecycle) unlimitStorage(c Container, dir string) {
-	if size, err := storageSize(c.HostConfig.StorageOpt); err != nil || size == 0 {
-		return
-	}
+// forgetStorage forgets the quota of a container that is gone, or was never made, before the files
+// in its directory are.
+func forgetStorage(dir string) error {
 	upper, err := os.Open(filepath.Join(dir, "upper"))
-	if err == nil {
-		defer upper.Close()
-		var project uint32
-		if project, err = kernel.ProjectOf(upper); err == nil && project != 0 {
-			err = kernel.LimitProject(upper, project, 0)
-		}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
 	if err != nil {
-		l.log.Warn("the quota of a removed container stays", "id", c.ID, "error", err)
+		return err
 	}
+	defer upper.Close()
+	return kernel.ForgetProject(upper)
 }

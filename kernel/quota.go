@@ -14,8 +14,12 @@ import (
 // made in it inherits, and the file system bounds what belongs to it. XFS and ext4 can,
 // mounted with prjquota.
 
-// ErrNoQuota says that the file system keeps no project quotas.
+// ErrNoQuota says that the file system keeps no project quotas, or does not enforce them.
 var ErrNoQuota = errors.New("the file system keeps no project quotas")
+
+// firstProject is the least number that MakeProject gives. Small numbers are what people choose in
+// /etc/projects.
+const firstProject = 0x40000000
 
 // projectLimits is struct if_dqblk of linux/quota.h; blocks are of 1024 bytes.
 type projectLimits struct {
@@ -32,6 +36,9 @@ const (
 	quotaShift    = 8
 	blockLimits   = 1 // QIF_BLIMITS
 	quotaBlock    = 1024
+	getState      = 0x5808     // Q_XGETQSTATV
+	stateVersion  = 1          // FS_QSTATV_VERSION1
+	enforcedFlag  = 1 << 5     // FS_QUOTA_PDQ_ENFD
 	inheritFlag   = 0x200      // FS_XFLAG_PROJINHERIT
 	getAttributes = 0x801c581f // FS_IOC_FSGETXATTR
 	setAttributes = 0x401c5820 // FS_IOC_FSSETXATTR
@@ -51,13 +58,15 @@ func ProjectIsFree(f *os.File, project uint32) (bool, error) {
 // MakeProject makes empty directories of one file system a new project that may hold size bytes,
 // and returns its number. It is durable then.
 func MakeProject(size int64, dirs ...*os.File) (project uint32, err error) {
+	if err := projectsAreEnforced(dirs[0]); err != nil {
+		return 0, err
+	}
 	for free := false; !free; {
 		var b [4]byte
 		if _, err := rand.Read(b[:]); err != nil {
 			return 0, err
 		}
-		// Small numbers are what people choose in /etc/projects.
-		project = binary.NativeEndian.Uint32(b[:])&0x3fffffff | 0x40000000
+		project = binary.NativeEndian.Uint32(b[:])&(firstProject-1) | firstProject
 		if free, err = ProjectIsFree(dirs[0], project); err != nil {
 			return 0, err
 		}
@@ -72,6 +81,41 @@ func MakeProject(size int64, dirs ...*os.File) (project uint32, err error) {
 	}
 	// Whoever records the project must find its limit, and its directories, after a power failure.
 	return project, os.NewSyscallError("syncfs", unix.Syncfs(int(dirs[0].Fd())))
+}
+
+// ForgetProject takes the limit away of the project that the directory f is of, if MakeProject
+// made that: its number is anybody's when the last of its files is gone.
+func ForgetProject(f *os.File) error {
+	project, err := ProjectOf(f)
+	if err == nil && project >= firstProject {
+		err = LimitProject(f, project, 0)
+	}
+	if errors.Is(err, ErrNoQuota) { // not any more
+		return nil
+	}
+	return err
+}
+
+// quotaState is struct fs_quota_statv of linux/dqblk_xfs.h.
+type quotaState struct {
+	version int8
+	_       uint8
+	flags   uint16
+	_       [156]byte
+}
+
+// projectsAreEnforced is ErrNoQuota where nobody would be stopped by a limit: ext4 may keep account
+// of projects, and take limits, but be mounted without prjquota.
+func projectsAreEnforced(f *os.File) error {
+	s := quotaState{version: stateVersion}
+	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, f.Fd(), getState<<quotaShift|projectQuota, 0, uintptr(unsafe.Pointer(&s)), 0, 0)
+	if err := quotaError("quotactl", errno); err != nil {
+		return err
+	}
+	if s.flags&enforcedFlag == 0 {
+		return ErrNoQuota
+	}
+	return nil
 }
 
 // ProjectOf is the number of the project that f belongs to; 0: of none.

@@ -21,7 +21,8 @@ func (s *Store) Mount(ctx context.Context, name, container string) error {
 		return err
 	}
 	if !exists(v.Mountpoint) { // somebody deleted it by hand
-		if err := s.makeFiles(name); err != nil {
+		size, _ := sizeOf(v.Options)
+		if err := s.makeFiles(name, size); err != nil {
 			return fail.New(fail.Internal, "make the directory of volume %s: %w", name, err)
 		}
 	}

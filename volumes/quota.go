@@ -2,7 +2,9 @@ package volumes
 
 import (
 	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/docker/go-units"
 
@@ -26,36 +28,31 @@ func sizeOf(o map[string]string) (int64, error) {
 	return n, nil
 }
 
-// limit makes the empty directory dir a project that may hold size bytes, and returns its
-// number.
-func limit(dir string, size int64) (project uint32, err error) {
+// limit makes the empty directory dir a project that may hold size bytes.
+func limit(dir string, size int64) error {
 	f, err := os.Open(dir)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer f.Close()
-	project, err = kernel.MakeProject(size, f)
-	return project, asNoQuota(err)
-}
-
-func asNoQuota(err error) error {
+	_, err = kernel.MakeProject(size, f)
 	if errors.Is(err, kernel.ErrNoQuota) {
-		return fail.New(fail.Invalid, "quota size requested but no quota support: it takes XFS or ext4, mounted with prjquota (a tmpfs needs none: -o type=tmpfs -o device=tmpfs -o o=size=...)")
+		return fail.New(fail.Invalid, "quota size requested but no quota support: it takes XFS or ext4 (made with -O quota,project), mounted with prjquota, and Linux 5.14 or later (a tmpfs needs none: -o type=tmpfs -o device=tmpfs -o o=size=...)")
 	}
 	return err
 }
 
-// unlimit forgets the limit of a volume that is gone.
-func (s *Store) unlimit(v Volume) {
-	if v.project == 0 {
+// unlimit forgets the limit of a volume whose directory is now dir, and goes.
+func (s *Store) unlimit(dir string) {
+	f, err := os.Open(filepath.Join(dir, dataName))
+	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	f, err := os.Open(s.dir)
 	if err == nil {
 		defer f.Close()
-		err = kernel.LimitProject(f, v.project, 0)
+		err = kernel.ForgetProject(f)
 	}
 	if err != nil {
-		s.log.Warn("the quota of a removed volume stays", "volume", v.Name, "project", v.project, "error", err)
+		s.log.Warn("the quota of a removed volume stays", "directory", dir, "error", err)
 	}
 }

@@ -86,15 +86,9 @@ func (r *Reservation) reserve(n Need) error {
 	v = Volume{Name: n.Name, Driver: Local, Mountpoint: s.mountpoint(n.Name), Created: time.Now().UTC().Truncate(time.Second),
 		Labels: n.Labels, Options: n.Options, Owner: n.Owner}
 	r.fresh = append(r.fresh, v) // from here on Cancel clears up
-	if err := s.makeFiles(n.Name); err != nil {
-		return fail.New(fail.Internal, "create %s: %w", n.Name, err)
-	}
-	if size, _ := sizeOf(n.Options); size > 0 {
-		project, err := limit(v.Mountpoint, size)
-		if err != nil {
-			return fmt.Errorf("create %s: %w", n.Name, err)
-		}
-		r.fresh[len(r.fresh)-1].project = project
+	size, _ := sizeOf(n.Options)
+	if err := s.makeFiles(n.Name, size); err != nil {
+		return fmt.Errorf("create %s: %w", n.Name, err)
 	}
 	durable.Failpoint("volumes.create.made")
 	return nil
@@ -148,7 +142,6 @@ func (r *Reservation) Cancel() {
 	r.s.mu.Unlock()
 	for _, v := range r.fresh {
 		r.s.removeFiles(v.Name)
-		r.s.unlimit(v)
 	}
 	r.unlock()
 }
@@ -302,7 +295,6 @@ func (d *Departure) Done() (bury func()) {
 	return func() {
 		for _, v := range d.doomed {
 			s.bury(v.hidden)
-			s.unlimit(v.Volume)
 		}
 	}
 }

@@ -72,8 +72,6 @@ type Volume struct {
 	Options      map[string]string
 	// Owner is the ID of the --rm container that takes the volume along when it goes.
 	Owner string
-
-	project uint32 // of its quota; 0: none
 }
 
 // Anonymous tells whether the volume was made without a name.
@@ -92,10 +90,9 @@ type row struct {
 	Labels  map[string]string `json:"labels,omitempty"`
 	Options map[string]string `json:"options,omitempty"`
 	Owner   string            `json:"owner,omitempty"`
-	Project uint32            `json:"project,omitempty"`
 }
 
-func (v Volume) row() row { return row{v.Driver, v.Created, v.Labels, v.Options, v.Owner, v.project} }
+func (v Volume) row() row { return row{v.Driver, v.Created, v.Labels, v.Options, v.Owner} }
 
 // Config says where a Store lives and what it uses.
 type Config struct {
@@ -147,7 +144,7 @@ func Open(c Config) (*Store, error) {
 				s.broken[name] = true
 				return nil
 			}
-			s.volumes[name] = Volume{name, r.Driver, s.mountpoint(name), r.Created, r.Labels, r.Options, r.Owner, r.Project}
+			s.volumes[name] = Volume{name, r.Driver, s.mountpoint(name), r.Created, r.Labels, r.Options, r.Owner}
 			return nil
 		})
 	})
@@ -185,8 +182,9 @@ func (s *Store) tidy() error {
 			return err
 		}
 	}
-	for name := range s.volumes {
-		if err := s.makeFiles(name); err != nil {
+	for name, v := range s.volumes {
+		size, _ := sizeOf(v.Options)
+		if err := s.makeFiles(name, size); err != nil {
 			s.log.Error("the directory of a volume is missing and cannot be made", "volume", name, "error", err)
 		}
 	}
@@ -201,6 +199,7 @@ func (s *Store) undoOrFinish(hidden string) {
 	if _, known := s.volumes[name]; (known || s.broken[name]) && !exists(to) {
 		err = os.Rename(from, to)
 	} else {
+		s.unlimit(from)
 		err = os.RemoveAll(from)
 	}
 	if err != nil {
@@ -238,7 +237,9 @@ func (s *Store) adoptStray(name string) error {
 	return nil
 }
 
-func (s *Store) makeFiles(name string) error {
+// makeFiles makes the directory of a volume if it is not there, and bounds it to size bytes if
+// that is not 0.
+func (s *Store) makeFiles(name string, size int64) error {
 	if err := makeDir(filepath.Join(s.dir, name)); err != nil {
 		return err
 	}
@@ -248,10 +249,18 @@ func (s *Store) makeFiles(name string) error {
 		}
 		return err
 	}
-	return os.Chmod(s.mountpoint(name), 0o755)
+	if err := os.Chmod(s.mountpoint(name), 0o755); err != nil || size == 0 {
+		return err
+	}
+	if err := limit(s.mountpoint(name), size); err != nil {
+		s.removeFiles(name)
+		return err
+	}
+	return nil
 }
 
 func (s *Store) removeFiles(name string) {
+	s.unlimit(filepath.Join(s.dir, name))
 	_ = os.Remove(s.mountpoint(name))
 	_ = os.Remove(filepath.Join(s.dir, name))
 }
@@ -373,7 +382,6 @@ func (s *Store) remove(ctx context.Context, name string, want func(Volume) bool)
 	durable.Failpoint("volumes.remove.recorded")
 	s.forget(v)
 	s.bury(hidden)
-	s.unlimit(v)
 	return nil
 }
 
@@ -408,6 +416,7 @@ func (s *Store) show(hidden, name string) {
 // bury deletes the files of a volume that is gone for everybody; what is left the next Open
 // tries again.
 func (s *Store) bury(hidden string) {
+	s.unlimit(hidden)
 	if err := os.RemoveAll(hidden); err != nil {
 		s.log.Error("the files of a removed volume cannot be deleted", "directory", hidden, "error", err)
 	}
