@@ -149,6 +149,9 @@ func (img Image) Created() time.Time {
 // GraphDriver names the layer driver, for info and inspect.
 func (s *Store) GraphDriver() string { return s.layers.Driver() }
 
+// DriverFacts are names and values that tell of the layer driver, for info.
+func (s *Store) DriverFacts() [][2]string { return s.layers.Facts() }
+
 // LayersSize is the sum of the unpacked layers' sizes, shared ones counted once.
 func (s *Store) LayersSize() (int64, error) {
 	chains, err := s.layers.List()

@@ -68,7 +68,7 @@ func MountOverlay(o *Overlay) (*os.File, error) {
 	}
 	var f *os.File
 	var err error
-	if takesSingleLayers() {
+	if TakesSingleLayers() {
 		layers := make([][2]string, len(o.Lower))
 		for i, l := range o.Lower {
 			layers[i] = [2]string{"lowerdir+", l}
@@ -83,9 +83,9 @@ func MountOverlay(o *Overlay) (*os.File, error) {
 	return f, err
 }
 
-// takesSingleLayers tells whether overlays know the parameter lowerdir+. Kernels before 6.5
+// TakesSingleLayers tells whether overlays know the parameter lowerdir+. Kernels before 6.5
 // collect all that they are told, and complain of it, also in their log, when it comes to mounting.
-var takesSingleLayers = sync.OnceValue(func() bool {
+var TakesSingleLayers = sync.OnceValue(func() bool {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return false

@@ -58,7 +58,7 @@ func ProjectIsFree(f *os.File, project uint32) (bool, error) {
 // MakeProject makes empty directories of one file system a new project that may hold size bytes,
 // and returns its number. It is durable then.
 func MakeProject(size int64, dirs ...*os.File) (project uint32, err error) {
-	if err := projectsAreEnforced(dirs[0]); err != nil {
+	if err := EnforcesProjects(dirs[0]); err != nil {
 		return 0, err
 	}
 	for free := false; !free; {
@@ -104,9 +104,9 @@ type quotaState struct {
 	_       [156]byte
 }
 
-// projectsAreEnforced is ErrNoQuota where nobody would be stopped by a limit: ext4 may keep account
+// EnforcesProjects is ErrNoQuota where nobody would be stopped by a limit: ext4 may keep account
 // of projects, and take limits, but be mounted without prjquota.
-func projectsAreEnforced(f *os.File) error {
+func EnforcesProjects(f *os.File) error {
 	s := quotaState{version: stateVersion}
 	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, f.Fd(), getState<<quotaShift|projectQuota, 0, uintptr(unsafe.Pointer(&s)), 0, 0)
 	if err := quotaError("quotactl", errno); err != nil {

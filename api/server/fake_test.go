@@ -271,6 +271,8 @@ func (f *fakeImages) Import(_ context.Context, _ io.Reader, o images.ImportOptio
 	return busyboxID, f.err
 }
 func (f *fakeImages) GraphDriver() string { return "overlay" }
+
+func (f *fakeImages) DriverFacts() [][2]string { return nil }
 func (f *fakeImages) DiskUse(func(oci.Digest) bool) (images.DiskUse, error) {
 	return images.DiskUse{Layers: 1000, Held: 1000}, nil
 }

@@ -92,7 +92,7 @@ func (s *Server) info() (system.Info, error) {
 		ID:                 f.ID,
 		Images:             len(all),
 		Driver:             s.Images.GraphDriver(),
-		DriverStatus:       [][2]string{{"Content store", "OCI image layout"}},
+		DriverStatus:       append(s.Images.DriverFacts(), [2]string{"Content store", "OCI image layout"}),
 		Plugins:            system.PluginsInfo{Volume: []string{"local"}, Network: slices.Sorted(slices.Values(nets.Drivers)), Log: logs.Drivers()},
 		MemoryLimit:        lim.memory,
 		SwapLimit:          lim.swap,

@@ -92,6 +92,7 @@ type Images interface {
 	Load(ctx context.Context, r io.Reader, o images.LoadOptions, report images.Progress) ([]string, error)
 	Import(ctx context.Context, r io.Reader, o images.ImportOptions) (oci.Digest, error)
 	GraphDriver() string
+	DriverFacts() [][2]string
 	DiskUse(inUse func(oci.Digest) bool) (images.DiskUse, error)
 	IsUnpacked(path string) bool
 	Usage() (int64, error)

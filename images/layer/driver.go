@@ -9,6 +9,7 @@ import (
 
 	"berth/durable"
 	"berth/fail"
+	"berth/kernel"
 )
 
 // The drivers. "overlay" has overlayfs stack the layers. "copy" needs nothing of the file
@@ -61,6 +62,29 @@ func (s *Store) chooseDriver(want string) error {
 		return nil
 	}
 	return durable.WriteFile(filepath.Join(s.root, "driver"), []byte(s.driver+"\n"), 0o600)
+}
+
+// Facts are what a user may want to know of the driver, as names and values; the first four of
+// overlay are those of Docker's overlay2.
+func (s *Store) Facts() [][2]string {
+	if s.driver == copyDriver {
+		if s.whyCopy != nil {
+			return [][2]string{{"Copies Because", s.whyCopy.Error()}}
+		}
+		return nil
+	}
+	layers, quotas := "all at once (Linux before 6.8)", "false"
+	if kernel.TakesSingleLayers() {
+		layers = "one by one"
+	}
+	if f, err := os.Open(s.root); err == nil {
+		if kernel.EnforcesProjects(f) == nil {
+			quotas = "true"
+		}
+		f.Close()
+	}
+	return [][2]string{{"Supports d_type", "true"}, {"Using metacopy", "false"}, {"Native Overlay Diff", "true"}, {"userxattr", "false"},
+		{"Mounts Layers", layers}, {"Project Quotas", quotas}}
 }
 
 // formerDriver is the driver of the layers that are here, empty if there are none.

@@ -22,16 +22,18 @@ import (
 )
 
 // eachDriver runs the suite that every driver has to pass, and overlay once more by the
-// old mount call.
+// calls of older kernels.
 func eachDriver(t *testing.T, suite func(t *testing.T, s *Store)) {
 	needRoot(t)
 	t.Run("overlay", func(t *testing.T) { suite(t, openDriver(t, "overlay")) })
 	t.Run("copy", func(t *testing.T) { suite(t, openDriver(t, "copy")) })
-	t.Run("overlay mounted by text", func(t *testing.T) {
-		mountOverlay = kernel.MountOverlayByText
-		defer func() { mountOverlay = kernel.MountOverlay }()
-		suite(t, openDriver(t, "overlay"))
-	})
+	for name, mount := range map[string]func(*kernel.Overlay) (*os.File, error){"text": kernel.MountOverlayByText, "numbers": kernel.MountOverlayByNumbers} {
+		t.Run("overlay mounted by "+name, func(t *testing.T) {
+			mountOverlay = mount
+			defer func() { mountOverlay = kernel.MountOverlay }()
+			suite(t, openDriver(t, "overlay"))
+		})
+	}
 }
 
 func TestEveryDriverShowsTheStackAsTheImageMeantIt(t *testing.T) {
