@@ -156,6 +156,11 @@ func (d *daemon) run(ctx context.Context) error {
 	if _, err := logs.ParseOptions(set.LogDriver, set.LogOpts); err != nil {
 		return fmt.Errorf("default log options: %w", err)
 	}
+	if set.EndContainers {
+		if none, err := d.nothingRuns(); none || err != nil {
+			return err
+		}
+	}
 	for _, dir := range []string{set.DataRoot, set.ExecRoot} {
 		if err := makeRoot(dir); err != nil {
 			return err
@@ -203,7 +208,7 @@ func (d *daemon) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	launcher, err := supervisor.NewLauncher(supervisor.LauncherConfig{ShimPath: shim, Warm: warmShims, Cgroup: ownGroup(), Log: d.log})
+	launcher, err := supervisor.NewLauncher(supervisor.LauncherConfig{ShimPath: shim, Warm: d.warmShims(), Cgroup: ownGroup(), Log: d.log})
 	if err != nil {
 		return fmt.Errorf("prepare shims: %w", err)
 	}
@@ -221,12 +226,15 @@ func (d *daemon) run(ctx context.Context) error {
 		DataRoot: set.DataRoot, ExecRoot: set.ExecRoot, DB: db, Images: store, Volumes: vols, Shims: launcher, Events: bus, Log: d.log,
 		WakeEngine: wake, LogRelay: []string{wake[0], LogRelayCommand}, CgroupParent: set.CgroupParent, Scopes: set.CgroupDriver == driverSystemd, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits, SELinux: set.SELinux, Init: set.Init, InitPath: set.InitPath,
 		Runtimes: set.runtimes(), Networks: timeNetworks(nets, meters), DNS: set.dns, DefaultBindIP: set.publishIP(),
-		HostGateways: set.hostGateways, CDISpecDirs: set.CDISpecDirs,
+		HostGateways: set.hostGateways, CDISpecDirs: set.CDISpecDirs, Ending: set.EndContainers,
 	})
 	if err != nil {
 		return fmt.Errorf("open the engine: %w", err)
 	}
 	d.later(func() { d.note("let go of the containers", eng.Close()) })
+	if set.EndContainers {
+		return eng.EndAll(ctx)
+	}
 	d.setRuntimes = eng.SetRuntimes
 
 	streams, endStreams := context.WithCancel(context.Background())
@@ -365,8 +373,11 @@ func (d *daemon) lock(ctx context.Context) error {
 	holder := fmt.Sprintf("berthd (pid %d, data-root %s)", os.Getpid(), d.set.DataRoot)
 	for _, path := range []string{filepath.Join(d.set.ExecRoot, "berthd.lock"), filepath.Join(d.set.DataRoot, "lock")} {
 		l, err := durable.Acquire(path, holder)
-		if fail.Is(err, fail.Conflict) && d.set.OnDemand {
+		switch {
+		case fail.Is(err, fail.Conflict) && d.set.OnDemand:
 			l, err = d.takeOver(ctx, path, holder)
+		case fail.Is(err, fail.Conflict) && d.set.EndContainers:
+			l, err = d.replace(ctx, path, holder)
 		}
 		if fail.Is(err, fail.Conflict) {
 			return fmt.Errorf("another engine is running: %w", err)

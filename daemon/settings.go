@@ -76,6 +76,7 @@ type Settings struct {
 	ReadyFD         int           // -1: nobody waits
 	OnDemand        bool          // started by a client or a shim
 	Knock           string        // a socket to wake the engine of, and nothing else
+	EndContainers   bool          // end what runs, and nothing else
 	ShowVersion     bool
 
 	listen []host          // Hosts
@@ -115,7 +116,7 @@ var keys = map[string]string{
 }
 
 // flagOnly are flags that make no sense in a file.
-var flagOnly = []string{"config-file", "ready-fd", "on-demand", "knock", "version", "help"}
+var flagOnly = []string{"config-file", "ready-fd", "on-demand", "knock", "end-containers", "version", "help"}
 
 // dockerKeys are keys of dockerd's that Berth does not serve (yet): they are refused by
 // name, so that nobody thinks they took effect.
@@ -216,6 +217,7 @@ func newSettings() *Settings {
 	f.BoolVar(&s.OnDemand, "on-demand", false, "Started by a client or a shim: wait for an engine that is leaving, and end at once if one lives")
 	f.IntVar(&s.ReadyFD, "ready-fd", -1, "Descriptor on which to tell readiness: a newline, or the reason of a failed start")
 	f.StringVar(&s.Knock, "knock", "", "Connect to this socket once and end (wakes an engine behind systemd's socket)")
+	f.BoolVar(&s.EndContainers, "end-containers", false, "End all running containers in order, an engine that serves too, and end; restart policies apply at the next boot")
 	f.BoolVarP(&s.ShowVersion, "version", "v", false, "Print version and end")
 	return s
 }
@@ -569,7 +571,7 @@ func (s *Settings) wakeArgs() []string {
 			values = v.GetSlice()
 		}
 		switch f.Name {
-		case "ready-fd", "on-demand", "knock", "version", "help":
+		case "ready-fd", "on-demand", "knock", "end-containers", "version", "help":
 			return
 		case "config-file":
 			if abs, err := filepath.Abs(values[0]); err == nil {

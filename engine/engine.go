@@ -95,6 +95,8 @@ type Options struct {
 	// HostGateways are what host-gateway and host.berth.internal mean; empty: the bridge that
 	// the container is on, else the default bridge.
 	HostGateways []netip.Addr
+	// Ending says that the engine is open for EndAll alone: no policy starts anything.
+	Ending bool
 
 	labels labelMaker // a test's, instead of SELinux
 }
@@ -186,7 +188,7 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 		work: work, resolvPath: "/etc/resolv.conf", leaving: map[*run]struct{}{},
 	}
 	life := &lifecycle{
-		ctx: living, work: work, dirs: dirs, log: o.Log, host: host,
+		ctx: living, ending: o.Ending, work: work, dirs: dirs, log: o.Log, host: host,
 		idx: idx, rec: rec, ann: ann, spec: spec, boxes: boxes, wire: wire, execs: execs,
 		images: img, shims: shims, runtimes: runtimes, volumes: o.Volumes, labels: lab, wake: o.WakeEngine, logRelay: o.LogRelay, clock: wallClock{},
 	}

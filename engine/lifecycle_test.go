@@ -657,3 +657,94 @@ func TestStormOfVerbs(t *testing.T) {
 		t.Errorf("sandboxes are left: %v", left)
 	}
 }
+
+func TestTheEndOfTheMachineEndsContainersInOrderAndTheNextBootBringsThemBack(t *testing.T) {
+	f := newFixture(t)
+	uses := func(mode container.NetworkMode, p container.RestartPolicyMode) func(*CreateRequest) {
+		return func(r *CreateRequest) { r.HostConfig.NetworkMode, r.HostConfig.RestartPolicy.Name = mode, p }
+	}
+	f.create("db", uses("none", "unless-stopped"))
+	f.start("db")
+	f.create("app", uses("container:db", "on-failure"))
+	f.start("app")
+	f.create("web", uses("container:db", ""))
+	f.start("web")
+	f.create("sidecar", func(r *CreateRequest) {
+		r.HostConfig.NetworkMode, r.HostConfig.VolumesFrom = "none", []string{"app:ro"}
+	})
+	f.start("sidecar")
+	f.create("once", autoRemove)
+	f.start("once")
+	f.create("stopped", uses("none", "unless-stopped"))
+	f.start("stopped")
+	if err := f.Containers.Stop(t.Context(), "stopped", StopOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.crash()
+	begin := time.Now()
+	f.opt.Ending = true
+	f.open()
+	if err := f.EndAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.status("once"); got != "none" {
+		t.Errorf("the --rm container is %s", got)
+	}
+	died := map[string]int{}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for at, e := range f.opt.Events.Subscribe(ctx, begin, nil).History {
+		if e.Action == "die" {
+			died[e.Attrs["name"]] = at + 1
+		}
+	}
+	if len(died) != 5 || died["app"] > died["db"] || died["web"] > died["db"] || died["sidecar"] > died["app"] {
+		t.Errorf("they ended in the order %v", died)
+	}
+	f.Close()
+
+	f.opt.Ending = false
+	f.open()
+	for name, want := range map[string]string{"db": running, "app": running, "web": exited, "sidecar": exited, "stopped": exited} {
+		eventually(t, name+" is "+want, func() bool { return f.status(name) == want })
+	}
+	if c, _ := f.Containers.Get("db"); c.RestartCount != 0 {
+		t.Errorf("the end of the machine counts as %d failures", c.RestartCount)
+	}
+}
+
+func TestContainersThatDependOnEachOtherInACircleEndToo(t *testing.T) {
+	f := newFixture(t)
+	f.create("one", nil)
+	f.create("two", func(r *CreateRequest) { r.HostConfig.NetworkMode, r.HostConfig.VolumesFrom = "none", []string{"one"} })
+	i, _ := f.life.idx.find("one")
+	h := *i.now().HostConfig
+	h.VolumesFrom = []string{"two"}
+	i.setHostConfig(&h)
+	f.start("one")
+	f.start("two")
+	if err := f.EndAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := f.status("one"), f.status("two"); a != exited || b != exited {
+		t.Errorf("they are %s and %s", a, b)
+	}
+}
+
+func TestAPlannedRestartIsOffWhenTheMachineEnds(t *testing.T) {
+	f := newFixture(t)
+	id := f.create("flaps", func(r *CreateRequest) { r.HostConfig.RestartPolicy.Name = "always" })
+	f.life.clock = &handClock{}
+	f.start(id)
+	f.shims.of(id).exit(1)
+	eventually(t, "a restart is planned", func() bool { return f.status(id) == restarting })
+	if err := f.EndAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := f.status(id); s != exited {
+		t.Errorf("it is %s", s)
+	}
+	f.Close()
+	f.open()
+	eventually(t, "the next boot starts it", func() bool { return f.status(id) == running })
+}

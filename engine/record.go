@@ -36,7 +36,7 @@ type record struct {
 	State        State                     `json:"state"`
 	RestartCount int                       `json:"restartCount,omitempty"`
 	Manual       bool                      `json:"manual,omitempty"` // stopped by hand
-	Boot         string                    `json:"boot"`             // boot ID of its creation or latest start
+	Boot         string                    `json:"boot"`             // boot ID of its creation or latest start; empty: endedWithMachine
 	AppArmor     string                    `json:"apparmor,omitempty"`
 	ProcessLabel string                    `json:"processLabel,omitempty"`
 	MountLabel   string                    `json:"mountLabel,omitempty"`

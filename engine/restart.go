@@ -131,7 +131,7 @@ func (i *instance) endPause() {
 func (l *lifecycle) planned(i *instance, pause time.Duration) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.now().State.Status != restarting || l.ctx.Err() != nil {
+	if i.now().State.Status != restarting || l.ctx.Err() != nil || l.ending {
 		return
 	}
 	if i.pausing == nil {
@@ -233,6 +233,11 @@ func (l *lifecycle) cancelRestart(i *instance) bool {
 	return err == nil
 }
 
+// endedWithMachine stands for the boot of a container that was ended because the machine went down: the
+// next engine takes it for one of an earlier boot, also if it is the same (a soft reboot, a new
+// installation).
+const endedWithMachine = ""
+
 // restartAtOpen tells whether an engine that opens starts a container that does not
 // run. Within one boot an engine comes and goes unnoticed, so only what was about to
 // restart does. After a reboot all do that have run and whose policy says so, those
@@ -248,7 +253,8 @@ func restartAtOpen(rec record, rebooted bool) bool {
 	case p.IsUnlessStopped():
 		return !rec.Manual
 	case p.IsOnFailure(), p.Name == onUnhealthy:
-		return rec.State.Running() && !rec.Manual
+		ended := rec.Boot == endedWithMachine && rec.State.ExitCode != 0
+		return (rec.State.Running() || ended) && !rec.Manual
 	}
 	return false
 }

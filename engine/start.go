@@ -25,6 +25,7 @@ import (
 // lifecycle owns the verbs that move a container through its states.
 type lifecycle struct {
 	ctx      context.Context // ends with the engine
+	ending   bool            // no policy starts anything
 	work     *sync.WaitGroup // every goroutine of the lifecycle
 	dirs     layout
 	log      *slog.Logger
