@@ -7,6 +7,9 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"berth/kernel/cgroup"
 	"berth/testkit"
@@ -64,9 +67,34 @@ func blockDevice() (path, numbers string) {
 	return "", ""
 }
 
+// byEachDriver runs a test with the control groups that the engine makes itself, and with
+// systemd's, where there are such.
+func byEachDriver(t *testing.T, test func(t *testing.T, e *testkit.Engine)) {
+	t.Run("cgroupfs", func(t *testing.T) {
+		e := testkit.StartEngine(t, testkit.EngineOptions{})
+		e.Busybox()
+		test(t, e)
+	})
+	t.Run("systemd", func(t *testing.T) {
+		e := systemdEngine(t)
+		e.Busybox()
+		test(t, e)
+	})
+}
+
+func systemdEngine(t *testing.T) *testkit.Engine {
+	t.Helper()
+	if err := cgroup.CheckScopes(); err != nil {
+		t.Skip(err)
+	}
+	return testkit.StartEngine(t, testkit.EngineOptions{Systemd: true})
+}
+
 func TestLimitsAreInTheKernelAndCanBeChangedWhileItRuns(t *testing.T) {
-	e := testkit.StartEngine(t, testkit.EngineOptions{})
-	e.Busybox()
+	byEachDriver(t, limitsInTheKernel)
+}
+
+func limitsInTheKernel(t *testing.T, e *testkit.Engine) {
 	s, err := cgroup.Supported()
 	if err != nil {
 		t.Fatal(err)
@@ -126,6 +154,136 @@ func TestLimitsAreInTheKernelAndCanBeChangedWhileItRuns(t *testing.T) {
 	check(func(l limit) string { return l.updatable + ", started again" }, func(l limit) string { return l.v1Then }, func(l limit) string { return l.v2Then })
 	e.MustDocker("update", "--memory", "40m", "--memory-swap", "-1", "limited")
 	e.Must("rm", "-f", "limited")
+}
+
+// The same limits have the same effects on cgroup v1, on v2, and in systemd's scopes.
+func TestLimitsHoldWhatTheyLimit(t *testing.T) { byEachDriver(t, limitsHold) }
+
+func limitsHold(t *testing.T, e *testkit.Engine) {
+	s, err := cgroup.Supported()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// run gives what a container prints and its exit status.
+	run := func(flags, shell string) (string, int) {
+		t.Helper()
+		r := e.Berth(append(append([]string{"run", "--rm", "--network", "none"}, strings.Fields(flags)...), "busybox", "sh", "-c", shell)...)
+		return r.Stdout + r.Stderr, r.Code
+	}
+	// In the first column of v1's paths, the second of v2's, below /sys/fs/cgroup.
+	file := func(v1, v2 string) string {
+		if s.Version == 2 {
+			return "/sys/fs/cgroup/" + v2
+		}
+		return "/sys/fs/cgroup/" + v1
+	}
+	t.Run("a memory limit kills, and an event tells", func(t *testing.T) {
+		e := e.For(t)
+		since := strings.TrimSpace(e.Must("run", "--rm", "--network", "none", "busybox", "date", "+%s"))
+		e.Must("run", "-d", "--name", "fat", "--network", "none", "--memory", "16m", "--memory-swap", "16m", "busybox", "sh", "-c", "x=xxxxxxxxxxxxxxxx; while :; do x=$x$x; done")
+		if code := strings.TrimSpace(e.Must("wait", "fat")); code != "137" {
+			t.Errorf("exit %s", code)
+		}
+		if got := e.Must("inspect", "-f", "{{.State.OOMKilled}} {{.State.ExitCode}}", "fat"); strings.TrimSpace(got) != "true 137" {
+			t.Errorf("inspect shows %q", got)
+		}
+		until := strings.TrimSpace(e.Must("run", "--rm", "--network", "none", "busybox", "sh", "-c", "echo $(($(date +%s)+1))"))
+		if got := e.Must("events", "--since", since, "--until", until, "--filter", "event=oom", "--format", "{{.Action}} {{.Actor.Attributes.name}}"); !strings.Contains(got, "oom fat") {
+			t.Errorf("events: %q", got)
+		}
+		e.Must("rm", "fat")
+	})
+	t.Run("a limit of processes stops forks", func(t *testing.T) {
+		if said, _ := run("--pids-limit 6", "for i in 1 2 3 4 5 6 7 8 9; do sleep 100 & done; echo all"); !strings.Contains(said, "can't fork") {
+			t.Errorf("it says %q", said)
+		}
+	})
+	t.Run("a quota of time throttles", func(t *testing.T) {
+		stat := file("cpu/cpu.stat", "cpu.stat")
+		if said, code := run("--cpus 0.1", "until grep -q 'nr_throttled [1-9]' "+stat+"; do :; done; echo throttled"); code != 0 || said != "throttled\n" {
+			t.Errorf("exit %d, %q", code, said)
+		}
+	})
+	t.Run("a set of CPUs is what it sees", func(t *testing.T) {
+		if said, _ := run("--cpuset-cpus 0", "nproc; grep Cpus_allowed_list /proc/self/status"); said != "1\nCpus_allowed_list:\t0\n" {
+			t.Errorf("it sees %q", said)
+		}
+	})
+	t.Run("devices are denied but for those that rules allow", func(t *testing.T) {
+		const open = "mknod /kmsg c 1 11 && (exec 3</kmsg) && echo open; head -c 1 /dev/zero | wc -c"
+		if said, _ := run("--cap-add SYSLOG", open); strings.Contains(said, "open\n") || !strings.Contains(said, "not permitted") || !strings.HasPrefix(said, "1\n") {
+			t.Errorf("without a rule: %q", said)
+		}
+		e := e.For(t)
+		r := e.Berth("run", "--rm", "--network", "none", "--cap-add", "SYSLOG", "--device-cgroup-rule", "c 1:11 r", "busybox", "sh", "-c", open+"; (exec 3>/kmsg) && echo writable")
+		if !strings.Contains(r.Stdout, "open\n") || strings.Contains(r.Stdout, "writable") {
+			t.Errorf("with a rule: %q %q", r.Stdout, r.Stderr)
+		}
+	})
+	t.Run("the freezer stops what runs", func(t *testing.T) {
+		e := e.For(t)
+		e.Must("run", "-d", "--name", "busy", "--network", "none", "--cpus", "0.5", "busybox", "sh", "-c", "while :; do :; done")
+		pid := strings.TrimSpace(e.Must("inspect", "-f", "{{.State.Pid}}", "busy"))
+		used := func() string {
+			text, err := os.ReadFile("/proc/" + pid + "/schedstat")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return strings.Fields(string(text))[0]
+		}
+		moves := func() bool {
+			before := used()
+			for range 20 {
+				if used() != before {
+					return true
+				}
+				time.Sleep(25 * time.Millisecond)
+			}
+			return false
+		}
+		e.Must("pause", "busy")
+		if moves() {
+			t.Error("a paused container uses the processor")
+		}
+		e.Must("unpause", "busy")
+		testkit.Eventually(t, "it goes on", moves)
+		e.Must("pause", "busy")
+		e.Must("rm", "-f", "busy")
+	})
+	t.Run("a rate of a disk is kept to", func(t *testing.T) {
+		disk := diskOf(t, e.DataRoot)
+		if !s.BlockIO || disk == "" {
+			t.Skip("the data root lies on no disk of this machine's that could be throttled")
+		}
+		began := time.Now()
+		if said, code := run("--device-write-bps "+disk+":1mb", "dd if=/dev/zero of=/big bs=256k count=16 oflag=direct"); code != 0 {
+			t.Fatalf("exit %d, %q", code, said)
+		}
+		if took := time.Since(began); took < 2*time.Second {
+			t.Errorf("4 MB at a MB/s took %v", took)
+		}
+	})
+}
+
+// diskOf is the whole disk that holds a file, if the file system lies on one directly.
+func diskOf(t *testing.T, path string) string {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	at, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	if err != nil {
+		return ""
+	}
+	if _, err := os.Stat(at + "/partition"); err == nil {
+		at = filepath.Dir(at)
+	}
+	disk := "/dev/" + filepath.Base(at)
+	if _, err := os.Stat(disk); err != nil {
+		return ""
+	}
+	return disk
 }
 
 func TestALimitBelowWhatIsInUseIsOneLineWithBothNumbers(t *testing.T) {

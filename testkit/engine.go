@@ -20,7 +20,9 @@ import (
 type Engine struct {
 	Dir, Bin, DataRoot, ExecRoot string
 	Host                         string // unix://…
-	CgroupParent                 string
+	CgroupParent                 string // a path; with Systemd that of a slice
+	// Systemd makes the control groups. All tests run so when BERTH_TEST_CGROUP_DRIVER is "systemd".
+	Systemd bool
 	// Runtime is the engine's default OCI runtime, NAME or NAME=PATH; empty: Berth's own. All
 	// tests run with another one when BERTH_TEST_RUNTIME names it.
 	Runtime string
@@ -40,6 +42,7 @@ type EngineOptions struct {
 	Lazy  bool     // do not start: the first client shall
 
 	Runtime string // see Engine
+	Systemd bool   // see Engine
 	Host    *Host  // the machine that it runs on; nil: this one
 	// Within gives the command line that runs another one where the engine is to be, e.g. in
 	// other namespaces. The program must become that command.
@@ -68,6 +71,9 @@ func StartEngine(t testing.TB, o EngineOptions) *Engine {
 	}
 	if e.Runtime == "" {
 		e.Runtime = os.Getenv("BERTH_TEST_RUNTIME")
+	}
+	if e.Systemd = o.Systemd || os.Getenv("BERTH_TEST_CGROUP_DRIVER") == "systemd"; e.Systemd {
+		e.CgroupParent += ".slice"
 	}
 	// So all tests run with their data roots on another file system.
 	if other := os.Getenv("BERTH_TEST_DATA"); other != "" {
@@ -132,7 +138,12 @@ func (e *Engine) Flags(more ...string) { e.flags = append(e.flags, more...) }
 // Command is berthd's command line.
 func (e *Engine) Command() []string {
 	argv := []string{filepath.Join(e.Bin, "berthd"), "--data-root", e.DataRoot, "--exec-root", e.ExecRoot,
-		"-H", e.Host, "--cgroup-parent", e.CgroupParent, "--config-file", filepath.Join(e.Dir, "daemon.json")}
+		"-H", e.Host, "--config-file", filepath.Join(e.Dir, "daemon.json")}
+	if e.Systemd {
+		argv = append(argv, "--exec-opt", "native.cgroupdriver=systemd", "--cgroup-parent", filepath.Base(e.CgroupParent))
+	} else {
+		argv = append(argv, "--cgroup-parent", e.CgroupParent)
+	}
 	if name, _, named := strings.Cut(e.Runtime, "="); named {
 		argv = append(argv, "--add-runtime", e.Runtime, "--default-runtime", name)
 	} else if e.Runtime != "" {

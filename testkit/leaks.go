@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -56,6 +57,9 @@ func (e *Engine) leaksNow(before stock) (left []string) {
 		})
 		_ = os.Remove(root) // the parent itself is the test's to remove
 	}
+	if e.Systemd {
+		left = append(left, e.unitLeaks()...)
+	}
 	// Not layers/trash: what an engine has not deleted when it ends, its next start deletes.
 	for _, dir := range []string{filepath.Join(e.DataRoot, "containers"), filepath.Join(e.ExecRoot, "containers"),
 		filepath.Join(e.DataRoot, "layers", "staging"), filepath.Join(e.DataRoot, "content", "ingest")} {
@@ -65,6 +69,31 @@ func (e *Engine) leaksNow(before stock) (left []string) {
 		}
 	}
 	return append(left, e.networkLeaks()...)
+}
+
+// unitLeaks lists what systemd still knows of the engine's scopes, and ends their slice, which is
+// the test's.
+func (e *Engine) unitLeaks() (left []string) {
+	slice := filepath.Base(e.CgroupParent)
+	out, err := exec.Command("systemctl", "list-units", "--all", "--plain", "--no-legend", "--full", "berth-*.scope").CombinedOutput()
+	if err != nil {
+		return []string{fmt.Sprintf("systemctl list-units: %v: %s", err, out)}
+	}
+	for _, line := range strings.Split(string(out), "\n") {
+		unit, _, _ := strings.Cut(line, " ")
+		if unit == "" {
+			continue
+		}
+		if of, _ := exec.Command("systemctl", "show", "-P", "Slice", unit).Output(); strings.TrimSpace(string(of)) == slice {
+			left = append(left, "unit "+line)
+		}
+	}
+	if len(left) == 0 {
+		if out, err := exec.Command("systemctl", "stop", slice).CombinedOutput(); err != nil {
+			left = append(left, fmt.Sprintf("systemctl stop %s: %v: %s", slice, err, out))
+		}
+	}
+	return left
 }
 
 // processes lists the processes whose program is one of this engine's binaries (or the

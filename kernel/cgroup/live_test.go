@@ -219,6 +219,9 @@ func TestBadPathsAreRefused(t *testing.T) {
 	}
 }
 
+// shown is a limit as the kernel shows it: v1's file and content, and v2's.
+type shown struct{ controller, v1, v1Text, v2, v2Text string }
+
 func TestLimitsReachTheKernel(t *testing.T) {
 	hs := host(t)
 	const mib = 1 << 20
@@ -227,47 +230,81 @@ func TestLimitsReachTheKernel(t *testing.T) {
 		CPU:    &specs.LinuxCPU{Shares: ptr(uint64(512)), Quota: ptr(int64(50000)), Period: ptr(uint64(100000)), Cpus: "0"},
 		Pids:   &specs.LinuxPids{Limit: ptr(int64(100))},
 	})
-	if g.v2() {
-		t.Skip("this test reads v1 files")
-	}
-	check := func(what string, files map[[2]string]string) {
-		t.Helper()
-		for f, want := range files {
-			if got := content(t, g, f[0], f[1]); got != want {
-				t.Errorf("%s: %s is %q, want %q", what, f[1], got, want)
-			}
-		}
-	}
-	check("created", map[[2]string]string{
-		{"memory", "memory.limit_in_bytes"}: "67108864", {"memory", "memory.memsw.limit_in_bytes"}: "134217728",
-		{"memory", "memory.soft_limit_in_bytes"}: "33554432", {"cpu", "cpu.shares"}: "512", {"cpu", "cpu.cfs_quota_us"}: "50000",
-		{"cpuset", "cpuset.cpus"}: "0", {"pids", "pids.max"}: "100",
-	})
 	apply := func(r *specs.LinuxResources) {
 		t.Helper()
 		if err := g.Apply(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
 	}
-	apply(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(256 * mib)), Swap: ptr(int64(512 * mib))}})
-	check("raised", map[[2]string]string{{"memory", "memory.limit_in_bytes"}: "268435456", {"memory", "memory.memsw.limit_in_bytes"}: "536870912"})
-	apply(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(16 * mib)), Swap: ptr(int64(16 * mib))}})
-	check("lowered", map[[2]string]string{{"memory", "memory.limit_in_bytes"}: "16777216", {"memory", "memory.memsw.limit_in_bytes"}: "16777216"})
-	apply(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(-1))}, Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}})
-	check("lifted", map[[2]string]string{{"memory", "memory.limit_in_bytes"}: "9223372036854771712", {"pids", "pids.max"}: "max"})
-	apply(&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(200000)), Period: ptr(uint64(500000)), Burst: ptr(uint64(1000))}})
-	check("quota and period", map[[2]string]string{{"cpu", "cpu.cfs_quota_us"}: "200000", {"cpu", "cpu.cfs_period_us"}: "500000", {"cpu", "cpu.cfs_burst_us"}: "1000"})
-	apply(&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(-1))}})
-	check("no quota", map[[2]string]string{{"cpu", "cpu.cfs_quota_us"}: "-1"})
-
-	for what, r := range map[string]*specs.LinuxResources{
-		"too few shares":           {CPU: &specs.LinuxCPU{Shares: ptr(uint64(1))}},
-		"too many shares":          {CPU: &specs.LinuxCPU{Shares: ptr(uint64(1 << 20))}},
-		"a cpu that is not there":  {CPU: &specs.LinuxCPU{Cpus: "4000"}},
-		"a file of v2":             {Unified: map[string]string{"memory.high": "max"}},
-		"a controller not mounted": {Rdma: map[string]specs.LinuxRdma{"mlx5": {}}},
-		"a device that is none":    {BlockIO: &specs.LinuxBlockIO{ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{{Rate: 1, LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: 4000, Minor: 1}}}}},
+	for _, step := range []struct {
+		what   string
+		change *specs.LinuxResources
+		want   []shown
+	}{
+		{"created", nil, []shown{
+			{"memory", "memory.limit_in_bytes", "67108864", "memory.max", "67108864"},
+			{"memory", "memory.memsw.limit_in_bytes", "134217728", "memory.swap.max", "67108864"},
+			{"memory", "memory.soft_limit_in_bytes", "33554432", "memory.low", "33554432"},
+			{"cpu", "cpu.shares", "512", "cpu.weight", "59"},
+			{"cpu", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 100000"},
+			{"cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"},
+			{"pids", "pids.max", "100", "pids.max", "100"},
+		}},
+		{"raised", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(256 * mib)), Swap: ptr(int64(512 * mib))}}, []shown{
+			{"memory", "memory.limit_in_bytes", "268435456", "memory.max", "268435456"},
+			{"memory", "memory.memsw.limit_in_bytes", "536870912", "memory.swap.max", "268435456"},
+		}},
+		{"lowered", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(16 * mib)), Swap: ptr(int64(16 * mib))}}, []shown{
+			{"memory", "memory.limit_in_bytes", "16777216", "memory.max", "16777216"},
+			{"memory", "memory.memsw.limit_in_bytes", "16777216", "memory.swap.max", "0"},
+		}},
+		{"lifted", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(-1))}, Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}}, []shown{
+			{"memory", "memory.limit_in_bytes", "9223372036854771712", "memory.max", "max"},
+			{"memory", "memory.memsw.limit_in_bytes", "9223372036854771712", "memory.swap.max", "max"},
+			{"pids", "pids.max", "max", "pids.max", "max"},
+		}},
+		{"quota, period and burst", &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(200000)), Period: ptr(uint64(500000)), Burst: ptr(uint64(1000))}}, []shown{
+			{"cpu", "cpu.cfs_quota_us", "200000", "cpu.max", "200000 500000"},
+			{"cpu", "cpu.cfs_period_us", "500000", "cpu.max", "200000 500000"},
+			{"cpu", "cpu.cfs_burst_us", "1000", "cpu.max.burst", "1000"},
+		}},
+		{"no quota", &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(-1))}}, []shown{
+			{"cpu", "cpu.cfs_quota_us", "-1", "cpu.max", "max 500000"},
+		}},
+		{"idle", &specs.LinuxResources{CPU: &specs.LinuxCPU{Idle: ptr(int64(1))}}, []shown{{"cpu", "cpu.idle", "1", "cpu.idle", "1"}}},
+		{"busy", &specs.LinuxResources{CPU: &specs.LinuxCPU{Idle: ptr(int64(0)), Shares: ptr(uint64(1024))}}, []shown{
+			{"cpu", "cpu.idle", "0", "cpu.idle", "0"},
+			{"cpu", "cpu.shares", "1024", "cpu.weight", "100"},
+		}},
 	} {
+		if step.change != nil {
+			apply(step.change)
+		}
+		for _, w := range step.want {
+			file, want := w.v1, w.v1Text
+			if g.v2() {
+				file, want = w.v2, w.v2Text
+			}
+			if got := content(t, g, w.controller, file); got != want {
+				t.Errorf("%s: %s is %q, want %q", step.what, file, got, want)
+			}
+		}
+	}
+
+	bad := map[string]*specs.LinuxResources{
+		"a cpu that is not there":   {CPU: &specs.LinuxCPU{Cpus: "4000"}},
+		"a file of no kernel":       {Unified: map[string]string{"memory.nonsense": "max"}},
+		"an RDMA device of no name": {Rdma: map[string]specs.LinuxRdma{"no/such": {}}},
+		"a device that is none":     {BlockIO: &specs.LinuxBlockIO{ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{{Rate: 1, LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: 4000, Minor: 1}}}}},
+		"a size that no page has":   {HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "3MB", Limit: 1}}},
+		"an escape from the group":  {HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "../2MB", Limit: 1}}},
+	}
+	if !g.v2() { // v2's runtimes take the nearest there is
+		bad["too few shares"] = &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr(uint64(1))}}
+		bad["too many shares"] = &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr(uint64(1 << 20))}}
+		bad["a file of v2"] = &specs.LinuxResources{Unified: map[string]string{"memory.high": "max"}}
+	}
+	for what, r := range bad {
 		if err := g.Apply(t.Context(), r); !fail.Is(err, fail.Invalid) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: got %v", what, err)
 		}
@@ -331,6 +368,9 @@ func TestMemoryKillsAreCountedAndTold(t *testing.T) {
 
 func TestTheOOMWatchEndsWithTheGroup(t *testing.T) {
 	g := group(t, host(t), nil)
+	if g.v2() {
+		t.Skip("cgroup v2 does not tell its watchers that a group is removed")
+	}
 	events, err := g.WatchOOM(deadline(t))
 	if err != nil {
 		t.Skip(err)

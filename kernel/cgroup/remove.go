@@ -48,6 +48,10 @@ func (g *Group) removeBusy(ctx context.Context, d dir) error {
 		return false, err
 	}
 	if d.unified {
+		// Whoever is listed lives: those that die are not any more, but still counted.
+		if pids, err := pidsBelow(d.path); err == nil && len(pids) > 0 {
+			return fail.New(fail.Conflict, "%d processes are still in it", len(pids))
+		}
 		events := d.path + "/cgroup.events"
 		err := waitFile(ctx, events, func() (bool, error) {
 			n, err := readKey(events, "populated")
