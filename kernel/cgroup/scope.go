@@ -121,9 +121,12 @@ func createScope(ctx context.Context, hs []hierarchy, p place, res *specs.LinuxR
 		return nil, err
 	}
 	g := &Group{path: p.path, scope: p.scope, dirs: []dir{{h, dirPath}}}
+	made := false
 	defer func() {
 		if err != nil {
 			g.Inhabited()
+		}
+		if err != nil && made {
 			_ = systemd.Stop(context.WithoutCancel(ctx), p.scope)
 		}
 	}()
@@ -142,7 +145,6 @@ func createScope(ctx context.Context, hs []hierarchy, p place, res *specs.LinuxR
 	if fail.Is(err, fail.Conflict) {
 		// Of a container that was lost, or systemd has not forgotten the last run yet.
 		if pids, e := pidsBelow(dirPath); e == nil && len(pids) > 0 {
-			g.guest.Close()
 			return nil, fail.New(fail.Conflict, "%s is in use by %d processes", p.scope, len(pids))
 		}
 		if err = systemd.Stop(ctx, p.scope); err == nil {
@@ -152,6 +154,7 @@ func createScope(ctx context.Context, hs []hierarchy, p place, res *specs.LinuxR
 	if err != nil {
 		return nil, err
 	}
+	made = true
 	if !exists(dirPath) {
 		return nil, fail.New(fail.Internal, "systemd has made %s, but not at %s", p.scope, dirPath)
 	}
