@@ -32,3 +32,25 @@ func unwritableHost(hs []hierarchy) bool {
 	_, err := makeDir(hs[0], "/berth-cgroupbench")
 	return err != nil
 }
+
+// What a scope of systemd's costs instead.
+func BenchmarkScopeCreateAndRemove(b *testing.B) {
+	hs, err := hierarchies()
+	if err == nil {
+		err = scopesWork(hs)
+	}
+	if err != nil {
+		b.Skip(err)
+	}
+	limit := int64(100)
+	for b.Loop() {
+		g, err := create(b.Context(), hs, Scope("", "berthbench", "box"), &specs.LinuxResources{
+			Pids: &specs.LinuxPids{Limit: &limit}, Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := g.Remove(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -135,7 +135,7 @@ type connection struct {
 type removedJob struct{ path, unit, result string }
 
 // patience is how long systemd may take for one of our wishes.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 func dial(ctx context.Context) (*connection, error) {
 	socket, err := net.Dial("unix", privateSocket)
