@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -24,11 +25,26 @@ type Profile struct {
 	Kernel string   // the package
 	// Without are packages of the common list that this release does not have.
 	Without []string
+	// Disk names the profile whose disk this one boots from, with another kernel: that of Suite,
+	// with its modules. It costs a hundredth of a disk of its own.
+	Disk string
 }
 
 // Profiles are the machines that can be had, the ordinary one first.
 var Profiles = []Profile{
 	{Name: "bookworm", Suite: "bookworm", Kernel: "linux-image-cloud-amd64"},
+	{Name: "bookworm-backports", Disk: "bookworm", Suite: "bookworm-backports", Kernel: "linux-image-cloud-amd64/bookworm-backports", // 6.12
+		Also: []string{"deb http://deb.debian.org/debian bookworm-backports main"}},
+	{Name: "bullseye-kernel", Disk: "bookworm", Suite: "bullseye", Kernel: "linux-image-cloud-amd64"}, // 5.10
+}
+
+// profile finds one by its name; the first if that is empty.
+func profile(name string) (Profile, error) {
+	at := slices.IndexFunc(Profiles, func(p Profile) bool { return p.Name == name || name == "" })
+	if at < 0 {
+		return Profile{}, fmt.Errorf("no profile %q: there are %s", name, names())
+	}
+	return Profiles[at], nil
 }
 
 // packages are in every machine: what an ordinary server has, and what the tests drive.
@@ -73,15 +89,19 @@ var settings = map[string]string{
 const diskSize = 24 << 30
 
 // image is what a machine boots from, made once and shared by all machines of the profile.
-type image struct{ dir string }
+// base has the disk and the key, if they are another profile's.
+type image struct{ dir, base string }
 
-func (i image) disk() string   { return filepath.Join(i.dir, "disk.raw") }
+func (i image) disk() string   { return filepath.Join(cmp.Or(i.base, i.dir), "disk.raw") }
 func (i image) kernel() string { return filepath.Join(i.dir, "vmlinuz") }
 func (i image) initrd() string { return filepath.Join(i.dir, "initrd") }
-func (i image) key() string    { return filepath.Join(i.dir, "key") }
+func (i image) key() string    { return filepath.Join(cmp.Or(i.base, i.dir), "key") }
 
 // makeImage returns the profile's image and makes it if the cache has none with this content.
 func makeImage(ctx context.Context, p Profile) (image, error) {
+	if p.Disk != "" {
+		return makeKernelImage(ctx, p)
+	}
 	list := slices.DeleteFunc(append(slices.Clone(packages), p.Kernel), func(name string) bool { return slices.Contains(p.Without, name) })
 	name := imageName(p, list)
 	cache, err := testkit.CacheDir()
@@ -113,9 +133,9 @@ func makeImage(ctx context.Context, p Profile) (image, error) {
 		}
 		root := dir + ".root"
 		defer os.RemoveAll(root)
-		return furnish(ctx, p, list, image{dir}, root)
+		return furnish(ctx, p, list, image{dir: dir}, root)
 	})
-	return image{dir}, err
+	return image{dir: dir}, err
 }
 
 // imageName names an image by all that it is made of.
@@ -184,7 +204,7 @@ func furnish(ctx context.Context, p Profile, list []string, i image, root string
 	if err := run(ctx, "cp", newest, i.kernel()); err != nil {
 		return err
 	}
-	if err := writeInitrd(i.initrd(), root, version); err != nil {
+	if err := writeInitrd(i.initrd(), root, version, false); err != nil {
 		return err
 	}
 	f, err := os.Create(i.disk())
@@ -196,6 +216,50 @@ func furnish(ctx context.Context, p Profile, list []string, i image, root string
 	}
 	f.Close()
 	return run(ctx, "mkfs.ext4", "-q", "-F", "-L", "root", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-d", root, i.disk())
+}
+
+// makeKernelImage makes a kernel and an initrd that brings its modules along, for the disk of
+// another profile.
+func makeKernelImage(ctx context.Context, p Profile) (image, error) {
+	other, err := profile(p.Disk)
+	if err != nil {
+		return image{}, err
+	}
+	base, err := makeImage(ctx, other)
+	if err != nil {
+		return image{}, err
+	}
+	h := sha256.New()
+	fmt.Fprintln(h, "1", p.Suite, p.Also, p.Kernel, initScript, bringModules)
+	dir, err := testkit.Cached(fmt.Sprintf("vm-%s-%s", p.Name, hex.EncodeToString(h.Sum(nil))[:12]), func(dir string) error {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+		root := dir + ".root"
+		defer os.RemoveAll(root)
+		args := []string{"--quiet", "--variant=extract", "--format=directory", `--aptopt=Apt::Install-Recommends "false"`,
+			"--include=" + p.Kernel + ",kmod,busybox-static", p.Suite, root}
+		if len(p.Also) > 0 {
+			args = append(append(args, p.Also...), "deb http://deb.debian.org/debian "+other.Suite+" main")
+		}
+		if out, err := exec.CommandContext(ctx, "mmdebstrap", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("mmdebstrap: %w\n%s", err, Tail(string(out), 20))
+		}
+		kernels, _ := filepath.Glob(filepath.Join(root, "boot", "vmlinuz-*"))
+		if len(kernels) != 1 {
+			return fmt.Errorf("package %s brought the kernels %v", p.Kernel, kernels)
+		}
+		i := image{dir: dir}
+		version := strings.TrimPrefix(filepath.Base(kernels[0]), "vmlinuz-")
+		if err := run(ctx, "chroot", root, "/sbin/depmod", version); err != nil {
+			return err
+		}
+		if err := run(ctx, "cp", kernels[0], i.kernel()); err != nil {
+			return err
+		}
+		return writeInitrd(i.initrd(), root, version, true)
+	})
+	return image{dir: dir, base: base.dir}, err
 }
 
 func freeBytes(dir string) int64 {

@@ -21,9 +21,13 @@ until [ -e /dev/vda ]; do /bin/busybox usleep 10000; done
 exec /bin/busybox switch_root /root /sbin/init
 `
 
+// bringModules goes into initScript for a kernel whose modules the disk does not have.
+const bringModules = "[ -e /root/lib/modules/$(/bin/busybox uname -r)/modules.dep ] || /bin/busybox cp -a /lib/modules/. /root/lib/modules/\n"
+
 // writeInitrd packs busybox, the modules that reach the disk and initScript: a tenth of what
-// the distribution's own initrd weighs, which an emulated machine notices.
-func writeInitrd(path, root, version string) error {
+// the distribution's own initrd weighs, which an emulated machine notices. With all, all of the
+// kernel's modules are in it, to be copied to the disk.
+func writeInitrd(path, root, version string, all bool) error {
 	modules, err := modulesFor(filepath.Join(root, "lib", "modules", version), "virtio_pci", "virtio_blk")
 	if err != nil {
 		return err
@@ -37,7 +41,14 @@ func writeInitrd(path, root, version string) error {
 		a.add(dir, 0o040755, nil)
 	}
 	a.add("bin/busybox", 0o100755, busybox)
-	a.add("init", 0o100755, []byte(initScript))
+	script := initScript
+	if all {
+		script = strings.Replace(script, "/bin/busybox mount --move", bringModules+"/bin/busybox mount --move", 1)
+		if err := a.addTree(root, filepath.Join("lib", "modules")); err != nil {
+			return err
+		}
+	}
+	a.add("init", 0o100755, []byte(script))
 	for n, m := range modules {
 		data, err := os.ReadFile(m)
 		if err == nil && strings.HasSuffix(m, ".xz") {
@@ -100,6 +111,33 @@ func (c *cpio) add(name string, mode int, data []byte) {
 	c.pad()
 	c.Write(data)
 	c.pad()
+}
+
+// addTree adds a directory with all below it, by its path below root.
+func (c *cpio) addTree(root, dir string) error {
+	for at := dir; filepath.Dir(at) != "."; {
+		at = filepath.Dir(at)
+		c.add(at, 0o040755, nil)
+	}
+	return filepath.WalkDir(filepath.Join(root, dir), func(path string, e os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(root, path)
+		switch {
+		case err != nil:
+			return err
+		case e.IsDir():
+			c.add(name, 0o040755, nil)
+		case e.Type().IsRegular():
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			c.add(name, 0o100644, data)
+		}
+		return nil
+	})
 }
 
 func (c *cpio) pad() {

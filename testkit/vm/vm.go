@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -65,12 +64,12 @@ func Start(ctx context.Context, dir string, c Config) (*Machine, error) {
 	if c.Within == 0 {
 		c.Within = 6 * time.Minute
 	}
-	at := slices.IndexFunc(Profiles, func(p Profile) bool { return p.Name == c.Profile || c.Profile == "" })
-	if at < 0 {
-		return nil, fmt.Errorf("no profile %q: there are %s", c.Profile, names())
+	p, err := profile(c.Profile)
+	if err != nil {
+		return nil, err
 	}
-	c.Profile = Profiles[at].Name
-	dir, err := filepath.Abs(dir)
+	c.Profile = p.Name
+	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +82,7 @@ func Start(ctx context.Context, dir string, c Config) (*Machine, error) {
 	if free := freeMemory(); free < c.Memory+256 {
 		return nil, fmt.Errorf("%w: the machine needs %d MiB of memory and %d are free", ErrMissing, c.Memory+256, free)
 	}
-	image, err := makeImage(ctx, Profiles[at])
+	image, err := makeImage(ctx, p)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMissing, err)
 	}
