@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -311,28 +312,43 @@ func TestOnlyTheStreamsAndTheExtraFilesAreOpen(t *testing.T) {
 	}
 }
 
-func TestLimitsAreSetAndLoweredWhereTheHostForbids(t *testing.T) {
-	cfg := config(t)
-	cfg.Spec.Process.Rlimits = []specs.POSIXRlimit{
-		{Type: "RLIMIT_NOFILE", Soft: 64, Hard: 128},
-		{Type: "RLIMIT_CORE", Soft: 0, Hard: 0},
-		{Type: "RLIMIT_NICE", Soft: 1 << 40, Hard: 1 << 40},
+func TestLimitsAreSetAndKeptWhereTheHostForbidsToRaiseThem(t *testing.T) {
+	needRoot(t)
+	may := ownCapabilities()&(1<<unix.CAP_SYS_RESOURCE) != 0
+	var before unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_NICE, nil, &before); err != nil {
+		t.Fatal(err)
 	}
-	adj := 500
-	cfg.Spec.Process.OOMScoreAdj = &adj
-	c := running(t, cfg)
-	var nofile, core, nice unix.Rlimit
-	unix.Prlimit(c.Pid(), unix.RLIMIT_NOFILE, nil, &nofile)
-	unix.Prlimit(c.Pid(), unix.RLIMIT_CORE, nil, &core)
-	unix.Prlimit(c.Pid(), 13, nil, &nice)
-	if nofile != (unix.Rlimit{Cur: 64, Max: 128}) || core != (unix.Rlimit{}) {
-		t.Errorf("limits %v %v", nofile, core)
+	score := func(pid int) string {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+		return strings.TrimSpace(string(text))
 	}
-	if ownCapabilities()&(1<<unix.CAP_SYS_RESOURCE) == 0 && len(c.Warnings()) == 0 {
-		t.Error("no warning for a limit that cannot be raised")
-	}
-	if text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", c.Pid())); string(text) != "500\n" {
-		t.Errorf("oom_score_adj %q", text)
+	for _, adj := range []int{500, -500} {
+		cfg := config(t)
+		cfg.Spec.Process.Rlimits = []specs.POSIXRlimit{
+			{Type: "RLIMIT_NOFILE", Soft: 64, Hard: 128},
+			{Type: "RLIMIT_CORE", Soft: 0, Hard: 0},
+			{Type: "RLIMIT_NICE", Soft: 1 << 40, Hard: 1 << 40},
+		}
+		cfg.Spec.Process.OOMScoreAdj = &adj
+		c := running(t, cfg)
+		var nofile, core, nice unix.Rlimit
+		unix.Prlimit(c.Pid(), unix.RLIMIT_NOFILE, nil, &nofile)
+		unix.Prlimit(c.Pid(), unix.RLIMIT_CORE, nil, &core)
+		unix.Prlimit(c.Pid(), unix.RLIMIT_NICE, nil, &nice)
+		if nofile != (unix.Rlimit{Cur: 64, Max: 128}) || core != (unix.Rlimit{}) {
+			t.Errorf("limits %v %v", nofile, core)
+		}
+		wantNice, wantScore := unix.Rlimit{Cur: 1 << 40, Max: 1 << 40}, strconv.Itoa(adj)
+		if !may {
+			wantNice = unix.Rlimit{Cur: before.Max, Max: before.Max}
+			if adj < 0 {
+				wantScore = score(os.Getpid())
+			}
+		}
+		if got := score(c.Pid()); nice != wantNice || got != wantScore || (len(c.Warnings()) == 0) != may {
+			t.Errorf("nice %v, want %v; oom_score_adj %s, want %s; warnings %q", nice, wantNice, got, wantScore, c.Warnings())
+		}
 	}
 }
 

@@ -230,7 +230,7 @@ func makeKernelImage(ctx context.Context, p Profile) (image, error) {
 		return image{}, err
 	}
 	h := sha256.New()
-	fmt.Fprintln(h, "1", p.Suite, p.Also, p.Kernel, initScript, bringModules)
+	fmt.Fprintln(h, "1", p.Suite, p.Also, p.Kernel, initScript, strings.TrimSpace(bringModules))
 	dir, err := testkit.Cached(fmt.Sprintf("vm-%s-%s", p.Name, hex.EncodeToString(h.Sum(nil))[:12]), func(dir string) error {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
