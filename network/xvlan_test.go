@@ -188,8 +188,8 @@ func TestIPvlanContainersAreOnTheParentsNetwork(t *testing.T) {
 	}{
 		{"", "", "10.50.0.0/24", "10.50.0.1", "eth0 up 10.50.0.2/24; default 10.50.0.1 eth0", true},
 		{"l2", "private", "10.50.0.0/24", "10.50.0.1", "eth0 up 10.50.0.2/24; default 10.50.0.1 eth0", false},
-		{"l3", "", "10.60.0.0/24", "", "eth0 up 10.60.0.1/24; default <nil> eth0", true},
-		{"l3s", "bridge", "10.60.0.0/24", "", "eth0 up 10.60.0.1/24; default <nil> eth0", true},
+		{"l3", "", "10.60.0.0/24", "", "eth0 up 10.60.0.2/24; default <nil> eth0", true},
+		{"l3s", "bridge", "10.60.0.0/24", "", "eth0 up 10.60.0.2/24; default <nil> eth0", true},
 	} {
 		t.Run(c.mode+" "+c.flag, func(t *testing.T) {
 			options := map[string]string{"parent": "lan0"}

@@ -135,14 +135,14 @@ func TestSCTPMessagesArriveAsTheyWereSent(t *testing.T) {
 		}
 		var sender sync.WaitGroup
 		sender.Go(func() { // more than buffers hold
-			for n := range 60 {
+			for n := range 30 {
 				m, data := exampleMessage(n)
 				if err := c.send(m, data); err != nil {
 					t.Errorf("send %d: %v", n, err)
 				}
 			}
 		})
-		for n := range 60 {
+		for n := range 30 {
 			m, data, err := c.receive()
 			wantM, want := exampleMessage(n)
 			if err != nil || m != wantM || !bytes.Equal(data, want) {
