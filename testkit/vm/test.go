@@ -11,12 +11,20 @@ import (
 )
 
 // Boot boots a machine for a test and ends it with the test. Without BERTH_VM=1 (see `make
-// test-vm`) and with -short the test is skipped.
+// test-vm`) and with -short the test is skipped. With BERTH_VM_DIR=DIR it is the machine that
+// `vm up DIR` has booted, which goes on.
 func Boot(t testing.TB, c Config) *Machine {
 	t.Helper()
 	testkit.Integration(t)
 	if os.Getenv("BERTH_VM") == "" {
 		t.Skip("boots a virtual machine: set BERTH_VM=1 (make test-vm does)")
+	}
+	if dir := os.Getenv("BERTH_VM_DIR"); dir != "" {
+		m, err := Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
 	}
 	dir, err := os.MkdirTemp("", "berth-vm-")
 	if err != nil {
