@@ -71,6 +71,9 @@ func TestRequestsThatCannotBeAreRefusedInOneLine(t *testing.T) {
 		{CreateRequest{Name: "n", ConfigFrom: "pattern", ConfigOnly: true}, fail.Invalid, "cannot depend on another configuration network"},
 		{CreateRequest{Name: "n", Driver: "macvlan", Options: option("parent", "nosuch0")}, fail.Invalid, "the host has no such interface"},
 	} {
+		if c.r.Driver == "ipvlan" && (xvlan{"ipvlan"}).supported(g.n) == nil {
+			continue
+		}
 		_, _, err := g.n.Create(t.Context(), c.r)
 		mustFail(t, err, c.class, c.text)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -214,6 +215,12 @@ func settle(ns *os.File, c *conn, index int, s sandbox, e endpoint, out4, out6 b
 	}
 	var batch []message
 	for _, p := range e.addresses() {
+		if e.Link == "" {
+			if err := takeOver(c, index, p); err != nil {
+				return err
+			}
+			continue
+		}
 		batch = append(batch, addAddress(index, p))
 	}
 	for _, a := range e.LinkLocal {
@@ -230,6 +237,21 @@ func settle(ns *os.File, c *conn, index int, s sandbox, e endpoint, out4, out6 b
 	batch = append(batch, setUp(index, e.Interface))
 	return c.do(append(batch, ways(unix.RTM_NEWROUTE, index, e, out4, out6)...)...)
 }
+
+// takeOver gives an interface an address that its last owner may still have. The kernel knows the addresses of
+// all ipvlan interfaces of a parent, and those of an ended container until it has taken its
+// namespace down, a while after the last process. It does not tell when that is done.
+func takeOver(c *conn, index int, p netip.Prefix) error {
+	for end := time.Now().Add(takeOverTime); ; time.Sleep(5 * time.Millisecond) {
+		err := c.do(addAddress(index, p))
+		if !errors.Is(err, unix.EADDRINUSE) || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+// takeOverTime is how long a namespace may take to go.
+const takeOverTime = 3 * time.Second
 
 func tune(name string, six bool, sysctls [][2]string) error {
 	if err := optionalSysctl("ipv6/conf/"+name+"/disable_ipv6", flag(!six)); err != nil {

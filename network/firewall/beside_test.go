@@ -225,7 +225,7 @@ func startDocker(t *testing.T, dir string) (stop func()) {
 		}
 	}
 	t.Cleanup(stop)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		select {
 		case <-ended:
 			b, _ := os.ReadFile(dir + "/log")

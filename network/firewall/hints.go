@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 )
 
 // Hints tells, a sentence each, what on this host drops the traffic of the table's bridges, and
@@ -24,20 +25,27 @@ func (t *Table) Hints() []string {
 	}
 	t.mu.Lock()
 	var names []string
-	published := map[nftables.TableFamily]bool{}
-	for k := range t.state.elements {
-		switch k.set {
-		case bridges:
-			names = append(names, strings.TrimRight(k.key, "\x00"))
-		case any4, one4, open4:
-			published[nftables.TableFamilyIPv4] = true
-		case any6, one6, open6:
-			published[nftables.TableFamilyIPv6] = true
+	var publish []string
+	for k, e := range t.state.elements {
+		switch {
+		case k.set == bridges:
+			names = append(names, nameOf(k.key))
+		case k.set == hairpin4, k.set == hairpin6, k.set == near:
+			publish = append(publish, nameOf(k.key))
+		case k.set == into && e.value.chain == "routed": // what is open there has no bridge's name
+			publish = append(publish, nameOf(k.key[4:]))
 		}
 	}
 	t.mu.Unlock()
 	slices.Sort(names)
-	return t.hints(names, published)
+	slices.Sort(publish)
+	return append(t.nftHints(names, slices.Compact(publish)), legacyHints(names)...)
+}
+
+// nameOf reads the name of an interface that a key begins with.
+func nameOf(key string) string {
+	name, _, _ := strings.Cut(key[:unix.IFNAMSIZ], "\x00")
+	return name
 }
 
 // PublishHints tells the same for ports that will be published on one bridge, which need not exist yet. What
@@ -53,7 +61,7 @@ func (t *Table) PublishHints(bridge string) []string {
 	}
 	hints, ok := t.remembered.hints[bridge]
 	if !ok {
-		hints = t.nftHints([]string{bridge}, map[nftables.TableFamily]bool{nftables.TableFamilyIPv4: true, nftables.TableFamilyIPv6: true})
+		hints = t.nftHints([]string{bridge}, []string{bridge})
 		t.remembered.hints[bridge] = hints
 	}
 	return append(slices.Clone(hints), legacyHints([]string{bridge})...)
@@ -66,13 +74,9 @@ type remembered struct {
 	hints map[string][]string
 }
 
-// hints tells what drops the traffic of some bridges. published says for which families there
-// are ports for other hosts.
-func (t *Table) hints(names []string, published map[nftables.TableFamily]bool) []string {
-	return append(t.nftHints(names, published), legacyHints(names)...)
-}
-
-func (t *Table) nftHints(names []string, published map[nftables.TableFamily]bool) []string {
+// nftHints tells what drops the traffic of some bridges, and what is sent to published ports on
+// some of them.
+func (t *Table) nftHints(names, published []string) []string {
 	var hints []string
 	c, err := nftables.New()
 	if err != nil {
@@ -84,24 +88,26 @@ func (t *Table) nftHints(names []string, published map[nftables.TableFamily]bool
 		return nil
 	}
 	for _, ch := range chains {
-		o := obstacle{chain: ch, names: names, published: published[ch.Table.Family]}
+		o := obstacle{chain: ch, names: names}
 		switch {
 		case ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward || ch.Table.Family == nftables.TableFamilyINet && ch.Table.Name == t.table.Name:
 			continue
 		case ch.Table.Family == nftables.TableFamilyIPv4, ch.Table.Family == nftables.TableFamilyINet:
 		case ch.Table.Family == nftables.TableFamilyIPv6:
-			o.names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !hasIPv6(name) })
-			if len(o.names) == 0 {
-				continue
-			}
 		default:
 			continue
 		}
 		if ch.Table.Name != "firewalld" && (ch.Policy == nil || *ch.Policy != nftables.ChainPolicyDrop) {
 			continue
 		}
-		if len(names) == 0 {
+		switch {
+		case o.shared():
+			o.names = published
+		case len(names) == 0:
 			o.names = []string{"berth0"} // the bridge that the first container will be on
+		}
+		if ch.Table.Family == nftables.TableFamilyIPv6 {
+			o.names = slices.DeleteFunc(slices.Clone(o.names), func(name string) bool { return !hasIPv6(name) })
 		}
 		o.look(c, chains)
 		if hint := o.hint(); hint != "" && !slices.Contains(hints, hint) { // ufw has both families
@@ -142,11 +148,20 @@ func hasIPv6(name string) bool {
 
 // obstacle is somebody's forward chain that may drop our traffic.
 type obstacle struct {
-	chain     *nftables.Chain
-	names     []string // our bridges; look leaves those that no rule names
-	published bool     // ports for other hosts, of its family
-	ufw       bool
-	docker    bool // it has a DOCKER-USER, and there is our accept
+	chain  *nftables.Chain
+	names  []string // our bridges; look leaves those that no rule names
+	ufw    bool
+	docker bool // it has a DOCKER-USER, and there is our accept
+}
+
+// program is the one that makes rules of a family.
+func (o *obstacle) program() string {
+	return map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "iptables", nftables.TableFamilyIPv6: "ip6tables"}[o.chain.Table.Family]
+}
+
+// shared tells the chain that our accept for what containers begin is in.
+func (o *obstacle) shared() bool {
+	return o.program() != "" && o.chain.Table.Name == "filter" && o.chain.Name == forward
 }
 
 // look reads the table of the chain.
@@ -186,16 +201,14 @@ func (o *obstacle) look(c *nftables.Conn, chains []*nftables.Chain) {
 
 func (o *obstacle) hint() string {
 	table, chain := o.chain.Table, o.chain.Name
-	program := map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "iptables", nftables.TableFamilyIPv6: "ip6tables"}[table.Family]
-	shared := program != "" && table.Name == "filter" && (o.docker || chain == forward) // our accept is there
 	switch {
-	case len(o.names) == 0 || shared && (o.docker || !o.published):
+	case len(o.names) == 0 || o.docker:
 		return ""
-	case shared && o.ufw:
+	case o.shared() && o.ufw:
 		return advice("ufw drops what other hosts send to ports that are published on", o.names, "ufw route allow out on %[1]s")
-	case shared:
-		return advice("the policy of the chain "+chain+" ("+program+") drops what other hosts send to ports that are published on", o.names,
-			program+" -I "+chain+" -o %[1]s -j ACCEPT")
+	case o.shared():
+		return advice("the policy of the chain "+chain+" ("+o.program()+") drops what other hosts send to ports that are published on", o.names,
+			o.program()+" -I "+chain+" -o %[1]s -j ACCEPT")
 	case table.Name == "firewalld":
 		return advice("firewalld rejects what is forwarded from and to", o.names, "firewall-cmd --permanent --zone=trusted --add-interface=%[1]s && firewall-cmd --reload")
 	default:

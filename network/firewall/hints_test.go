@@ -15,7 +15,7 @@ func TestHintsSayWhatToAllowAndFollowingThemHelps(t *testing.T) {
 		noCommands bool   // those of the hint cannot be run here
 	}{
 		"iptables over nftables": {"iptables", []string{"iptables -w -P FORWARD DROP"}, nil,
-			"the policy of the chain FORWARD (iptables) drops what other hosts send to ports that are published on br-a, br-b; allow it with: iptables -I FORWARD -o br-a -j ACCEPT;", false},
+			"the policy of the chain FORWARD (iptables) drops what other hosts send to ports that are published on br-a; allow it with: iptables -I FORWARD -o br-a -j ACCEPT (", false},
 		"ip6tables over nftables": {"ip6tables", []string{"ip6tables -w -P FORWARD DROP"}, nil,
 			"the policy of the chain FORWARD (ip6tables) drops what other hosts send to ports", false},
 		"iptables of old": {"iptables-legacy", []string{"iptables-legacy -w -P FORWARD DROP"}, []string{"iptables-legacy -P FORWARD ACCEPT", "iptables-legacy -F FORWARD"},
@@ -25,7 +25,7 @@ func TestHintsSayWhatToAllowAndFollowingThemHelps(t *testing.T) {
 		"nftables": {"nft", []string{"nft add table inet mine", "nft add chain inet mine through { type filter hook forward priority 0 ; policy drop ; }"}, nil,
 			"the policy of the chain inet mine through of nftables drops what is forwarded from and to br-a, br-b; allow it with: nft insert rule inet mine through iifname br-a accept && ", false},
 		"ufw": {"iptables", []string{"iptables -w -P FORWARD DROP", "iptables -w -N ufw-before-forward"}, nil,
-			"ufw drops what other hosts send to ports that are published on br-a, br-b; allow it with: ufw route allow out on br-a; and likewise for the others", true},
+			"ufw drops what other hosts send to ports that are published on br-a; allow it with: ufw route allow out on br-a (what", true},
 		"firewalld": {"nft", []string{"nft add table inet firewalld", "nft add chain inet firewalld filter_FORWARD { type filter hook forward priority 10 ; policy accept ; }",
 			"nft add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited"}, nil,
 			"firewalld rejects what is forwarded from and to br-a, br-b; allow it with: firewall-cmd --permanent --zone=trusted --add-interface=br-a", true},

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -47,6 +48,9 @@ func newTown(t testing.TB) *town {
 // bridgeNetfilter switches br_netfilter, which shows bridged frames to the table as if they were routed.
 func (w *town) bridgeNetfilter(on string) {
 	w.host.t.Helper()
+	if on == "1" && os.Getuid() == 0 {
+		exec.Command("modprobe", "br_netfilter").Run() // as a Docker daemon would have done
+	}
 	for _, f := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {
 		file := "/proc/sys/net/bridge/" + f
 		if _, err := os.Stat(file); err != nil {

@@ -43,15 +43,15 @@ http.server.ThreadingHTTPServer(("192.0.2.2", 80), H).serve_forever()
 
 // look prints what reaches what, a line each.
 const look = `
-get() { "$@" 2>/dev/null | tail -1; }
+get() { "$@" 2>/dev/null | tail -1 | sed "s/\[::ffff:\(.*\)\]/\1/"; }
 web=$(berth inspect -f '{{.NetworkSettings.IPAddress}}' web)
-ip netns exec outside busybox nc -z -w 2 $web 80 2>/dev/null && echo "a direct way to the container is open"
-echo "loopback: $(get busybox wget -T 3 -qO- http://127.0.0.1:8000/cgi-bin/who)"
-echo "host: $(get busybox wget -T 3 -qO- http://192.0.2.1:8000/cgi-bin/who)"
-echo "published: $(get ip netns exec outside busybox wget -T 3 -qO- http://192.0.2.1:8000/cgi-bin/who)"
-echo "egress: $(get berth exec web wget -T 3 -qO- http://192.0.2.2/)"
+ip netns exec outside curl -sm 2 http://$web/ >/dev/null && echo "a direct way to the container is open"
+echo "loopback: $(get curl -sm 3 http://127.0.0.1:8000/cgi-bin/who)"
+echo "host: $(get curl -sm 3 http://192.0.2.1:8000/cgi-bin/who)"
+echo "published: $(get ip netns exec outside curl -sm 3 http://192.0.2.1:8000/cgi-bin/who)"
+echo "egress: $(get berth exec web timeout 5 wget -qO- http://192.0.2.2/)"
 echo "dns: $(berth exec web timeout 6 nslookup -type=a some.example 2>&1 | grep -o 192.0.2.99 | tail -1)"
-echo "pair: $(get berth exec one sh -c 'wget -T 3 -qO- http://$(nslookup -type=a two | sed -n "s/^Address: *//p" | tail -1)/cgi-bin/who' | sed 's/[0-9]*$/N/')"
+echo "pair: $(get berth exec one sh -c 'timeout 5 wget -qO- http://$(nslookup -type=a two | sed -n "s/^Address: *//p" | tail -1)/cgi-bin/who' | sed 's/[0-9]*$/N/')"
 `
 
 func newFirewalled(t *testing.T) *firewalled {
@@ -90,7 +90,7 @@ func (f *firewalled) start() (warnings string) {
 	return f.run(`
 		systemd-run -q --unit fw-berthd -p KillMode=process ` + vm.GuestBin + `/berthd --dns 192.0.2.2
 		for n in $(seq 200); do test -S /run/berth/berth.sock && break; sleep 0.1; done
-		berth import -q ` + testkit.BusyboxTar(f.t) + ` busybox >/dev/null 2>&1
+		berth import ` + testkit.BusyboxTar(f.t) + ` busybox >/dev/null
 		serve='mkdir -p /www/cgi-bin && printf "#!/bin/sh\necho; echo sees \$REMOTE_ADDR\n" > /www/cgi-bin/who && chmod +x /www/cgi-bin/who && exec httpd -f -p 80 -h /www'
 		berth network create -o com.docker.network.bridge.name=br-pair pair >/dev/null
 		berth run -d --name one --network pair busybox sleep inf >/dev/null
@@ -104,7 +104,9 @@ func (f *firewalled) stop() {
 	f.run(`berth rm -f web one two >/dev/null; berth network rm pair >/dev/null; systemctl stop fw-berthd`)
 }
 
-func (f *firewalled) ruleset() string { return f.run(`nft -s list ruleset | sed 's/ # handle.*//; s/counter packets [0-9]* bytes [0-9]*/counter/'`) }
+func (f *firewalled) ruleset() string {
+	return f.run(`nft -s list ruleset | sed 's/ # handle.*//; s/counter packets [0-9]* bytes [0-9]*/counter/'`)
+}
 
 // want looks until it sees what should be.
 func (f *firewalled) want(what, published, egress string) {
