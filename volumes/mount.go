@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -13,14 +15,22 @@ import (
 	"berth/fail"
 )
 
+// How long a server may keep a start waiting: until a volume is mounted, and until one that is
+// mounted already shows that it is alive.
+const (
+	mountPatience  = 90 * time.Second
+	answerPatience = 15 * time.Second
+)
+
 // Mount makes a volume usable for a container that starts. One with options is mounted on
-// its directory if it is not yet, on behalf of all containers that run.
+// its directory if it is not yet, on behalf of all containers that run. A server that does not
+// answer is class Unavailable.
 func (s *Store) Mount(ctx context.Context, name, container string) error {
 	v, err := s.Get(name)
 	if err != nil {
 		return err
 	}
-	if !exists(v.Mountpoint) { // somebody deleted it by hand
+	if s.what(name) == nothing { // somebody deleted it by hand
 		size, _ := sizeOf(v.Options)
 		if err := s.makeFiles(name, size); err != nil {
 			return fail.New(fail.Internal, "make the directory of volume %s: %w", name, err)
@@ -29,24 +39,137 @@ func (s *Store) Mount(ctx context.Context, name, container string) error {
 	if !v.Mounts() {
 		return nil
 	}
-	s.mounting.Lock()
-	defer s.mounting.Unlock()
-	if !s.mounted(name) {
+	silent := fail.New(fail.Unavailable, "volume %s cannot be mounted: %s does not answer", name, v.server())
+	ctx, cancel := context.WithTimeoutCause(ctx, s.patience, silent)
+	defer cancel()
+	end, err := s.turn(ctx, name)
+	if err != nil {
+		return err
+	}
+	// mount(2), and a look at what is mounted, wait for a server as long as that is away. Nothing
+	// else shall.
+	result := make(chan error)
+	go func() {
+		defer end()
+		err := s.mountOrLook(ctx, v)
+		if err == nil {
+			s.nowRuns(name, container)
+		}
+		select {
+		case result <- err:
+		case <-ctx.Done(): // nobody waits any more
+			if err == nil && s.nowEnds(name, container) {
+				err = s.unmount(name)
+			}
+			if err != nil {
+				s.log.Warn("a volume was not mounted in time", "volume", name, "error", err)
+			}
+		}
+	}()
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// mountOrLook mounts a volume, or asks whoever serves one that is mounted for a sign of life.
+func (s *Store) mountOrLook(ctx context.Context, v Volume) error {
+	if !s.mounted(v.Name) {
 		if err := s.mountOn(ctx, v); err != nil {
 			return fail.New(fail.Internal, "error while mounting volume '%s': failed to mount local volume: %w", v.Mountpoint, err)
 		}
 		durable.Failpoint("volumes.mount.mounted")
+		return nil
 	}
-	s.nowRuns(name, container)
-	return nil
+	alive := make(chan struct{})
+	go func() {
+		var st unix.Statfs_t
+		_ = unix.Statfs(v.Mountpoint, &st) // whatever it says
+		close(alive)
+	}()
+	select {
+	case <-alive:
+		return nil
+	case <-time.After(answerPatience):
+		return fail.New(fail.Unavailable, "volume %s is mounted, but %s does not answer: start it, or stop the containers that use the volume", v.Name, v.server())
+	}
 }
 
-// nowRuns counts a running container. The caller holds mounting.
+// server is who has to answer for a volume to be mounted.
+func (v Volume) server() string {
+	for _, word := range strings.Split(v.Options[optWords], ",") {
+		if host, is := strings.CutPrefix(word, "addr="); is {
+			return host
+		}
+	}
+	return v.Options[optDevice]
+}
+
+// turn waits for the right to mount and unmount a volume, which others have until they call
+// end.
+func (s *Store) turn(ctx context.Context, name string) (end func(), err error) {
+	for {
+		s.mu.Lock()
+		others := s.turns[name]
+		if others == nil {
+			ours := make(chan struct{})
+			s.turns[name] = ours
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				delete(s.turns, name)
+				s.mu.Unlock()
+				close(ours)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-others:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// brieflyTurn is turn for those who have no time: what is under way ends soon, or is a server
+// that does not answer.
+func (s *Store) brieflyTurn(name string) (end func(), err error) {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), answerPatience+time.Second, fail.New(fail.Conflict, "volume %s is being mounted, and its server does not answer", name))
+	defer cancel()
+	return s.turn(ctx, name)
+}
+
+// nowRuns counts a running container.
 func (s *Store) nowRuns(name, container string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.running[name] == nil {
 		s.running[name] = map[string]bool{}
 	}
 	s.running[name][container] = true
+}
+
+// nowEnds takes a container back that runs, and reports whether it was the last one.
+func (s *Store) nowEnds(name, container string) (last bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.running[name][container] {
+		return false
+	}
+	delete(s.running[name], container)
+	if len(s.running[name]) > 0 {
+		return false
+	}
+	delete(s.running, name)
+	return true
+}
+
+func (s *Store) isUsed(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.running[name]) > 0
 }
 
 // Adopt tells of a container that runs already when the engine opens.
@@ -54,35 +177,32 @@ func (s *Store) Adopt(name, container string) {
 	if v, err := s.Get(name); err != nil || !v.Mounts() {
 		return
 	}
-	s.mounting.Lock()
-	defer s.mounting.Unlock()
 	s.nowRuns(name, container)
 }
 
 // Unmount tells that a container does not run any more. After the last one the volume is
 // unmounted.
 func (s *Store) Unmount(name, container string) error {
-	s.mounting.Lock()
-	defer s.mounting.Unlock()
-	if !s.running[name][container] {
+	if !s.nowEnds(name, container) {
 		return nil
 	}
-	delete(s.running[name], container)
-	if len(s.running[name]) > 0 {
+	end, err := s.brieflyTurn(name)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if s.isUsed(name) { // somebody has come meanwhile
 		return nil
 	}
-	delete(s.running, name)
 	return s.unmount(name)
 }
 
 // Settle unmounts the volumes that no container uses which runs, after all that run were
 // adopted.
 func (s *Store) Settle() error {
-	s.mounting.Lock()
-	defer s.mounting.Unlock()
 	var problems []error
 	for _, v := range s.List() {
-		if v.Mounts() && len(s.running[v.Name]) == 0 && s.mounted(v.Name) {
+		if v.Mounts() && !s.isUsed(v.Name) && s.mounted(v.Name) {
 			problems = append(problems, s.unmount(v.Name))
 		}
 	}
@@ -94,7 +214,7 @@ func (s *Store) mountOn(ctx context.Context, v Volume) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Mount(m.source, v.Mountpoint, m.fsType, m.flags, m.data); err != nil {
+	if err := s.mount(m.source, v.Mountpoint, m.fsType, m.flags, m.data); err != nil {
 		said := fmt.Sprintf("mount %s:%s, type: %s", m.source, v.Mountpoint, m.fsType)
 		if m.flags != 0 {
 			said += fmt.Sprintf(", flags: %#x", m.flags)
@@ -129,12 +249,35 @@ func withoutSecrets(data string) string {
 	return strings.Join(words, ",")
 }
 
-// mounted tells whether something is mounted on a volume's directory.
-func (s *Store) mounted(name string) bool {
-	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, s.mountpoint(name), unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st)
-	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+// What there is at the directory of a volume.
+type presence int
+
+const (
+	nothing presence = iota
+	directory
+	mount
+)
+
+// what looks at a volume's directory without asking what is mounted there: that may be a server
+// that does not answer any more.
+func (s *Store) what(name string) presence {
+	home, err := os.Open(filepath.Join(s.dir, name))
+	if err != nil {
+		return nothing
+	}
+	defer home.Close()
+	fd, err := unix.Openat2(int(home.Fd()), dataName, &unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_XDEV})
+	switch {
+	case errors.Is(err, unix.EXDEV):
+		return mount
+	case err != nil:
+		return nothing
+	}
+	unix.Close(fd)
+	return directory
 }
+
+func (s *Store) mounted(name string) bool { return s.what(name) == mount }
 
 // unmount takes the mount away now; a process that still has a file open there keeps it
 // until it closes that.

@@ -109,23 +109,26 @@ type Store struct {
 	events *events.Bus
 	log    *slog.Logger
 	lookup func(ctx context.Context, host string) (string, error)
-	broken map[string]bool // volumes whose records are unreadable: told of at Open, and left alone
+	// mount is mount(2), patience how long that may take.
+	mount    func(source, target, fsType string, flags uintptr, data string) error
+	patience time.Duration
+	broken   map[string]bool // volumes whose records are unreadable: told of at Open, and left alone
 
 	// Locks are taken in the order of these fields.
-	write    sync.Mutex // serialises making and removing volumes
-	mounting sync.Mutex // serialises mounting and unmounting, guards running
-	mu       sync.Mutex // guards all below
-	volumes  map[string]Volume
-	users    map[string]map[string]bool // volume → containers
+	write   sync.Mutex // serialises making and removing volumes
+	mu      sync.Mutex // guards all below
+	volumes map[string]Volume
+	users   map[string]map[string]bool // volume → containers
 
 	running map[string]map[string]bool // volume with options → running containers
+	turns   map[string]chan struct{}   // volumes that are being mounted or unmounted, until that is over
 }
 
 // Open loads the volumes and clears up what a crash has left. The containers that use
 // volumes are told afterwards, with Restore.
 func Open(c Config) (*Store, error) {
 	s := &Store{dir: filepath.Join(c.Root, "volumes"), db: c.DB, events: c.Events, log: c.Log, lookup: lookup, broken: map[string]bool{},
-		volumes: map[string]Volume{}, users: map[string]map[string]bool{}, running: map[string]map[string]bool{}}
+		volumes: map[string]Volume{}, users: map[string]map[string]bool{}, running: map[string]map[string]bool{}, turns: map[string]chan struct{}{}, mount: unix.Mount, patience: mountPatience}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -387,8 +390,11 @@ func (s *Store) remove(ctx context.Context, name string, want func(Volume) bool)
 
 // hide renames the directory of a volume that is to be removed.
 func (s *Store) hide(name string) (hidden string, err error) {
-	s.mounting.Lock()
-	defer s.mounting.Unlock()
+	end, err := s.brieflyTurn(name)
+	if err != nil {
+		return "", err
+	}
+	defer end()
 	if s.mounted(name) {
 		if err := s.unmount(name); err != nil {
 			return "", err

@@ -1,0 +1,103 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/fail"
+)
+
+func TestAServerThatDoesNotAnswerKeepsNobodyWaiting(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	h := newHouse(t)
+	options := map[string]string{"type": "nfs", "device": ":/x", "o": "addr=192.0.2.1,rw"}
+	for _, name := range []string{"silent", "other"} {
+		if _, err := h.Create(CreateRequest{Name: name, Options: options}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	calls, answer := make(chan string, 3), make(chan struct{})
+	h.mount = func(_, target, _ string, _ uintptr, _ string) error {
+		calls <- target
+		if strings.Contains(target, "silent") {
+			<-answer
+		}
+		return unix.Mount("tmpfs", target, "tmpfs", 0, "size=1m")
+	}
+	h.patience = 50 * time.Millisecond
+	for range 2 { // the second one finds the first one's call under way
+		err := h.Mount(t.Context(), "silent", "c1")
+		if !fail.Is(err, fail.Unavailable) || !strings.Contains(err.Error(), "192.0.2.1 does not answer") {
+			t.Fatal(err)
+		}
+	}
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := h.Mount(canceled, "silent", "c1"); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	h.patience = mountPatience
+	if err := h.Mount(t.Context(), "other", "c1"); err != nil {
+		t.Fatal("a volume of another server:", err)
+	}
+	if !h.mounted("other") || len(calls) != 2 {
+		t.Fatalf("mounted %v, %d calls", h.mounted("other"), len(calls))
+	}
+	// What comes too late is taken back.
+	close(answer)
+	end, err := h.turn(t.Context(), "silent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	end()
+	if h.mounted("silent") || h.isUsed("silent") {
+		t.Error("a volume that nobody waited for is mounted")
+	}
+	if err := h.Mount(t.Context(), "silent", "c2"); err != nil || !h.mounted("silent") {
+		t.Error("the server is back:", err)
+	}
+	for name, container := range map[string]string{"silent": "c2", "other": "c1"} {
+		if err := errors.Join(h.Unmount(name, container), h.Remove(t.Context(), name)); err != nil {
+			t.Error(err)
+		}
+	}
+	if left := h.files(); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestWhatIsAtAVolumesDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	h := newHouse(t)
+	v := h.create("data")
+	if got := h.what("data"); got != directory {
+		t.Error(got)
+	}
+	if err := unix.Mount("tmpfs", v.Mountpoint, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.what("data"); got != mount {
+		t.Error(got)
+	}
+	if err := h.unmount("data"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(v.Mountpoint); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"data", "never"} {
+		if got := h.what(name); got != nothing {
+			t.Error(name, got)
+		}
+	}
+}
