@@ -329,7 +329,7 @@ func (k *worker) anything() {
 		k.load(pick(k, k.w.images))
 	case n < 43:
 		k.makeVolume()
-	case n < 48 && len(k.volumes) > 0:
+	case n < 50 && len(k.volumes) > 0:
 		k.dropVolume(pick(k, keys(k.volumes)))
 	case n < 51 && len(k.networks) < 2:
 		k.makeNetwork()
@@ -399,7 +399,7 @@ func (k *worker) load(i *madeImage) {
 // them, if volume.
 func (k *worker) create(ref, policy string, volume bool) *box {
 	b := &box{name: k.name("box"), image: k.tags[ref], policy: policy}
-	host := map[string]any{"NetworkMode": pick(k, []string{"none", "none", "bridge"}), "RestartPolicy": map[string]any{"Name": policy}}
+	host := map[string]any{"NetworkMode": k.network(policy), "RestartPolicy": map[string]any{"Name": policy}}
 	if volume {
 		b.volume = k.name("data")
 		host["Binds"] = []string{b.volume + ":/data"}
@@ -427,6 +427,15 @@ func (k *worker) create(ref, policy string, volume bool) *box {
 		return b
 	}
 	return nil
+}
+
+// network is mostly none: the first bridge of a boot loads thirty modules, which takes an emulated
+// machine most of a minute.
+func (k *worker) network(policy string) string {
+	if policy == "" && k.rnd.IntN(8) == 0 {
+		return "bridge"
+	}
+	return "none"
 }
 
 func (k *worker) start(b *box) {
