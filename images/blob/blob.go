@@ -130,7 +130,8 @@ func (s *Store) Has(d oci.Digest) bool {
 // before its name is durable.
 func (s *Store) Published() {
 	s.publishing.Lock()
-	s.publishing.Unlock() //nolint:staticcheck // waiting was all
+	//lint:ignore SA2001 waiting was all
+	s.publishing.Unlock()
 }
 
 // Open opens a blob for reading; a missing one is class NotFound.

@@ -177,7 +177,8 @@ func (s *Store) Has(chain oci.Digest) bool {
 // before its name is durable.
 func (s *Store) Published() {
 	s.publishing.Lock()
-	s.publishing.Unlock() //nolint:staticcheck // waiting was all
+	//lint:ignore SA2001 waiting was all
+	s.publishing.Unlock()
 }
 
 // Remove deletes one layer, atomically as seen from Has; a missing one is no error. Its

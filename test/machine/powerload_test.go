@@ -251,9 +251,9 @@ func (s *sight) strangers() (all []string) {
 
 // box is a container as it was acknowledged.
 type box struct {
-	id, name, image, policy, volume   string
-	shares                            int64
-	started, stopped, running, filled bool
+	id, name, image, policy, volume string
+	shares                          int64
+	started, stopped, running       bool
 }
 
 // runsAfterBoot is what the policy says.
