@@ -13,6 +13,21 @@ import (
 	"berth/testkit/vm"
 )
 
+// boot is a machine of the test's own, or, while one works on a test, the one that `vm up DIR` has
+// booted (BERTH_VM_IN=DIR).
+func boot(t *testing.T) *vm.Machine {
+	t.Helper()
+	dir := os.Getenv("BERTH_VM_IN")
+	if dir == "" {
+		return vm.Boot(t, vm.Config{})
+	}
+	m, err := vm.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
 // debianPackage builds the Debian package of this tree into the machine's shared directory and
 // returns its path in the guest; version is empty for the tree's own.
 func debianPackage(t *testing.T, m *vm.Machine, version string) string {

@@ -9,7 +9,7 @@ import (
 )
 
 func TestLivingWithSystemd(t *testing.T) {
-	m := vm.Boot(t, vm.Config{})
+	m := boot(t)
 	apt(t, m, "install "+debianPackage(t, m, ""))
 	for _, c := range []struct {
 		name string
