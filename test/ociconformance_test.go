@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
 
 	"berth/testkit"
@@ -129,7 +130,7 @@ var (
 // passes runs a program once. Its report is TAP; programs without numbered checks put
 // what went wrong into a comment.
 func (v *validation) passes(program string) (bool, string) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // on an emulated processor
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(v.tools, program))
 	cmd.Dir = v.work
@@ -267,13 +268,30 @@ func TestTheValidationProgramsOfTheOCIPassAsTheTableSays(t *testing.T) {
 			t.Errorf("%s is not in %s", p, conformanceTable)
 		}
 		// Those about control groups know their version 1 only.
-		return rows[p] != "passes" || strings.HasPrefix(p, "linux_cgroups") && !v1
+		return rows[p] != "passes" && !passesHere(p) || strings.HasPrefix(p, "linux_cgroups") && !v1
 	})
 	for p, ok := range ours.all(programs) {
 		if !ok {
 			t.Errorf("%s does not pass, but %s says so", p, conformanceTable)
 		}
 	}
+}
+
+// passesHere tells that a program fails in the table for what that machine lacks, and this one has.
+func passesHere(program string) bool {
+	switch program {
+	case "process_capabilities", "linux_rootfs_propagation":
+		held, err := capability.GetBound(capability.CAP_SYS_RESOURCE)
+		return held && err == nil
+	case "mounts":
+		var uts unix.Utsname
+		var major, minor int
+		if unix.Uname(&uts) == nil {
+			fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &major, &minor)
+		}
+		return major < 6 || major == 6 && minor < 8
+	}
+	return false
 }
 
 func writeConformance(t *testing.T, programs []string, tools string, ours *validation) {
