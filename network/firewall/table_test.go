@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // town is what most tests play on:
@@ -367,4 +368,69 @@ func TestOthersTrafficThroughThisHostIsNotTouched(t *testing.T) {
 	w.a1.expect("198.51.100.2:8000", "far 198.51.100.1")
 	w.b1.expect("172.20.0.1:22", "") // just nobody there
 	w.host.expect("198.51.100.2:8000", "far 198.51.100.1")
+}
+
+func TestSCTPPortsAreTranslatedToo(t *testing.T) {
+	w := newTown(t)
+	socket := func(n *node, family int) (fd int) {
+		n.do(func() {
+			var err error
+			fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
+			if err != nil {
+				fd = -1
+				return
+			}
+			unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 20})
+		})
+		if fd < 0 {
+			t.Skip("this kernel has no SCTP")
+		}
+		return fd
+	}
+	openTable(t, Config{Bridges: []Bridge{bridgeA}, Published: []Publication{{Container: "a1", Bridges: []string{"br-a"}, Ports: []Port{
+		{"sctp", netip.MustParseAddrPort("0.0.0.0:8000"), netip.MustParseAddrPort("172.20.0.2:80")},
+		{"sctp", netip.MustParseAddrPort("[::]:8000"), netip.MustParseAddrPort("[fd00:a::2]:80")}}}}})
+	for _, c := range []struct {
+		family     int
+		at         unix.Sockaddr
+		to         unix.Sockaddr
+		client     *node
+		seen, name string
+	}{
+		{unix.AF_INET, &unix.SockaddrInet4{Port: 80}, &unix.SockaddrInet4{Port: 8000, Addr: [4]byte{192, 0, 2, 1}}, w.other, "192.0.2.2", "another host"},
+		{unix.AF_INET6, &unix.SockaddrInet6{Port: 80}, &unix.SockaddrInet6{Port: 8000, Addr: netip.MustParseAddr("2001:db8::1").As16()}, w.other, "2001:db8::2", "another host, IPv6"},
+		{unix.AF_INET, &unix.SockaddrInet4{Port: 80}, &unix.SockaddrInet4{Port: 8000, Addr: [4]byte{172, 20, 0, 1}}, w.a2, "172.20.0.1", "the same network"},
+	} {
+		l := socket(w.a1, c.family)
+		if err := errors.Join(unix.SetsockoptInt(l, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(l, c.at), unix.Listen(l, 1)); err != nil {
+			t.Fatal(err)
+		}
+		from := make(chan string, 1)
+		go func() {
+			fd, peer, err := unix.Accept(l)
+			switch peer := peer.(type) {
+			case *unix.SockaddrInet4:
+				from <- netip.AddrFrom4(peer.Addr).String()
+			case *unix.SockaddrInet6:
+				from <- netip.AddrFrom16(peer.Addr).String()
+			default:
+				from <- err.Error()
+				return
+			}
+			unix.Write(fd, []byte("hello"))
+			unix.Close(fd)
+		}()
+		fd := socket(c.client, c.family)
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 15}) // of connect, too
+		if err := unix.Connect(fd, c.to); err != nil {
+			t.Errorf("from %s: %v", c.name, err)
+		}
+		b := make([]byte, 16)
+		n, err := unix.Read(fd, b)
+		if seen := <-from; err != nil || string(b[:n]) != "hello" || seen != c.seen {
+			t.Errorf("from %s: %q, %v; the container sees %s, want %s", c.name, b[:n], err, seen, c.seen)
+		}
+		unix.Close(fd)
+		unix.Close(l)
+	}
 }

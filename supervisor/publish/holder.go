@@ -10,8 +10,8 @@ import (
 )
 
 // searchTime bounds the search for the holder of a port: a machine may have very many
-// processes.
-const searchTime = time.Second
+// processes. A variable for slow machines' tests.
+var searchTime = time.Second
 
 // holder says which process has the port, in parentheses, or nothing if that is not to be
 // found out, or is a shim: whose container that is the engine knows.

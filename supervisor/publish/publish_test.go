@@ -378,7 +378,14 @@ func TestDatagramsComeBackFromTheAddressTheyWereSentTo(t *testing.T) {
 	l.mu.Unlock()
 }
 
+func searchWithoutHaste(t *testing.T) {
+	before := searchTime
+	searchTime = time.Minute
+	t.Cleanup(func() { searchTime = before })
+}
+
 func TestAPortInUseIsNamedWithItsHolder(t *testing.T) {
+	searchWithoutHaste(t)
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -401,7 +408,7 @@ func TestAPortInUseIsNamedWithItsHolder(t *testing.T) {
 		{Port{Proto: "tcp", HostIP: loopback4, HostPort: tcp}, fmt.Sprintf("Bind for 127.0.0.1:%d failed: port is already allocated%s", tcp, by), fail.Conflict},
 		{Port{Proto: "tcp", HostPort: tcp}, fmt.Sprintf("Bind for 0.0.0.0:%d failed: port is already allocated%s", tcp, by), fail.Conflict},
 		{Port{Proto: "udp", HostPort: udp}, fmt.Sprintf("Bind for 0.0.0.0:%d failed: port is already allocated%s", udp, by), fail.Conflict},
-		{Port{Proto: "tcp", HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 80}, "Bind for 192.0.2.1:80 failed: cannot assign requested address: the host has none like it", fail.Invalid},
+		{Port{Proto: "tcp", HostIP: netip.MustParseAddr("198.51.100.1"), HostPort: 80}, "Bind for 198.51.100.1:80 failed: cannot assign requested address: the host has none like it", fail.Invalid},
 		{Port{Proto: "icmp"}, `ports are tcp, udp or sctp, not "icmp"`, fail.Invalid},
 	} {
 		p := new(Ports)

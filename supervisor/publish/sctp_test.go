@@ -175,6 +175,7 @@ func exampleMessage(n int) (message, []byte) {
 }
 
 func TestSCTPPortsInUseAreNamedWithTheirHolder(t *testing.T) {
+	searchWithoutHaste(t)
 	server, _ := serveSCTP(t)
 	p := new(Ports)
 	defer p.Close()
