@@ -60,6 +60,9 @@ func (g *Group) freezeV2(ctx context.Context, dir string, frozen bool) error {
 			return now == want, err
 		})
 	}
+	if !frozen && gone(err) {
+		return nil // systemd removes a scope as soon as its last process has ended
+	}
 	if err != nil && frozen {
 		write(dir+"/cgroup.freeze", "0")
 	}
