@@ -20,27 +20,32 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/kernel/cgroup"
 	"berth/testkit"
 )
 
 // foreign is an engine of others that uses berth-runtime as its runtime.
 type foreign struct {
 	*testing.T
+	systemd bool   // makes the control groups
 	dir     string // all of its state; its base name is also the parent cgroup
 	command []string
 	flags   []string // of run
 	env     []string
 }
 
-func newForeign(t *testing.T) *foreign {
+func newForeign(t *testing.T, systemd bool) *foreign {
 	t.Helper()
 	testkit.Integration(t)
+	if err := cgroup.CheckScopes(); systemd && err != nil {
+		t.Skip(err)
+	}
 	t.Parallel() // they mostly wait
 	dir, err := os.MkdirTemp("", "rc")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &foreign{T: t, dir: dir}
+	c := &foreign{T: t, dir: dir, systemd: systemd}
 	// What leads to other engines, or changes what is called.
 	c.env = slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "DOCKER_") || strings.HasPrefix(v, "CONTAINER") || strings.HasPrefix(v, "XDG_")
@@ -50,7 +55,20 @@ func newForeign(t *testing.T) *foreign {
 	return c
 }
 
-func (c *foreign) cgroup() string { return "/" + filepath.Base(c.dir) }
+// cgroup is the parent of the containers' control groups: a path, or a slice.
+func (c *foreign) cgroup() string {
+	if c.systemd {
+		return filepath.Base(c.dir) + ".slice"
+	}
+	return "/" + filepath.Base(c.dir)
+}
+
+func (c *foreign) driver() string {
+	if c.systemd {
+		return "systemd"
+	}
+	return "cgroupfs"
+}
 
 // runtime is berth-runtime, under a name that tells it apart in lists of processes.
 func (c *foreign) runtime() string { return filepath.Join(testkit.Binaries(c), "berth-runtime") }
@@ -58,6 +76,15 @@ func (c *foreign) runtime() string { return filepath.Join(testkit.Binaries(c), "
 // clean checks that no container has left anything, and removes what the engine itself
 // leaves.
 func (c *foreign) clean() {
+	if c.systemd {
+		c.eventually("the end of all scopes", func() bool {
+			scopes, _ := filepath.Glob("/sys/fs/cgroup/" + c.cgroup() + "/*.scope")
+			return !slices.ContainsFunc(scopes, func(s string) bool { return !strings.Contains(s, "conmon") })
+		})
+		_ = exec.Command("systemctl", "stop", c.cgroup()).Run()
+		os.RemoveAll(c.dir)
+		return
+	}
 	groups, _ := filepath.Glob("/sys/fs/cgroup/*" + c.cgroup())
 	for _, g := range append(groups, "/sys/fs/cgroup"+c.cgroup()) {
 		below, _ := filepath.Glob(g + "/*/cgroup.procs")
@@ -168,12 +195,12 @@ func (c *foreign) serve(ready []string, name string, args ...string) {
 	c.eventually(name, func() bool { _, status := c.run("", ready...); return status == 0 })
 }
 
-func podman(t *testing.T) *foreign {
+func podman(t *testing.T, systemd bool) *foreign {
 	program := testkit.NeedTool(t, "podman")
 	testkit.NeedTool(t, "conmon")
-	c := newForeign(t)
+	c := newForeign(t, systemd)
 	c.command = []string{program, "--root", filepath.Join(c.dir, "d"), "--runroot", filepath.Join(c.dir, "r"), "--tmpdir", filepath.Join(c.dir, "t"),
-		"--storage-driver", "overlay", "--runtime", c.runtime(), "--cgroup-manager", "cgroupfs", "--events-backend", "file",
+		"--storage-driver", "overlay", "--runtime", c.runtime(), "--cgroup-manager", c.driver(), "--events-backend", "file",
 		"--hooks-dir", filepath.Join(c.dir, "hooks")}
 	// Its own limits need privileges that not every machine gives.
 	c.flags = []string{"--network", "none", "--cgroup-parent", c.cgroup(), "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--log-driver", "k8s-file"}
@@ -190,14 +217,14 @@ func podman(t *testing.T) *foreign {
 	return c
 }
 
-func docker(t *testing.T, asDefault bool) *foreign {
+func docker(t *testing.T, asDefault, systemd bool) *foreign {
 	program := testkit.NeedTool(t, "dockerd")
-	c := newForeign(t)
+	c := newForeign(t, systemd)
 	socket := "unix://" + filepath.Join(c.dir, "s")
 	c.command = []string{testkit.DockerCLI(t), "-H", socket}
 	c.flags = []string{"--network", "none"}
 	args := []string{"--data-root", filepath.Join(c.dir, "d"), "--exec-root", filepath.Join(c.dir, "r"), "-H", socket, "--pidfile", filepath.Join(c.dir, "pid"),
-		"--cgroup-parent", c.cgroup(), "--bridge", "none", "--iptables=false", "--add-runtime", "berth=" + c.runtime()}
+		"--exec-opt", "native.cgroupdriver=" + c.driver(), "--cgroup-parent", c.cgroup(), "--bridge", "none", "--iptables=false", "--add-runtime", "berth=" + c.runtime()}
 	if asDefault {
 		args = append(args, "--default-runtime", "berth")
 	} else {
@@ -288,8 +315,20 @@ func (c *foreign) lives() {
 	c.must("rm", "idle")
 }
 
+func TestPodmanUsesBerthRuntimeInScopes(t *testing.T) {
+	c := podman(t, true)
+	c.lives()
+	c.must("rm", "--force", "oom")
+}
+
+func TestDockerdUsesBerthRuntimeInScopes(t *testing.T) {
+	c := docker(t, true, true)
+	c.lives()
+	c.must("rm", "--force", "oom")
+}
+
 func TestPodmanUsesBerthRuntime(t *testing.T) {
-	c := podman(t)
+	c := podman(t, false)
 	c.lives()
 	c.must(c.container("--rm --annotation hooked=yes", "bb", "true")...)
 	var states []string
@@ -311,7 +350,7 @@ func TestPodmanUsesBerthRuntime(t *testing.T) {
 }
 
 func TestDockerdUsesBerthRuntime(t *testing.T) {
-	c := docker(t, false)
+	c := docker(t, false, false)
 	c.lives()
 	c.expect(0, "true\n", "inspect", "--format", "{{.State.OOMKilled}}", "oom")
 	c.must("rm", "oom")
@@ -319,7 +358,7 @@ func TestDockerdUsesBerthRuntime(t *testing.T) {
 }
 
 func TestDockerdUsesBerthRuntimeByDefault(t *testing.T) {
-	c := docker(t, true)
+	c := docker(t, true, false)
 	c.must(c.container("--detach --name two --init --pids-limit 50", "bb", "sleep", "1000")...)
 	c.expect(0, "berth", "inspect", "--format", "{{.HostConfig.Runtime}}", "two")
 	c.expect(0, "sleep 1000", "top", "two")
@@ -359,7 +398,7 @@ func busyboxArchive(t *testing.T, rootfs, path, name string) {
 func TestContainerdUsesBerthRuntime(t *testing.T) {
 	program := testkit.NeedTool(t, "containerd")
 	ctr := testkit.NeedTool(t, "ctr")
-	c := newForeign(t)
+	c := newForeign(t, false)
 	socket := filepath.Join(c.dir, "s")
 	config := filepath.Join(c.dir, "config.toml")
 	text := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n[grpc]\naddress = %q\n",

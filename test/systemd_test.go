@@ -25,7 +25,7 @@ func TestContainersAreScopesOfSystemd(t *testing.T) {
 	e := systemdEngine(t)
 	e.Busybox()
 	slice := filepath.Base(e.CgroupParent)
-	if got := e.Must("info", "-f", "{{.CgroupDriver}} {{.CgroupVersion}}"); got != "systemd 2\n" {
+	if got := e.Must("info", "-f", "{{.CgroupDriver}} {{.CgroupVersion}}"); got != "systemd 2" {
 		t.Errorf("info shows %q", got)
 	}
 	id := strings.TrimSpace(e.Must("run", "-d", "--name", "box", "--network", "none", "--memory", "64m", "--memory-swap", "96m", "--memory-reservation", "32m",
@@ -68,7 +68,7 @@ func TestContainersAreScopesOfSystemd(t *testing.T) {
 	if after := files(); after != before || !strings.Contains(after, "memory.swap.max 0\n") {
 		t.Errorf("after an update a reload of systemd has changed\n%sto\n%s", before, after)
 	}
-	if got := e.Must("exec", "box", "cat", "/proc/self/cgroup"); got != "0::/\n" {
+	if got := e.Must("exec", "box", "cat", "/proc/self/cgroup"); got != "0::/" {
 		t.Errorf("in its namespace the container sees the group %q", got)
 	}
 
@@ -140,11 +140,11 @@ func TestContainersAreScopesOfSystemd(t *testing.T) {
 		e := e.For(t)
 		nested := strings.TrimSuffix(slice, ".slice") + "-inner.slice"
 		id := strings.TrimSpace(e.Must("run", "-d", "--name", "deep", "--network", "none", "--cgroup-parent", nested, "--cgroupns", "host", "busybox", "sleep", "1000"))
-		want := "0::/" + slice + "/" + nested + "/berth-" + id + ".scope\n"
+		want := "0::/" + slice + "/" + nested + "/berth-" + id + ".scope"
 		if got := e.Must("exec", "deep", "cat", "/proc/self/cgroup"); got != want {
 			t.Errorf("it is in %q, want %q", got, want)
 		}
-		if got := e.Must("exec", "deep", "sh", "-c", "cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/cgroup.procs | wc -l"); got == "0\n" {
+		if got := e.Must("exec", "deep", "sh", "-c", "cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/cgroup.procs | wc -l"); got == "0" {
 			t.Errorf("it does not find its own group: %q", got)
 		}
 		e.Must("rm", "-f", "deep")
