@@ -176,10 +176,12 @@ func (c *connection) cause(err error) error {
 	return err
 }
 
-// authenticate is the mechanism EXTERNAL: the kernel tells the other side who we are.
+// authenticate is the mechanism EXTERNAL: the kernel tells the other side who we are. BEGIN goes
+// with it in one write: a message that systemd reads together with BEGIN lies there until another
+// comes.
 func (c *connection) authenticate() error {
 	uid := hex.EncodeToString([]byte(strconv.Itoa(os.Geteuid())))
-	if _, err := io.WriteString(c.socket, "\x00AUTH EXTERNAL "+uid+"\r\n"); err != nil {
+	if _, err := io.WriteString(c.socket, "\x00AUTH EXTERNAL "+uid+"\r\nBEGIN\r\n"); err != nil {
 		return err
 	}
 	line, err := c.in.ReadSlice('\n')
@@ -189,8 +191,8 @@ func (c *connection) authenticate() error {
 	if !bytes.HasPrefix(line, []byte("OK ")) {
 		return fail.New(fail.Forbidden, "it answers %q", strings.TrimSpace(string(line)))
 	}
-	if _, err = io.WriteString(c.socket, "BEGIN\r\n"); err != nil || !c.bus {
-		return err
+	if !c.bus {
+		return nil
 	}
 	const daemon, path = "org.freedesktop.DBus", "/org/freedesktop/DBus"
 	if _, err := c.ask(&message{destination: daemon, path: path, iface: daemon, member: "Hello"}); err != nil {
