@@ -175,8 +175,9 @@ var passed = sync.OnceValue(func() []string {
 	return names[:n]
 })
 
-// inheritedPath is where the first of them can be reached.
-func inheritedPath() (string, error) {
+// inheritedPath is where the first of them can be reached. It is remembered, for a reload asks when
+// the descriptors are gone.
+var inheritedPath = sync.OnceValues(func() (string, error) {
 	for i := range passed() {
 		if sa, err := syscall.Getsockname(firstInherited + i); err == nil {
 			if u, ok := sa.(*syscall.SockaddrUnix); ok && strings.HasPrefix(u.Name, "/") {
@@ -185,7 +186,7 @@ func inheritedPath() (string, error) {
 		}
 	}
 	return "", fail.New(fail.Invalid, "fd://: no unix socket was passed to this process")
-}
+})
 
 // inheritedListeners takes the sockets of systemd's socket activation (sd_listen_fds(3)):
 // all of them, or the one whose number or name the host is. None is taken twice.
