@@ -16,6 +16,7 @@ COMMIT   := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X berth/version.Commit=$(COMMIT)
 PROGRAMS := berth berthd berth-shim berth-runtime
 BENCH    ?= -o docs/benchmarks.md
+POWERCUTS ?= 30
 export CGO_ENABLED := 0
 
 .PHONY: all $(PROGRAMS) tools check fmt vet lint unit test test-vm vm-shell platforms bin/vm compatibility fuzz demo bench deb dist apt clean
@@ -66,7 +67,7 @@ bin/vm:
 
 test-vm: apt tools bin/vm
 	bin/vm test $(VM) ./...
-	BERTH_VM=1 $(GO) test -count=1 -timeout 120m ./test/machine
+	BERTH_VM=1 BERTH_POWERCUTS=$(POWERCUTS) $(GO) test -count=1 -timeout 120m ./test/machine
 
 # What ran where: the whole of the tests on this machine and in a virtual one.
 platforms: apt tools bin/vm
