@@ -372,6 +372,7 @@ func TestOthersTrafficThroughThisHostIsNotTouched(t *testing.T) {
 
 func TestSCTPPortsAreTranslatedToo(t *testing.T) {
 	w := newTown(t)
+	w.bridgeNetfilter("0")
 	socket := func(n *node, family int) (fd int) {
 		n.do(func() {
 			var err error
