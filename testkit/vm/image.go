@@ -28,13 +28,17 @@ type Profile struct {
 	// Disk names the profile whose disk this one boots from, with another kernel: that of Suite,
 	// with its modules. It costs a hundredth of a disk of its own.
 	Disk string
+	// CPU takes features from the emulated processor.
+	CPU string
 }
 
 // Profiles are the machines that can be had, the ordinary one first.
 var Profiles = []Profile{
 	{Name: "bookworm", Suite: "bookworm", Kernel: "linux-image-cloud-amd64"},
 	{Name: "bookworm-backports", Disk: "bookworm", Suite: "bookworm-backports", Kernel: "linux-image-cloud-amd64/bookworm-backports", // 6.12
-		Also: []string{"deb http://deb.debian.org/debian bookworm-backports main"}},
+		Also: []string{"deb http://deb.debian.org/debian bookworm-backports main"},
+		// QEMU 7.2 returns from the kernel's CMPXCHG16B with flags that bring it down.
+		CPU: ",-cx16"},
 	{Name: "bullseye-kernel", Disk: "bookworm", Suite: "bullseye", Kernel: "linux-image-cloud-amd64"}, // 5.10
 }
 

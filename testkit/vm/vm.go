@@ -99,7 +99,7 @@ func Start(ctx context.Context, dir string, c Config) (*Machine, error) {
 	if err := m.makeDisks(ctx, image); err != nil {
 		return nil, err
 	}
-	if err := m.power(ctx, image); err != nil {
+	if err := m.power(ctx, p, image); err != nil {
 		m.Kill()
 		return nil, err
 	}
@@ -159,7 +159,7 @@ func (m *Machine) shares() map[string]string {
 }
 
 // power starts QEMU and what serves the shared directories, and waits for the guest.
-func (m *Machine) power(ctx context.Context, i image) error {
+func (m *Machine) power(ctx context.Context, p Profile, i image) error {
 	var err error
 	if m.Port, err = freePort(); err != nil {
 		return err
@@ -188,7 +188,7 @@ func (m *Machine) power(ctx context.Context, i image) error {
 	if worksKVM(ctx, i) {
 		args = append(args, "-accel", "kvm", "-cpu", "host")
 	} else {
-		args = append(args, "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,la57=off")
+		args = append(args, "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,la57=off"+p.CPU)
 	}
 	for n := range len(m.Disks) + 1 {
 		// A reset loses what the guest has not written; what it wrote need not survive the host.
