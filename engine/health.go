@@ -161,6 +161,14 @@ func (l *lifecycle) healthChanged(i *instance, r *run, h supervisor.HealthState)
 		l.rec.later(i)
 	}
 	l.ailed(i, r)
+	if c.State.Health.FailingStreak > 0 && l.ctx.Err() == nil {
+		l.work.Go(func() { // ends with the engine, or the parser's patience
+			// A probe cannot be begun under a profile that somebody has removed.
+			if err := l.spec.profile.ready(l.ctx, c.AppArmorProfile); err != nil && l.ctx.Err() == nil {
+				l.log.Warn("probes of a container cannot be confined", "id", i.id, "error", err)
+			}
+		})
+	}
 }
 
 // healthOfEnd is the health of a container that has ended, whose shim has told last what

@@ -189,29 +189,29 @@ func TestAppArmorProfilesAreAppliedAndShown(t *testing.T) {
 		{"--privileged --security-opt apparmor=" + other, other},
 	} {
 		t.Run("run "+c.flags, func(t *testing.T) {
-			args := append([]string{"run", "--name", "c", "--network", "none"}, strings.Fields(c.flags)...)
+			args := append([]string{"run", "--name", "cc", "--network", "none"}, strings.Fields(c.flags)...)
 			got := e.Must(append(args, "busybox", "sh", "-c", current)...)
 			if strings.TrimSpace(got) != enforced(c.profile) {
 				t.Errorf("it runs under %q", got)
 			}
-			if got := e.Must("inspect", "-f", "{{.AppArmorProfile}}", "c"); strings.TrimSpace(got) != c.profile {
+			if got := e.Must("inspect", "-f", "{{.AppArmorProfile}}", "cc"); strings.TrimSpace(got) != c.profile {
 				t.Errorf("inspect shows %q", got)
 			}
-			e.Must("rm", "c")
+			e.Must("rm", "cc")
 		})
 	}
 	t.Run("further processes", func(t *testing.T) {
-		e.Must("run", "-d", "--name", "c", "--network", "none", "--health-cmd", current, "--health-interval", "1s", "busybox", "sleep", "1000")
+		e.Must("run", "-d", "--name", "cc", "--network", "none", "--health-cmd", current, "--health-interval", "1s", "busybox", "sleep", "1000")
 		for _, flags := range []string{"", "--privileged", "--user 1000"} {
-			got := e.Must(append(append([]string{"exec"}, strings.Fields(flags)...), "c", "sh", "-c", current)...)
+			got := e.Must(append(append([]string{"exec"}, strings.Fields(flags)...), "cc", "sh", "-c", current)...)
 			if strings.TrimSpace(got) != enforced(apparmor.Default) {
 				t.Errorf("exec %s runs under %q", flags, got)
 			}
 		}
 		testkit.Eventually(t, "a probe tells its profile", func() bool {
-			return strings.Contains(e.Must("inspect", "-f", "{{json .State.Health.Log}}", "c"), enforced(apparmor.Default))
+			return strings.Contains(e.Must("inspect", "-f", "{{json .State.Health.Log}}", "cc"), enforced(apparmor.Default))
 		})
-		e.Must("rm", "-f", "c")
+		e.Must("rm", "-f", "cc")
 	})
 	t.Run("a profile that is not loaded", func(t *testing.T) {
 		r := e.Berth("run", "--name", "nope", "--network", "none", "--security-opt", "apparmor=no-such-profile", "busybox", "true")
@@ -244,7 +244,7 @@ func TestTheAppArmorProfileIsLoadedWhenItIsGone(t *testing.T) {
 	if got := run(); got != confined {
 		t.Fatalf("%q", got)
 	}
-	e.Must("run", "-d", "--restart", "always", "--name", "long", "--network", "none", "busybox", "sh", "-c", current+"; exec sleep 1000")
+	e.Must("run", "-d", "--restart", "always", "--name", "long", "--network", "none", "--health-cmd", "true", "--health-interval", "2s", "busybox", "sh", "-c", current+"; exec sleep 1000")
 
 	// An engine that comes later finds it, and does not load it again.
 	entry, _ := apparmor.Find(apparmor.Default)
@@ -276,6 +276,12 @@ func TestTheAppArmorProfileIsLoadedWhenItIsGone(t *testing.T) {
 		t.Errorf("an exec after the profile was removed: %q", got)
 	}
 
+	removeProfile(t, apparmor.Default)
+	testkit.Eventually(t, "a probe has failed, and the profile is loaded for the next", func() bool {
+		_, there := apparmor.Find(apparmor.Default)
+		return there
+	})
+
 	// So does a start by policy, by an engine that the shim has started.
 	removeProfile(t, apparmor.Default)
 	pid, err := strconv.Atoi(strings.TrimSpace(e.Must("inspect", "-f", "{{.State.Pid}}", "long")))
@@ -286,6 +292,7 @@ func TestTheAppArmorProfileIsLoadedWhenItIsGone(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	testkit.Eventually(t, "the shim has started an engine", func() bool { return e.Berth("version").Code == 0 })
 	testkit.Eventually(t, "the container runs again", func() bool {
 		out := e.Berth("logs", "long").Stdout
 		return strings.Count(out, confined) == 2
