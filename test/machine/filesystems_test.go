@@ -38,26 +38,26 @@ const boxTar = "/share/busybox.tar"
 const ordinary = `
 start; box
 echo "driver $(berth info -f '{{.Driver}}')"
-run -d --name c busybox sleep 1000 >/dev/null
-berth exec c sh -c 'rm -r /etc; mkdir /etc; echo new >/etc/f; rm /bin/true; ln /bin/busybox /bin/other; mkdir -m 1777 /d; chown 7:8 /d; mkfifo /d/p; ln -s f /etc/s'
-echo "diff $(berth diff c | grep -c .) $(berth diff c | grep -x 'D /bin/true')"
-echo copied | berth cp - c:/ 2>/dev/null || { echo copied >$R/x; berth cp $R/x c:/x; }
-echo "cp $(berth cp c:/x - | tar xO)"
-berth commit c once >/dev/null
-echo "committed $(run --rm once sh -c 'cat /x /etc/f; ls /etc /bin/true 2>/dev/null; stat -c %u:%g:%a /d; stat -c %h /bin/other' | tr '\n' ' ')"
-echo "export $(berth export c | tar t | grep -c -e ^etc/f$ -e ^bin/true$)"
-run --rm -v v:/etc once true
-echo "volume $(run --rm -v v:/v busybox cat /v/f)"
+run -d --name cc busybox sleep 1000 >/dev/null
+berth exec cc sh -c 'echo new >/etc/f; rm /bin/true; ln /bin/busybox /bin/other; mkdir -m 1777 /d; chown 7:8 /d; mkfifo /d/p; ln -s f /etc/s'
+echo "diff $(berth diff cc | grep -c .) $(berth diff cc | grep -x 'D /bin/true')"
+echo copied >$R/x; berth cp $R/x cc:/x
+echo "cp $(berth cp cc:/x - | tar xO)"
+berth commit cc once >/dev/null
+echo "committed $(run --rm once sh -c 'cat /x /etc/f /etc/s; ls /bin/true 2>/dev/null; stat -c %u:%g:%a /d; stat -c %h /bin/other' | tr '\n' ' ')"
+echo "export $(berth export cc | tar t | grep -c -e ^etc/f$ -e ^bin/true$)"
+run --rm -v vol:/etc once sh -c :
+echo "volume $(run --rm -v vol:/v busybox cat /v/f)"
 stop; start
-echo "again $(berth exec c cat /x)"
-berth rm -f c >/dev/null; berth rmi once >/dev/null; berth volume rm v >/dev/null
+echo "again $(berth exec cc cat /x)"
+berth rm -f cc >/dev/null; berth rmi once >/dev/null; berth volume rm vol >/dev/null
 echo "check $(berth system check | grep -o 'no damage found')"
 berth system prune -af >/dev/null
 echo "left $(berth images -q | wc -l) $(ls $M/d/containers | wc -l)"
 stop
 `
 
-var ordinarily = []string{`diff \d+ D /bin/true`, `cp copied`, `committed copied new f s 7:8:1777 2`, `export 1`, `volume new`, `again copied`, `check no damage found`, `left 0 0`}
+var ordinarily = []string{`diff \d+ D /bin/true`, `cp copied`, `committed copied new new 7:8:1777 [12]`, `export 1`, `volume new`, `again copied`, `check no damage found`, `left 0 0`}
 
 // The same limits on both file systems that have project quotas, and what is said without.
 const limited = `
