@@ -19,7 +19,7 @@ BENCH    ?= -o docs/benchmarks.md
 POWERCUTS ?= 30
 export CGO_ENABLED := 0
 
-.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test test-vm vm-shell platforms bin/vm compatibility fuzz demo bench deb dist apt clean
+.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test test-vm test-vm-chosen vm-shell platforms bin/vm compatibility fuzz demo bench deb dist apt clean
 
 all: $(PROGRAMS)
 
@@ -67,13 +67,21 @@ bin/vm:
 
 test-vm: apt tools bin/vm
 	bin/vm test $(VM) ./...
-	BERTH_VM=1 BERTH_POWERCUTS=$(POWERCUTS) $(GO) test -count=1 -timeout 120m ./test/machine
+	BERTH_VM=1 BERTH_POWERCUTS=$(POWERCUTS) $(GO) test -count=1 -timeout 180m ./testkit/vm ./test/machine
+
+# What of it `make test` runs, within fifteen minutes.
+VM_CHOSEN := ./kernel ./kernel/cgroup ./kernel/apparmor ./kernel/systemd ./runtime \
+	'./test=^(TestRunGivesOutputAndExitCode|TestLimits|TestAppArmor|TestSecurityOptionsConfine|TestLifeOfAContainer)'
+test-vm-chosen: tools bin/vm
+	bin/vm test -timeout 15m $(VM_CHOSEN)
+	BERTH_VM=1 BERTH_POWERCUTS=2 $(GO) test -count=1 -timeout 30m -run 'ThePackage|LivingWithSystemd|PowerFails' ./test/machine
 
 # What ran where: the whole of the tests on this machine and in a virtual one.
 platforms: apt tools bin/vm
 	rm -f bin/host.json bin/vm.json
 	bin/vm test -host -json bin/host.json ./...
-	bin/vm test -json bin/vm.json ./...
+	bin/vm test -timeout 300m -json bin/vm.json ./...
+	BERTH_VM=1 BERTH_POWERCUTS=$(POWERCUTS) bin/vm test -host -timeout 180m -json bin/vm.json ./test/machine
 	bin/vm platforms bin/host.json bin/vm.json >docs/platforms.md
 
 vm-shell: apt bin/vm

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -49,7 +50,7 @@ func readResults(file string) (results, error) {
 		name := testName{strings.TrimPrefix(e.Package, "berth/"), e.Test}
 		switch e.Action {
 		case machineAction:
-			r.machine = e.Output
+			r.machine = cmp.Or(r.machine, e.Output) // tests that drive a machine from outside follow
 		case "run":
 			output[name] = nil
 		case "output":
