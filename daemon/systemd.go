@@ -43,8 +43,6 @@ func adoptManager() *manager {
 	return m
 }
 
-func (m *manager) there() bool { return m.conn != nil }
-
 // tell sends one message of assignments. A manager that does not take it has its own ways to
 // find out about us.
 func (m *manager) tell(assignments ...string) {

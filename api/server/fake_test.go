@@ -369,7 +369,7 @@ func newBench(t *testing.T) *bench {
 	b.Server = New(Config{
 		Volumes:    someVolumes(t),
 		Containers: b.eng, Execs: fakeExecs{b.eng}, Images: b.img, Registry: fakeRegistry{}, Networks: b.nets, Events: events.NewBus(), Log: slog.New(slog.DiscardHandler),
-		Facts: Facts{ID: "engine", DataRoot: "/data", LogDriver: "json-file", Labels: none, Debug: func() bool { return false }, InsecureRegistries: none, Mirrors: none,
+		Facts: Facts{ID: "engine", DataRoot: "/data", LogDriver: "json-file", CgroupDriver: "cgroupfs", Labels: none, Debug: func() bool { return false }, InsecureRegistries: none, Mirrors: none,
 			Runtimes: func() engine.Runtimes { return engine.Runtimes{Default: "berth"} }},
 	})
 	return b

@@ -46,18 +46,22 @@ func (*Host) Labels(opts []string) (process, mount string, err error) {
 func (*Host) Options(process string) ([]string, error) { return lib.DupSecOpt(process) }
 
 // Reserve keeps the categories of a label that was made by an earlier process.
-func (*Host) Reserve(label string) { lib.ReserveLabel(label) }
+// Containers that share a label share its categories.
+func (*Host) Reserve(label string) { _ = lib.ReserveLabelV2(label) }
 
 // Release gives the categories of a label back.
 func (*Host) Release(label string) { lib.ReleaseLabel(label) }
 
 // ReadOnly is the label of files that every container may read and none may write.
 func (*Host) ReadOnly() string {
+	//lint:ignore SA1019 nothing else tells what the policy's file of contexts calls ro_file
 	if l := lib.ROFileLabel(); l != "" {
 		return l
 	}
-	_, mount := lib.ContainerLabels() //nolint:staticcheck // it reads the policy's file of contexts
+	//lint:ignore SA1019 it reads that file
+	_, mount := lib.ContainerLabels()
 	lib.ReleaseLabel(mount)
+	//lint:ignore SA1019 as above
 	return lib.ROFileLabel()
 }
 

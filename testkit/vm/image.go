@@ -156,9 +156,7 @@ func furnish(ctx context.Context, p Profile, list []string, i image, root string
 		`--dpkgopt=path-exclude=/usr/share/doc/*`, `--dpkgopt=path-exclude=/usr/share/locale/*`,
 		`--aptopt=Apt::Install-Recommends "false"`,
 		"--include=" + strings.Join(list, ","), p.Suite, root}
-	for _, line := range p.Also {
-		args = append(args, line)
-	}
+	args = append(args, p.Also...)
 	if len(p.Also) > 0 {
 		args = append(args, "deb http://deb.debian.org/debian "+p.Suite+" main")
 	}
