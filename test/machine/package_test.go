@@ -24,7 +24,7 @@ func TestThePackageComesAndGoes(t *testing.T) {
 	if out, err := m.Try("su - stranger -c 'berth run --rm busybox echo stranger'"); err == nil || !strings.Contains(out, "permission denied") || !strings.Contains(out, "-aG berth") || strings.Count(out, "\n") > 1 {
 		t.Errorf("a stranger: %v\n%s", err, out)
 	}
-	m.Run(t, "man -w berth-run berthd >/dev/null && test -s /usr/share/bash-completion/completions/berth")
+	m.Run(t, "test -s /usr/share/man/man1/berth-run.1.gz && test -s /usr/share/man/man8/berthd.8.gz && test -s /usr/share/bash-completion/completions/berth")
 
 	// An upgrade replaces the engine under its containers.
 	m.Run(t, "berth run -d --name keeps -p 8080:80 --restart always -v data:/data busybox httpd -f -h /data && berth network create front && berth run -d --name stays --network front busybox sleep 100000")
