@@ -97,12 +97,14 @@ var TakesSingleLayers = sync.OnceValue(func() bool {
 // MountOverlayByNumbers is MountOverlay for kernels before 6.8, with at most some sixty layers:
 // these are relative to /proc/thread-self/fd.
 func MountOverlayByNumbers(o *Overlay) (f *os.File, err error) {
-	byNumber, files, err := o.byNumber()
-	defer closeAll(files)
-	if err != nil {
-		return nil, err
-	}
 	OnOwnThread(func() {
+		// Opened here: the kernel takes layers only from mounts of the thread's own mount
+		// namespace, which need not be the caller's.
+		byNumber, files, openErr := o.byNumber()
+		defer closeAll(files)
+		if err = openErr; err != nil {
+			return
+		}
 		// So that the thread has a working directory of its own.
 		if err = os.NewSyscallError("unshare", unix.Unshare(unix.CLONE_FS)); err != nil {
 			return

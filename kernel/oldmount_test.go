@@ -118,3 +118,16 @@ func TestOverlaysOfManyLayersByEveryWay(t *testing.T) {
 		})
 	}
 }
+
+// A thread that has mounts of its own asks for an overlay like any other.
+func TestOverlaysByNumbersFromAPrivateMountNamespace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	lower := []string{t.TempDir(), t.TempDir()}
+	f, err := InPrivateMounts(func() (*os.File, error) { return MountOverlayByNumbers(&Overlay{Lower: lower}) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+}

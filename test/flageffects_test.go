@@ -311,6 +311,9 @@ func TestFlagsOfNetworksHealthAndStreamsOfRunAndCreate(t *testing.T) {
 			write(t, filepath.Join(e.Dir, "env"), "l=1\n")
 			name := fmt.Sprint(command, n)
 			args := []string{command, "--name", name}
+			if testkit.UnifiedCgroups() {
+				both.flags = strings.ReplaceAll(both.flags, "--cpu-rt-period 1000000 ", "") // refused there
+			}
 			for _, a := range strings.Fields(both.flags) {
 				args = append(args, fill(a))
 			}

@@ -43,6 +43,12 @@ const shimProgram = "berth-shim"
 
 var programs = []string{"berth", "berthd", shimProgram, "berth-runtime"}
 
+// UnifiedCgroups tells whether this machine has cgroup v2 alone.
+func UnifiedCgroups() bool {
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil
+}
+
 // Programs are the names of Berth's programs.
 func Programs() []string { return programs }
 

@@ -101,7 +101,9 @@ func dockerd(t testing.TB, where []string, flags ...string) *Peer {
 	}
 	defer log.Close()
 	argv := slices.Concat(where, []string{"dockerd", "--data-root", filepath.Join(p.Dir, "d"), "--exec-root", filepath.Join(p.Dir, "r"), "-H", host,
-		"--pidfile", filepath.Join(p.Dir, "pid"), "--cgroup-parent", "/" + filepath.Base(p.Dir)}, flags)
+		"--pidfile", filepath.Join(p.Dir, "pid"), "--cgroup-parent", "/" + filepath.Base(p.Dir),
+		// With systemd's driver, its default on cgroup v2, the parent would have to be a slice.
+		"--exec-opt", "native.cgroupdriver=cgroupfs"}, flags)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, p.env()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
