@@ -442,7 +442,14 @@ func TestAnEngineAfterARebootStartsWhatThePoliciesSay(t *testing.T) {
 	if err := supervisor.RemoveExit(filepath.Join(f.opt.DataRoot, "containers", plain)); err != nil { // the power went first
 		t.Fatal(err)
 	}
+	half := filepath.Join(f.opt.DataRoot, "containers", plain, ".tmp-exit.json-1")
+	if err := os.WriteFile(half, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	f.open()
+	if _, err := os.Stat(half); err == nil {
+		t.Error("what a shim had begun to write is left")
+	}
 	if c, _ := f.Containers.Get(plain); c.State.Status != exited || c.State.ExitCode != 255 {
 		t.Errorf("plain: %+v", c.State)
 	}

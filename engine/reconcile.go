@@ -215,6 +215,9 @@ func (r reconciler) noShim(ctx context.Context, i *instance, rec record) {
 	if err := os.RemoveAll(i.runDir); err != nil {
 		r.log.Error("a run directory could not be deleted", "id", i.id, "error", err)
 	}
+	if err := durable.RemoveDebris(i.dir); err != nil { // of a shim that died with the machine
+		r.log.Error("what an interrupted write left could not be deleted", "id", i.id, "error", err)
+	}
 	ran := wasUp && rec.State.Status != restarting
 	switch {
 	case err == nil && !exit.ExitedAt.Equal(rec.State.FinishedAt):
