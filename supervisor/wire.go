@@ -161,7 +161,11 @@ func (w *wire) write(p parcel) error {
 		if err != nil {
 			return err
 		}
-		p.data = p.data[n:]
+		if p.data = p.data[n:]; len(p.data) == 0 {
+			// Writing nothing would fail if the other end has answered and gone already, and
+			// its answer would go unread.
+			return nil
+		}
 	}
 	_, err := w.conn.Write(p.data)
 	return err

@@ -92,6 +92,43 @@ func TestFramesArriveInOrderWithTheirDescriptors(t *testing.T) {
 	}
 }
 
+// A shim that refuses a creation answers and ends, maybe before the sender has looked at what
+// became of its request: sending must not fail for that, or the answer goes unread.
+func TestAFrameThatHasArrivedIsSentThoughItsReceiverHasGone(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	for range 5000 {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := os.NewFile(uintptr(fds[0]), "pair")
+		conn, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		gone := make(chan struct{})
+		go func() {
+			defer close(gone)
+			_, _ = unix.Read(fds[1], make([]byte, 8)) // blocks, so that it goes on at the very moment
+			unix.Close(fds[1])
+		}()
+		fd, err := unix.Dup(int(null.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := newWire(conn.(*net.UnixConn)).write(parcel{[]byte("x"), []int{fd}}); err != nil {
+			t.Fatal(err)
+		}
+		<-gone
+		conn.Close()
+	}
+}
+
 func TestBrokenFramesAreRefused(t *testing.T) {
 	for name, raw := range map[string][]byte{
 		"too large":               {0xff, 0xff, 0xff, 0xff, 'x'},
