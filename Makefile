@@ -61,7 +61,6 @@ unit:
 
 test: apt check all tools
 	$(GO) test -count=1 -timeout 40m ./...
-	$(MAKE) test-vm-chosen
 
 bin/vm:
 	$(GO) build -o $@ ./test/vm
@@ -70,7 +69,7 @@ test-vm: apt tools bin/vm
 	bin/vm test $(VM) ./...
 	BERTH_VM=1 BERTH_POWERCUTS=$(POWERCUTS) $(GO) test -count=1 -timeout 180m ./testkit/vm ./test/machine
 
-# What of it `make test` runs, in two machines at once and within fifteen minutes.
+# A chosen part of it, in two machines at once and within fifteen minutes.
 test-vm-chosen: tools bin/vm
 	$(MAKE) -j2 -O chosen-suites chosen-machines
 

@@ -244,16 +244,19 @@ func TestAUserWithoutAnEngineUsesTheMachines(t *testing.T) {
 	env := environment(t, "XDG_RUNTIME_DIR", "/run/user/1000")
 	const own = "/run/user/1000/berth/berth.sock"
 	for name, c := range map[string]struct {
-		uid   int
-		there []string
-		want  string
+		uid     int
+		there   []string
+		foreign bool // the directory is somebody else's
+		want    string
 	}{
-		"root":                           {0, nil, machineSocket},
-		"nobody has an engine":           {1000, nil, own},
-		"the machine has one":            {1000, []string{machineSocket}, machineSocket},
-		"the user's own comes before it": {1000, []string{machineSocket, own}, own},
+		"root":                           {0, nil, false, machineSocket},
+		"nobody has an engine":           {1000, nil, false, own},
+		"the machine has one":            {1000, []string{machineSocket}, false, machineSocket},
+		"the user's own comes before it": {1000, []string{machineSocket, own}, false, own},
+		"a stranger's does not":          {1000, []string{machineSocket, own}, true, machineSocket},
+		"not even where it is the only":  {1000, []string{own}, true, machineSocket},
 	} {
-		if got := defaultSocket(env, c.uid, func(path string) bool { return slices.Contains(c.there, path) }); got != c.want {
+		if got := defaultSocket(env, c.uid, func(path string) bool { return slices.Contains(c.there, path) }, func(string) bool { return !c.foreign }); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
 	}

@@ -2,6 +2,8 @@ package client
 
 import (
 	"crypto/tls"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -25,15 +27,18 @@ const machineSocket = "/run/berth/berth.sock"
 // $XDG_RUNTIME_DIR for others. Who has none there uses the machine's if there is one, as a
 // member of its group may.
 func DefaultSocket(env func(string) string) string {
-	return defaultSocket(env, os.Geteuid(), func(path string) bool { _, err := os.Stat(path); return err == nil })
+	return defaultSocket(env, os.Geteuid(), func(path string) bool { _, err := os.Stat(path); return err == nil },
+		func(dir string) bool { err := ours(dir); return err == nil || errors.Is(err, fs.ErrNotExist) })
 }
 
-func defaultSocket(env func(string) string, uid int, exists func(string) bool) string {
-	own := filepath.Join(defaultExecRoot(env, uid), "berth.sock")
-	if own != machineSocket && !exists(own) && exists(machineSocket) {
-		return machineSocket
+// A directory that somebody else has made in /tmp first is not this user's, nor is the engine in it.
+func defaultSocket(env func(string) string, uid int, exists, trusted func(string) bool) string {
+	dir := defaultExecRoot(env, uid)
+	own := filepath.Join(dir, "berth.sock")
+	if own == machineSocket || trusted(dir) && (exists(own) || !exists(machineSocket)) {
+		return own
 	}
-	return own
+	return machineSocket
 }
 
 func defaultExecRoot(env func(string) string, uid int) string {
