@@ -25,6 +25,7 @@ type front struct {
 	listeners []*listener
 	open      map[net.Conn]struct{}
 	last      time.Time // when somebody was connected last
+	probing   string    // the name of the watchdog's end of a connection; empty: it does not ask now
 	failed    chan error
 }
 
@@ -50,15 +51,15 @@ func (e errorLog) Write(p []byte) (int, error) {
 // connState counts connections. A hijacked one is the shim's: its container or exec
 // keeps the engine busy. The watchdog's probe is no client.
 func (f *front) connState(c net.Conn, s http.ConnState) {
-	if isProbe(c) {
-		return
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch s {
-	case http.StateNew:
+	if s == http.StateNew && c.RemoteAddr().String() != f.probing {
 		f.open[c] = struct{}{}
-	case http.StateClosed, http.StateHijacked:
+	}
+	if _, client := f.open[c]; !client {
+		return
+	}
+	if s == http.StateClosed || s == http.StateHijacked {
 		delete(f.open, c)
 	}
 	f.last = time.Now()

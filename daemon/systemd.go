@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -103,9 +104,18 @@ func (f *front) probe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// By this name its connection is told from a client's: the watchdog keeps no engine from
+	// being idle. A new one each time, for names are everybody's to see and to take.
+	name := "@berth-probe-" + uuid.NewString()
 	f.mu.Lock()
 	ls := f.listeners
+	f.probing = name
 	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		f.probing = ""
+		f.mu.Unlock()
+	}()
 	for _, l := range ls {
 		addr, ok := l.Addr().(*net.UnixAddr)
 		if !ok {
@@ -115,10 +125,13 @@ func (f *front) probe(ctx context.Context) error {
 			addr = &net.UnixAddr{Name: l.path, Net: "unix"} // it was bound under another name
 		}
 		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			d := net.Dialer{LocalAddr: &net.UnixAddr{Name: probeName, Net: "unix"}}
+			d := net.Dialer{LocalAddr: &net.UnixAddr{Name: name, Net: "unix"}}
 			return d.DialContext(ctx, "unix", addr.Name)
 		}}}
 		resp, err := c.Do(req)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+			break // the socket's path is gone, which no restart of ours would mend
+		}
 		if err != nil {
 			return err
 		}
@@ -152,12 +165,6 @@ type verdict struct {
 func (v *verdict) Header() http.Header         { return v.header }
 func (v *verdict) WriteHeader(code int)        { v.code = code }
 func (v *verdict) Write(p []byte) (int, error) { return len(p), nil }
-
-// probeName is what the probe's end of a connection is called, so that it does not count as a
-// client: the watchdog keeps no engine from being idle. Random, for names are everybody's to take.
-var probeName = "@berth-probe-" + uuid.NewString()
-
-func isProbe(c net.Conn) bool { return c.RemoteAddr().String() == probeName }
 
 // inJournal tells that standard error is a stream to the journal, by systemd's word for it
 // (JOURNAL_STREAM in systemd.exec(5)).
