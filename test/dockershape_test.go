@@ -30,6 +30,7 @@ var knownShapes = []struct{ path, at, why string }{
 	{"/networks/prune", `\.NetworksDeleted`, "[] rather than null"},
 	{"/containers/idle/changes", ``, "[] rather than null"},
 	{"/build/prune", `\.CachesDeleted`, "[] rather than null"},
+	{"/containers/plain/stats", `\.blkio_stats\..*\[\].*`, "who ran the program first read it from the disk"},
 	{"/containers/plain/stats", `\.memory_stats\.stats\..*`, "as the kernel counts"},
 }
 
