@@ -78,14 +78,7 @@ func TestExecErrorsOfTheEngine(t *testing.T) {
 }
 
 func TestExecSendsWhatDockerSends(t *testing.T) {
-	docker, err := exec.LookPath("docker")
-	if err != nil {
-		t.Skip("no docker client to compare with")
-	}
-	if out, err := exec.Command(docker, "--version").Output(); err != nil || strings.Contains(string(out), "version 20.") {
-		t.Skipf("the docker client here is not of today: %s", out)
-	}
-	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	docker := dockerOfToday(t)
 	for _, line := range []string{"exec web ls -l", "exec -i web cat", "exec -d -e A=b -e C web sleep 1", "exec -u 1:2 -w /x --privileged --detach-keys ctrl-a,d web id", "exec -t web ls"} {
 		routes := execRoutes(0, "")
 		routes["GET /containers/web/json"] = answer(map[string]any{"Id": "web", "State": map[string]any{"Running": true}})

@@ -11,18 +11,14 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"berth/testkit"
 )
 
 // dockerOfToday finds Docker's own client, to compare with.
 func dockerOfToday(t *testing.T) string {
 	t.Helper()
-	docker, err := exec.LookPath("docker")
-	if err != nil {
-		t.Skip("no docker client to compare with")
-	}
-	if out, err := exec.Command(docker, "--version").Output(); err != nil || !strings.Contains(string(out), "version 2") || strings.Contains(string(out), "version 20.") {
-		t.Skipf("the docker client here is not of today: %s", out)
-	}
+	docker := testkit.DockerCLI(t)
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
 	return docker
 }
