@@ -82,7 +82,7 @@ kill $(engine); while engines >/dev/null; do sleep 0.05; done
 }
 
 func TestIdleEngineEndsByItself(t *testing.T) {
-	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--idle-timeout", "300ms"}})
+	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--idle-timeout", "2s"}})
 	if code := e.Await(); code != 0 {
 		t.Errorf("exit %d:\n%s", code, e.Log())
 	}
@@ -90,7 +90,7 @@ func TestIdleEngineEndsByItself(t *testing.T) {
 	e.Busybox()
 	e.Must("run", "-d", "--name", "busy", "busybox", "sleep", "1000")
 	busy := e.Pid()
-	e.Must("run", "--rm", "busybox", "sleep", "1") // more than the timeout passes
+	e.Must("run", "--rm", "busybox", "sleep", "3") // more than the timeout passes
 	if _, err := os.Stat(filepath.Join("/proc", itoa(busy))); err != nil {
 		t.Fatal("the engine ended although a container runs")
 	}

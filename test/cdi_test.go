@@ -57,7 +57,7 @@ func TestDevicesOfCDISpecifications(t *testing.T) {
 	write(t, filepath.Join(dir, "files", "f"), "a file of the device\n")
 	write(t, filepath.Join(specs, "things.yaml"), strings.ReplaceAll(cdiThings, "DIR", dir))
 	out := e.Must("run", "--name", "cdi", "--network", "none", "-u", "1:2", "--group-add", "3", "--device", "berth.test/thing=full", "busybox", "sh", "-c",
-		`env; ls -l /dev/thing; cat /opt/thing/f; id -G; touch /opt/thing/f 2>&1; cat /sys/fs/cgroup/devices/devices.list 2>/dev/null`)
+		`env; ls -l /dev/thing; cat /opt/thing/f; id -G; touch /opt/thing/f 2>&1 || true`)
 	for _, want := range []string{"EVERY_THING=yes\n", "THING=full\n", "crw-rw-rw- .* 1, +3 .*/dev/thing", "a file of the device\n", "2 3 4711\n", "Read-only file system"} {
 		if !regexp.MustCompile(want).MatchString(out) {
 			t.Errorf("no %q in %s", want, out)

@@ -58,7 +58,7 @@ var packages = strings.Fields(`
 	openssh-server ca-certificates procps psmisc less curl e2fsprogs xfsprogs btrfs-progs dosfstools quota
 	nfs-kernel-server nfs-common rsyslog rsyslog-gnutls busybox-static
 	docker.io docker-registry containerd runc crun podman buildah skopeo
-	debootstrap mmdebstrap zstd xz-utils python3-seccomp python3-msgpack python3-docker python3-prometheus-client iperf3 libsctp1 lksctp-tools`)
+	debootstrap mmdebstrap zstd bzip2 xz-utils python3-seccomp python3-msgpack python3-docker python3-prometheus-client iperf3 libsctp1 lksctp-tools`)
 
 // asleep are units that installation starts, and that would only slow the boot or get in the
 // way of tests, which start what they need.
