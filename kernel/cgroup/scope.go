@@ -144,10 +144,14 @@ func createScope(ctx context.Context, hs []hierarchy, p place, res *specs.LinuxR
 	err = systemd.StartScope(ctx, p.scope, properties)
 	if fail.Is(err, fail.Conflict) {
 		// Of a container that was lost, or systemd has not forgotten the last run yet.
-		if pids, e := pidsBelow(dirPath); e == nil && len(pids) > 0 {
-			return nil, fail.New(fail.Conflict, "%s is in use by %d processes", p.scope, len(pids))
+		var at string
+		if at, err = systemd.GroupOf(ctx, p.scope); err == nil {
+			err = p.abandoned(at, dirPath)
 		}
-		if err = systemd.Stop(ctx, p.scope); err == nil {
+		if err == nil {
+			err = systemd.Stop(ctx, p.scope)
+		}
+		if err == nil {
 			err = systemd.StartScope(ctx, p.scope, properties)
 		}
 	}
@@ -168,6 +172,22 @@ func createScope(ctx context.Context, hs []hierarchy, p place, res *specs.LinuxR
 		return nil, err
 	}
 	return g, nil
+}
+
+// abandoned tells why the scope that systemd has by this name, with the control group at, may not be
+// stopped to make one in the directory dir: it has processes, or is somebody else's in another slice.
+func (p place) abandoned(at, dir string) error {
+	if at != "" && at != p.path {
+		return fail.New(fail.Conflict, "%s is in use as the control group %s: choose another name", p.scope, at)
+	}
+	pids, err := pidsBelow(dir)
+	if err != nil {
+		return fmt.Errorf("look whether %s is in use: %w", p.scope, err)
+	}
+	if len(pids) > 0 {
+		return fail.New(fail.Conflict, "%s is in use by %d processes", p.scope, len(pids))
+	}
+	return nil
 }
 
 // hold starts a process that does nothing, for systemd makes no scope without one and ends one

@@ -1,7 +1,10 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -38,6 +41,36 @@ func TestScopesHaveTheirPlaceInTheSlices(t *testing.T) {
 		}
 		if err != nil || at.path != want || at.path[strings.LastIndex(at.path, "/")+1:] != at.scope {
 			t.Errorf("%q: got %+v, %v", name, at, err)
+		}
+	}
+}
+
+func TestOnlyAnEmptyScopeOfTheSamePlaceIsStopped(t *testing.T) {
+	here := place{path: "/system.slice/session-3.scope", scope: "session-3.scope", slice: "system.slice"}
+	dir := func(files map[string]string) string {
+		d := t.TempDir()
+		for name, text := range files {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(d, name)), 0o755), os.WriteFile(filepath.Join(d, name), []byte(text), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return d
+	}
+	for _, c := range []struct {
+		name, at, dir string
+		why           string // empty: it may be stopped
+	}{
+		{"without a group", "", "/nowhere", ""},
+		{"empty", here.path, dir(map[string]string{"cgroup.procs": ""}), ""},
+		{"gone", here.path, "/nowhere", ""},
+		{"with a process", here.path, dir(map[string]string{"cgroup.procs": "7\n"}), "1 processes"},
+		{"with a process further in", here.path, dir(map[string]string{"cgroup.procs": "", "in/cgroup.procs": "7\n"}), "1 processes"},
+		{"a login's, in another slice", "/user.slice/user-1000.slice/session-3.scope", "/nowhere", "control group /user.slice"},
+		{"in another slice, beside an empty directory here", "/user.slice/session-3.scope", dir(map[string]string{"cgroup.procs": ""}), "control group /user.slice"},
+		{"that cannot be looked at", here.path, dir(map[string]string{"cgroup.procs": "what"}), "look whether"},
+	} {
+		if err := here.abandoned(c.at, c.dir); (err != nil) != (c.why != "") || err != nil && !strings.Contains(err.Error(), c.why) {
+			t.Errorf("%s: got %v", c.name, err)
 		}
 	}
 }

@@ -252,6 +252,9 @@ func TestAScopeIsMadeChangedAndForgotten(t *testing.T) {
 	if _, err := create(t.Context(), hs, name, nil); !fail.Is(err, fail.Conflict) {
 		t.Errorf("a second one of its name: %v", err)
 	}
+	if _, err := create(t.Context(), hs, strings.Replace(name, ":", "berthtest.slice:", 1), nil); !fail.Is(err, fail.Conflict) || property("ActiveState") != "active" {
+		t.Errorf("one of its name in another slice: %v, and the first is %s", err, property("ActiveState"))
+	}
 	if err := again.Remove(deadline(t)); !fail.Is(err, fail.Conflict) {
 		t.Errorf("removed with a process in it: %v", err)
 	}

@@ -105,6 +105,33 @@ func Stop(ctx context.Context, name string) error {
 	return nil
 }
 
+// GroupOf is the path of the control group that a scope has now: empty if it has none, or if there
+// is no such scope.
+func GroupOf(ctx context.Context, name string) (string, error) {
+	c, err := dial(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer c.close()
+	unit, err := c.call("GetUnit", "s", encoded(name))
+	var group []string
+	if err == nil && len(unit) > 0 {
+		var e encoder
+		e.str("org.freedesktop.systemd1.Scope")
+		e.str("ControlGroup")
+		group, err = c.ask(&message{destination: c.destination(), path: unit[0], iface: "org.freedesktop.DBus.Properties", member: "Get", signature: "ss", body: e.b})
+	}
+	switch {
+	case fail.Is(err, fail.NotFound):
+		return "", nil
+	case err != nil:
+		return "", fail.New(fail.Of(err), "ask for the control group of %s: %w", name, err)
+	case len(group) == 0:
+		return "", fmt.Errorf("ask for the control group of %s: %w", name, errMalformed)
+	}
+	return group[0], nil
+}
+
 func encoded(s string) []byte {
 	var e encoder
 	e.str(s)
@@ -208,11 +235,15 @@ func (c *connection) authenticate() error {
 
 // call asks the manager and returns the strings of its answer.
 func (c *connection) call(method, signature string, body []byte) ([]string, error) {
-	m := &message{path: managerPath, iface: managerIface, member: method, signature: signature, body: body}
+	return c.ask(&message{destination: c.destination(), path: managerPath, iface: managerIface, member: method, signature: signature, body: body})
+}
+
+// destination is systemd's name on a bus. On its own socket there is nobody else.
+func (c *connection) destination() string {
 	if c.bus {
-		m.destination = managerName
+		return managerName
 	}
-	return c.ask(m)
+	return ""
 }
 
 // job asks for something that systemd does behind its answer, and waits until it has been done.
@@ -299,7 +330,7 @@ func classOf(name string) fail.Class {
 	switch strings.TrimPrefix(strings.TrimPrefix(name, "org.freedesktop.DBus.Error."), "org.freedesktop.systemd1.") {
 	case "UnitExists":
 		return fail.Conflict
-	case "NoSuchUnit":
+	case "NoSuchUnit", "UnknownObject":
 		return fail.NotFound
 	case "InvalidArgs", "PropertyReadOnly", "UnknownProperty":
 		return fail.Invalid

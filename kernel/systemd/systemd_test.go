@@ -228,6 +228,53 @@ func TestAUnitThatIsGoneIsStoppedAlready(t *testing.T) {
 	}
 }
 
+func TestAScopeTellsItsControlGroup(t *testing.T) {
+	const unitPath = "/org/freedesktop/systemd1/unit/x_2escope"
+	text := func(s string) []byte {
+		var e encoder
+		if err := e.variant(s); err != nil {
+			t.Fatal(err)
+		}
+		return e.b
+	}
+	for _, c := range []struct {
+		name      string
+		unit, get func(call *message) *message
+		want      string
+		fails     bool
+	}{
+		{"one that runs", nil, func(call *message) *message { return reply(call, "v", text("/user.slice/x.scope")) }, "/user.slice/x.scope", false},
+		{"one without a group", nil, func(call *message) *message { return reply(call, "v", text("")) }, "", false},
+		{"one that is not known", func(call *message) *message {
+			return failure(call, "org.freedesktop.systemd1.NoSuchUnit", "Unit x.scope not loaded.")
+		}, nil, "", false},
+		{"one that has just gone", nil, func(call *message) *message {
+			return failure(call, "org.freedesktop.DBus.Error.UnknownObject", "Unknown object.")
+		}, "", false},
+		{"another type", nil, func(call *message) *message { return reply(call, "v", []byte{1, 'u', 0, 0, 7, 0, 0, 0}) }, "", true},
+		{"a variant that ends", nil, func(call *message) *message { return reply(call, "v", []byte{9}) }, "", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := &manager{t: t, answer: func(call *message) []*message {
+				switch {
+				case call.member == "GetUnit" && c.unit != nil:
+					return []*message{c.unit(call)}
+				case call.member == "GetUnit":
+					return []*message{reply(call, "o", encoded(unitPath))}
+				case call.path == unitPath && call.iface == "org.freedesktop.DBus.Properties" && call.member == "Get":
+					return []*message{c.get(call)}
+				}
+				return []*message{failure(call, "org.freedesktop.DBus.Error.UnknownMethod", "What?")}
+			}}
+			m.serve(false)
+			got, err := GroupOf(t.Context(), "x.scope")
+			if got != c.want || (err != nil) != c.fails {
+				t.Errorf("got %q, %v", got, err)
+			}
+		})
+	}
+}
+
 func TestTheCallersContextEndsTheWait(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	m := &manager{t: t, answer: func(call *message) []*message {

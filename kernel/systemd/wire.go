@@ -226,11 +226,18 @@ func unmarshal(header, body []byte) (*message, error) {
 }
 
 // strings gives the strings and object paths at the beginning of the body, numbers before and
-// between them left out.
+// between them left out. A variant counts as what is in it.
 func (m *message) strings() []string {
 	d := decoder{b: m.body}
 	var out []string
 	for _, kind := range m.signature {
+		if kind == 'v' {
+			inner := d.sig()
+			if len(inner) != 1 {
+				return out
+			}
+			kind = rune(inner[0])
+		}
 		switch kind {
 		case 's', 'o':
 			text := d.str()
