@@ -13,11 +13,13 @@ import (
 
 // Remove deletes the group's directories and those that programs inside have made below
 // them, waiting until ctx ends for the kernel to let go of dead members. The group must
-// have no live process: that is class Conflict. Parents stay.
+// have no live process: that is class Conflict. Parents stay. A systemd that does not answer
+// keeps no scope's directory: that it is gone systemd notices when it can.
 func (g *Group) Remove(ctx context.Context) error {
+	var systemdErr error
 	if g.scope != "" {
-		if err := g.removeScope(ctx); err != nil {
-			return fmt.Errorf("remove %s: %w", g.scope, err)
+		if systemdErr = g.removeScope(ctx); fail.Is(systemdErr, fail.Conflict) {
+			return fmt.Errorf("remove %s: %w", g.scope, systemdErr)
 		}
 	}
 	for _, d := range g.dirs {
@@ -26,7 +28,7 @@ func (g *Group) Remove(ctx context.Context) error {
 			err = g.removeBusy(ctx, d)
 		}
 		if err != nil {
-			return fmt.Errorf("remove control group %s: %w", g.path, err)
+			return errors.Join(fmt.Errorf("remove control group %s: %w", g.path, err), systemdErr)
 		}
 	}
 	return nil

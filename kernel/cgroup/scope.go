@@ -6,6 +6,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -127,7 +128,8 @@ func createScope(ctx context.Context, hs []hierarchy, p place, res *specs.LinuxR
 			g.Inhabited()
 		}
 		if err != nil && made {
-			_ = systemd.Stop(context.WithoutCancel(ctx), p.scope)
+			_ = stopScope(context.WithoutCancel(ctx), p.scope)
+			_ = removeTree(dirPath)
 		}
 	}()
 	if err := g.hold(); err != nil {
@@ -149,7 +151,7 @@ func createScope(ctx context.Context, hs []hierarchy, p place, res *specs.LinuxR
 			err = p.abandoned(at, dirPath)
 		}
 		if err == nil {
-			err = systemd.Stop(ctx, p.scope)
+			err = stopScope(ctx, p.scope)
 		}
 		if err == nil {
 			err = systemd.StartScope(ctx, p.scope, properties)
@@ -230,11 +232,17 @@ func (g *Group) removeScope(ctx context.Context) error {
 	if pids, err := pidsBelow(at); err == nil && len(pids) > 0 {
 		return fail.New(fail.Conflict, "%d processes are still in it", len(pids))
 	}
-	err := systemd.Stop(ctx, g.scope)
-	if !exists(at) {
-		return nil
-	}
-	return err
+	return stopScope(ctx, g.scope)
+}
+
+// stopPatience is how long systemd may take to end a scope that is empty. Those who wait for a
+// container's end wait for that.
+const stopPatience = 5 * time.Second
+
+func stopScope(ctx context.Context, scope string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, stopPatience, fail.New(fail.Unavailable, "stop %s: systemd has not answered within %v", scope, stopPatience))
+	defer cancel()
+	return systemd.Stop(ctx, scope)
 }
 
 // period is a quota of processor time as cpu.max has it, in µs; 0: not known.

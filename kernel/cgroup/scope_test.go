@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -72,6 +73,19 @@ func TestOnlyAnEmptyScopeOfTheSamePlaceIsStopped(t *testing.T) {
 		if err := here.abandoned(c.at, c.dir); (err != nil) != (c.why != "") || err != nil && !strings.Contains(err.Error(), c.why) {
 			t.Errorf("%s: got %v", c.name, err)
 		}
+	}
+}
+
+func TestAScopeGoesThoughSystemdDoesNotHelp(t *testing.T) {
+	at := filepath.Join(t.TempDir(), "x.scope")
+	if err := os.MkdirAll(filepath.Join(at, "in"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // whatever systemd there may be, it is not waited for
+	g := &Group{path: "/x.scope", scope: "berthtest-" + filepath.Base(filepath.Dir(at)) + ".scope", dirs: []dir{{path: at}}}
+	if err := g.Remove(ctx); err != nil || exists(at) {
+		t.Errorf("got %v, and its directory is there: %v", err, exists(at))
 	}
 }
 
