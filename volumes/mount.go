@@ -77,24 +77,46 @@ func (s *Store) Mount(ctx context.Context, name, container string) error {
 // mountOrLook mounts a volume, or asks whoever serves one that is mounted for a sign of life.
 func (s *Store) mountOrLook(ctx context.Context, v Volume) error {
 	if !s.mounted(v.Name) {
+		s.mu.Lock()
+		delete(s.looks, v.Name) // at a mount that is gone
+		s.mu.Unlock()
 		if err := s.mountOn(ctx, v); err != nil {
 			return fail.New(fail.Internal, "error while mounting volume '%s': failed to mount local volume: %w", v.Mountpoint, err)
 		}
 		durable.Failpoint("volumes.mount.mounted")
 		return nil
 	}
-	alive := make(chan struct{})
-	go func() {
-		var st unix.Statfs_t
-		_ = unix.Statfs(v.Mountpoint, &st) // whatever it says
-		close(alive)
-	}()
 	select {
-	case <-alive:
+	case <-s.look(v):
 		return nil
 	case <-time.After(answerPatience):
 		return fail.New(fail.Unavailable, "volume %s is mounted, but %s does not answer: start it, or stop the containers that use the volume", v.Name, v.server())
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
+}
+
+// look asks whoever serves a volume that is mounted for a sign of life, which closes the channel.
+// While a server does not answer, all wait for the same look: each holds a thread until the server
+// is back.
+func (s *Store) look(v Volume) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if under := s.looks[v.Name]; under != nil {
+		return under
+	}
+	alive := make(chan struct{})
+	s.looks[v.Name] = alive
+	go func() {
+		s.statfs(v.Mountpoint)
+		s.mu.Lock()
+		if s.looks[v.Name] == alive {
+			delete(s.looks, v.Name)
+		}
+		s.mu.Unlock()
+		close(alive)
+	}()
+	return alive
 }
 
 // server is who has to answer for a volume to be mounted.

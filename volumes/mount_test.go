@@ -74,6 +74,58 @@ func TestAServerThatDoesNotAnswerKeepsNobodyWaiting(t *testing.T) {
 	}
 }
 
+func TestOneThreadAtMostWaitsForADeadServer(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	h := newHouse(t)
+	if _, err := h.Create(CreateRequest{Name: "data", Options: map[string]string{"type": "nfs", "device": ":/x", "o": "addr=192.0.2.1,rw"}}); err != nil {
+		t.Fatal(err)
+	}
+	h.mount = func(_, target, _ string, _ uintptr, _ string) error {
+		return unix.Mount("tmpfs", target, "tmpfs", 0, "size=1m")
+	}
+	looks, back := make(chan string, 10), make(chan struct{})
+	h.statfs = func(path string) {
+		looks <- path
+		<-back
+	}
+	if err := h.Mount(t.Context(), "data", "c1"); err != nil || len(looks) != 0 {
+		t.Fatalf("the mount: %v, %d looks", err, len(looks))
+	}
+	h.patience = 20 * time.Millisecond
+	for range 5 {
+		if err := h.Mount(t.Context(), "data", "c2"); !fail.Is(err, fail.Unavailable) || !strings.Contains(err.Error(), "192.0.2.1 does not answer") {
+			t.Fatal(err)
+		}
+	}
+	if <-looks; len(looks) != 0 {
+		t.Errorf("%d more looks are under way", len(looks))
+	}
+	// A mount that was made since is looked at by itself.
+	h.patience = mountPatience
+	if err := h.Unmount("data", "c1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Mount(t.Context(), "data", "c1"); err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error)
+	go func() { result <- h.Mount(t.Context(), "data", "c2") }()
+	<-looks
+	close(back)
+	if err := <-result; err != nil {
+		t.Error("the server is back:", err)
+	}
+	if err := h.Mount(t.Context(), "data", "c3"); err != nil || len(looks) != 1 {
+		t.Errorf("the next start: %v, %d looks", err, len(looks))
+	}
+	err := errors.Join(h.Unmount("data", "c1"), h.Unmount("data", "c2"), h.Unmount("data", "c3"), h.Remove(t.Context(), "data"))
+	if left := h.files(); err != nil || len(left) > 0 {
+		t.Errorf("%v; left: %v", err, left)
+	}
+}
+
 func TestWhatIsAtAVolumesDirectory(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")

@@ -109,8 +109,9 @@ type Store struct {
 	events *events.Bus
 	log    *slog.Logger
 	lookup func(ctx context.Context, host string) (string, error)
-	// mount is mount(2), patience how long that may take.
+	// mount is mount(2), patience how long that may take; statfs is statfs(2), whatever it says.
 	mount    func(source, target, fsType string, flags uintptr, data string) error
+	statfs   func(path string)
 	patience time.Duration
 	broken   map[string]bool // volumes whose records are unreadable: told of at Open, and left alone
 
@@ -122,13 +123,15 @@ type Store struct {
 
 	running map[string]map[string]bool // volume with options → running containers
 	turns   map[string]chan struct{}   // volumes that are being mounted or unmounted, until that is over
+	looks   map[string]chan struct{}   // volumes whose servers are being asked for a sign of life, until there is one
 }
 
 // Open loads the volumes and clears up what a crash has left. The containers that use
 // volumes are told afterwards, with Restore.
 func Open(c Config) (*Store, error) {
 	s := &Store{dir: filepath.Join(c.Root, "volumes"), db: c.DB, events: c.Events, log: c.Log, lookup: lookup, broken: map[string]bool{},
-		volumes: map[string]Volume{}, users: map[string]map[string]bool{}, running: map[string]map[string]bool{}, turns: map[string]chan struct{}{}, mount: unix.Mount, patience: mountPatience}
+		volumes: map[string]Volume{}, users: map[string]map[string]bool{}, running: map[string]map[string]bool{}, turns: map[string]chan struct{}{}, looks: map[string]chan struct{}{},
+		mount: unix.Mount, statfs: func(path string) { _ = unix.Statfs(path, new(unix.Statfs_t)) }, patience: mountPatience}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
