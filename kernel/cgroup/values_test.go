@@ -292,27 +292,3 @@ func TestWhatTheHostSupportsIsFound(t *testing.T) {
 		t.Fatalf("nothing is mounted: got %+v", s)
 	}
 }
-
-func TestTheV2WatchTellsOfKillsAloneAndEndsWithTheGroup(t *testing.T) {
-	g := fake(t, map[string]string{"memory.events": "oom 0\noom_kill 2\n"})
-	file := g.dirs[0].path + "/memory.events"
-	events, err := g.WatchOOM(deadline(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	// In one write each, as the kernel changes it.
-	for _, text := range []string{"oom 1\noom_kill 2\n", "oom 1\noom_kill 3\n"} {
-		if err := write(file, text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, ok := <-events; !ok {
-		t.Fatal("the watch has ended")
-	}
-	if err := os.Remove(file); err != nil {
-		t.Fatal(err)
-	}
-	for range events {
-		t.Error("one kill was told twice")
-	}
-}
