@@ -224,7 +224,7 @@ func (d *daemon) run(ctx context.Context) error {
 	meters := new(metrics.Registry)
 	eng, err := engine.Open(ctx, engine.Options{
 		DataRoot: set.DataRoot, ExecRoot: set.ExecRoot, DB: db, Images: store, Volumes: vols, Shims: launcher, Events: bus, Log: d.log,
-		WakeEngine: wake, LogRelay: []string{wake[0], LogRelayCommand}, CgroupParent: set.CgroupParent, Scopes: set.CgroupDriver == driverSystemd, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits, SELinux: set.SELinux, Init: set.Init, InitPath: set.InitPath,
+		WakeEngine: wake, LogRelay: []string{wake[0], LogRelayCommand}, CgroupParent: set.CgroupParent, Scopes: set.CgroupDriver == driverSystemd, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits, Defaults: set.defaults(), SELinux: set.SELinux, Init: set.Init, InitPath: set.InitPath,
 		Runtimes: set.runtimes(), Networks: timeNetworks(nets, meters), DNS: set.dns, DefaultBindIP: set.publishIP(),
 		HostGateways: set.hostGateways, CDISpecDirs: set.CDISpecDirs, Ending: set.EndContainers,
 	})
@@ -243,6 +243,7 @@ func (d *daemon) run(ctx context.Context) error {
 		Containers: eng.Containers, Execs: eng.Execs, Images: store, Volumes: vols, Registry: d.registry, Networks: nets, Events: bus, Log: d.log, Streams: streams, Metrics: meters,
 		Facts: server.Facts{
 			ID: id, DataRoot: set.DataRoot, LogDriver: set.LogDriver, CgroupDriver: set.CgroupDriver, ShimPath: shim, InitPath: set.InitPath, DefaultShmSize: set.DefaultShmSize, Warnings: append(set.dangers(), eng.Warnings()...), SELinux: eng.SELinux(),
+			SeccompProfile: set.SeccompProfile, NoNewPrivileges: set.NoNewPrivileges,
 			Labels:             func() []string { return d.live.Load().Labels },
 			Debug:              func() bool { return d.level.Level() <= slog.LevelDebug },
 			InsecureRegistries: func() []string { return d.live.Load().InsecureRegistries },

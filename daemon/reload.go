@@ -52,6 +52,7 @@ func (d *daemon) reload() {
 		{"default-ulimits", d.set.DefaultUlimits, next.DefaultUlimits},
 		{"cdi-spec-dirs", d.set.CDISpecDirs, next.CDISpecDirs},
 		{"default-shm-size", d.set.DefaultShmSize, next.DefaultShmSize},
+		{"default-cgroupns-mode, default-ipc-mode, no-new-privileges or seccomp-profile", d.set.defaults(), next.defaults()},
 		{"selinux-enabled", d.set.SELinux, next.SELinux},
 		{"init", d.set.Init, next.Init},
 		{"init-path", d.set.InitPath, next.InitPath},

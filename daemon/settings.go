@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
 	"berth/engine"
@@ -48,18 +46,9 @@ type Settings struct {
 	CacheMax                            sizeValue // of what no image needs
 	HTTPProxy, HTTPSProxy, NoProxy      string    // empty: as the environment has it
 
-	LogDriver      string // default of containers
-	LogOpts        map[string]string
-	DefaultUlimits map[string]*units.Ulimit
-	DefaultShmSize int64    // bytes; 0: the engine's default
-	CDISpecDirs    []string // an empty one among them: no CDI devices
-	Labels         []string
-	Runtimes       map[string]engine.Runtime // external ones, by name
-	DefaultRuntime string
-	Init           bool   // an init for containers that do not say whether they want one
-	SELinux        bool   // labels for containers
-	InitPath       string // the program, if not our own
+	Labels []string // of the engine
 
+	ContainerSettings
 	NetworkSettings
 	networks     network.Config // from NetworkSettings
 	dns          engine.DNS
@@ -123,11 +112,10 @@ var flagOnly = []string{"config-file", "ready-fd", "on-demand", "knock", "end-co
 var dockerKeys = []string{
 	"allow-direct-routing", "api-cors-header", "authorization-plugins", "bridge-accept-fwmark",
 	"builder", "containerd", "containerd-namespace", "containerd-plugins-namespace", "cpu-rt-period", "cpu-rt-runtime", "data-path-port",
-	"default-cgroupns-mode", "default-ipc-mode",
 	"experimental", "features",
 	"ip-forward-no-drop",
-	"min-api-version", "network-control-plane-mtu", "no-new-privileges", "node-generic-resources", "oom-score-adjust", "raw-logs",
-	"registries", "seccomp-profile", "storage-opts", "swarm-default-advertise-addr", "userland-proxy-path",
+	"min-api-version", "network-control-plane-mtu", "node-generic-resources", "oom-score-adjust", "raw-logs",
+	"registries", "storage-opts", "swarm-default-advertise-addr", "userland-proxy-path",
 	"userns-remap", "validate",
 }
 
@@ -163,7 +151,7 @@ func Usage() string {
 func Flags() *pflag.FlagSet { return newSettings().flags }
 
 func newSettings() *Settings {
-	s := &Settings{LogOpts: map[string]string{}, DefaultUlimits: map[string]*units.Ulimit{}, Runtimes: map[string]engine.Runtime{}}
+	s := &Settings{}
 	f := pflag.NewFlagSet("berthd", pflag.ContinueOnError)
 	f.Usage = func() {}
 	f.SortFlags = true
@@ -193,17 +181,8 @@ func newSettings() *Settings {
 	f.IntVar(&s.MaxUploads, "max-concurrent-uploads", 5, "Layers of one push that are sent at the same time")
 	f.IntVar(&s.MaxDownloadAttempts, "max-download-attempts", 5, "How often a registry is asked for what may come the next time")
 	f.DurationVar(&s.RegistryStallTimeout, "registry-stall-timeout", time.Minute, "Begin a transfer anew that stands still for this time")
-	f.StringVar(&s.LogDriver, "log-driver", "json-file", "Default log driver of containers")
-	f.Var(mapValue{s.LogOpts}, "log-opt", "Default log option of containers, key=value")
-	f.Var(ulimitValue{s.DefaultUlimits}, "default-ulimit", "Default ulimit of containers, name=soft[:hard]")
-	f.Var((*sizeValue)(&s.DefaultShmSize), "default-shm-size", "Default size of /dev/shm in containers")
-	f.StringArrayVar(&s.CDISpecDirs, "cdi-spec-dir", engine.DefaultCDISpecDirs(), "Directory with CDI specifications of devices; \"\" for none")
 	f.StringArrayVar(&s.Labels, "label", nil, "Label of the engine, key=value")
-	f.Var(runtimeValue{s.Runtimes}, "add-runtime", "Register an OCI runtime with runc's command line, name=path")
-	f.StringVar(&s.DefaultRuntime, "default-runtime", engine.OwnRuntime, "OCI runtime of containers that name none: berth, crun, runc or runsc if installed, or a registered one")
-	f.BoolVar(&s.Init, "init", false, "Run an init in containers that do not say whether they want one")
-	f.BoolVar(&s.SELinux, "selinux-enabled", false, "Give containers SELinux labels")
-	f.StringVar(&s.InitPath, "init-path", "", "Init of containers; it is given \"--\" and the command (default: Berth's own)")
+	s.ContainerSettings.register(f)
 	s.NetworkSettings.register(f)
 	f.BoolVar(&s.TLS, "tls", false, "Use TLS; implied by --tlsverify")
 	f.BoolVar(&s.TLSVerify, "tlsverify", false, "Use TLS and verify the client")
@@ -339,8 +318,6 @@ func (s *Settings) set(key string, raw json.RawMessage) error {
 	switch key {
 	case "hosts":
 		return json.Unmarshal(raw, &s.Hosts)
-	case "cdi-spec-dirs":
-		return json.Unmarshal(raw, &s.CDISpecDirs)
 	case "exec-opts":
 		return json.Unmarshal(raw, &s.ExecOpts)
 	case "labels":
@@ -353,12 +330,9 @@ func (s *Settings) set(key string, raw json.RawMessage) error {
 		return json.Unmarshal(raw, &s.RegistryMirrors)
 	case "registry-hosts-dirs":
 		return json.Unmarshal(raw, &s.RegistryHostsDirs)
-	case "log-opts":
-		return json.Unmarshal(raw, &s.LogOpts)
-	case "default-ulimits":
-		return json.Unmarshal(raw, &s.DefaultUlimits)
-	case "runtimes":
-		return s.mergeRuntimes(raw)
+	}
+	if ok, err := s.ContainerSettings.setKey(key, raw); ok {
+		return err
 	}
 	if ok, err := s.NetworkSettings.setKey(key, raw); ok {
 		return err
@@ -407,16 +381,10 @@ func (s *Settings) complete() error {
 	if d := s.StorageDriver; d != "" && d != "overlay" && d != "copy" {
 		return fail.New(fail.Invalid, "unknown storage driver %q: use overlay or copy", d)
 	}
-	for name, u := range s.DefaultUlimits {
-		if u == nil {
-			return fail.New(fail.Invalid, "default ulimit %s has no value", name)
-		}
-		u.Name = name
-	}
 	if err := s.completeExecOpts(); err != nil {
 		return err
 	}
-	if err := engine.CheckRuntimes(s.runtimes()); err != nil {
+	if err := s.ContainerSettings.complete(); err != nil {
 		return err
 	}
 	var err error
@@ -428,14 +396,6 @@ func (s *Settings) complete() error {
 	}
 	if s.hostGateways, err = parseAddrs("host-gateway-ip", s.HostGateways); err != nil {
 		return err
-	}
-	if slices.Contains(s.CDISpecDirs, "") {
-		s.CDISpecDirs = nil
-	}
-	for _, dir := range s.CDISpecDirs {
-		if !strings.HasPrefix(dir, "/") {
-			return fail.New(fail.Invalid, "--cdi-spec-dir %q is not an absolute path", dir)
-		}
 	}
 	for _, l := range s.Labels {
 		if k, _, ok := strings.Cut(l, "="); !ok || k == "" {
@@ -583,31 +543,4 @@ func (s *Settings) wakeArgs() []string {
 		}
 	})
 	return append(out, "--on-demand")
-}
-
-func (s *Settings) runtimes() engine.Runtimes {
-	return engine.Runtimes{Default: s.DefaultRuntime, Registered: s.Runtimes}
-}
-
-// mergeRuntimes takes the key "runtimes" of a daemon.json. Docker's other kind of runtime,
-// a shim of containerd's, is refused by name.
-func (s *Settings) mergeRuntimes(raw json.RawMessage) error {
-	var file map[string]struct {
-		Path        string          `json:"path"`
-		Args        []string        `json:"runtimeArgs"`
-		RuntimeType string          `json:"runtimeType"`
-		Options     json.RawMessage `json:"options"`
-	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&file); err != nil {
-		return err
-	}
-	for name, r := range file {
-		if r.RuntimeType != "" || r.Options != nil {
-			return fmt.Errorf("%s: runtimeType and options are for containerd's shims, which Berth does not use: give the path of a program with runc's command line", name)
-		}
-		s.Runtimes[name] = engine.Runtime{Path: r.Path, Args: r.Args}
-	}
-	return nil
 }

@@ -58,6 +58,27 @@ func TestDirectoriesOfCDISpecifications(t *testing.T) {
 	}
 }
 
+func TestWhatContainersGetThatSayNothing(t *testing.T) {
+	profile := filepath.Join(t.TempDir(), "profile.json")
+	text := `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_ERRNO"}]}`
+	if err := os.WriteFile(profile, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		file string
+		want engine.Defaults
+	}{
+		{`{}`, engine.Defaults{CgroupnsMode: "private", IPCMode: "private"}},
+		{`{"default-cgroupns-mode":"host","default-ipc-mode":"shareable","no-new-privileges":true,"seccomp-profile":"` + profile + `"}`, engine.Defaults{CgroupnsMode: "host", IPCMode: "shareable", NoNewPrivileges: true, Seccomp: text}},
+		{`{"seccomp-profile":"unconfined"}`, engine.Defaults{CgroupnsMode: "private", IPCMode: "private", Seccomp: "unconfined"}},
+		{`{"seccomp-profile":"builtin"}`, engine.Defaults{CgroupnsMode: "private", IPCMode: "private"}},
+	} {
+		if s, err := parse(t, c.file); err != nil || s.defaults() != c.want {
+			t.Errorf("%s: %+v, %v", c.file, s, err)
+		}
+	}
+}
+
 func TestUlimitsOfTheFileAreNamedByTheirKey(t *testing.T) {
 	s, err := parse(t, `{"default-ulimits":{"nofile":{"Name":"x","Soft":1,"Hard":2}}}`)
 	if err != nil || s.DefaultUlimits["nofile"].Name != "nofile" || s.DefaultUlimits["nofile"].Hard != 2 {
@@ -75,6 +96,10 @@ func TestWrongConfigurationsAreOneClearLine(t *testing.T) {
 		{"unknown key", `{"colour":"red"}`, nil, "don't match any configuration option: colour"},
 		{"a flag's name for the key", `{"host":["unix:///a"]}`, nil, "don't match any configuration option: host"},
 		{"a flag that is none for files", `{"ready-fd":3}`, nil, "don't match any configuration option: ready-fd"},
+		{"a cgroup namespace of no kind", `{"default-cgroupns-mode":"shared"}`, nil, `invalid default cgroup namespace "shared": use private or host`},
+		{"an IPC mode that is no default", `{"default-ipc-mode":"host"}`, nil, `invalid default IPC mode "host": use private or shareable`},
+		{"no seccomp profile", `{"seccomp-profile":"/nowhere"}`, nil, "--seccomp-profile: open /nowhere: no such file"},
+		{"a seccomp profile that is none", `{"seccomp-profile":"/etc/passwd"}`, nil, "--seccomp-profile /etc/passwd: seccomp profile is not valid JSON"},
 		{"not built yet", `{"userns-remap":"default"}`, nil, "not supported by this version of Berth: userns-remap"},
 		{"containers that end with the engine", `{"live-restore":false}`, nil, "live-restore cannot be false"},
 		{"the same by flag", `{}`, []string{"--live-restore=false"}, "live-restore cannot be false"},

@@ -292,7 +292,7 @@ func (k *creator) normalise(cfg *container.Config, h *container.HostConfig, aske
 		return nil, nil, err
 	}
 	for _, step := range []func() ([]string, error){
-		func() ([]string, error) { return nil, normaliseNamespaces(cfg, h, named, k.idx) },
+		func() ([]string, error) { return nil, normaliseNamespaces(cfg, h, named, k.idx, k.host.defaults) },
 		func() ([]string, error) { return normaliseResources(h, k.host) },
 		func() ([]string, error) { return normaliseSecurity(h, k.host) },
 		func() ([]string, error) { return nil, checkSysctls(h) },

@@ -74,6 +74,8 @@ type Options struct {
 	LogOpts   map[string]string
 	// DefaultUlimits are given to containers that do not set the same ones.
 	DefaultUlimits map[string]*container.Ulimit
+	// Defaults are more of what containers get that say nothing themselves.
+	Defaults Defaults
 	// Init gives containers an init that do not say whether they want one. InitPath is a program
 	// to use instead of Berth's own.
 	Init     bool
@@ -99,6 +101,23 @@ type Options struct {
 	Ending bool
 
 	labels labelMaker // a test's, instead of SELinux
+}
+
+// Defaults are what containers get that say nothing themselves.
+type Defaults struct {
+	CgroupnsMode    container.CgroupnsMode // empty: private
+	IPCMode         container.IpcMode      // empty: private
+	NoNewPrivileges bool
+	Seccomp         string // a profile as JSON text, "unconfined", or empty for the built-in one
+}
+
+// CheckSeccomp tells whether a profile can be the default of containers.
+func CheckSeccomp(text string) error {
+	if text == "" || text == unconfined {
+		return nil
+	}
+	_, err := checkSeccomp(text, defaultCaps)
+	return err
 }
 
 // DNS are name servers, search domains and options of resolv.conf(5). What is empty is
@@ -161,7 +180,7 @@ func open(ctx context.Context, o Options, img imageStore, shims shims) (*Engine,
 	if err != nil {
 		return nil, fmt.Errorf("look at this machine: %w", err)
 	}
-	host.scopes = o.Scopes
+	host.scopes, host.defaults = o.Scopes, o.Defaults
 
 	named, err := newNamedDevices(o.CDISpecDirs)
 	if err != nil {

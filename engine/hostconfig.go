@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"net/netip"
 	"os"
 	"path"
@@ -36,7 +37,7 @@ func refuseForeign(h *container.HostConfig) error {
 
 // normaliseNamespaces settles which namespaces the container shares with whom, the network's
 // apart (see networker). named: the request gives the host name.
-func normaliseNamespaces(cfg *container.Config, h *container.HostConfig, named bool, idx *index) (err error) {
+func normaliseNamespaces(cfg *container.Config, h *container.HostConfig, named bool, idx *index, by Defaults) (err error) {
 	if !h.UTSMode.Valid() {
 		return fail.New(fail.Invalid, "invalid UTS mode: %s", string(h.UTSMode))
 	}
@@ -49,13 +50,13 @@ func normaliseNamespaces(cfg *container.Config, h *container.HostConfig, named b
 		}
 	}
 	if h.CgroupnsMode.IsEmpty() {
-		h.CgroupnsMode = container.CgroupnsModePrivate
+		h.CgroupnsMode = cmp.Or(by.CgroupnsMode, container.CgroupnsModePrivate)
 	}
 	if !h.CgroupnsMode.Valid() {
 		return fail.New(fail.Invalid, "invalid cgroup namespace mode: %s", string(h.CgroupnsMode))
 	}
 	if h.IpcMode.IsEmpty() {
-		h.IpcMode = container.IPCModePrivate
+		h.IpcMode = cmp.Or(by.IPCMode, container.IPCModePrivate)
 	}
 	if !h.IpcMode.Valid() {
 		return fail.New(fail.Invalid, "invalid IPC mode: %s", string(h.IpcMode))

@@ -19,9 +19,11 @@ type machine struct {
 	cpus     int      // CPUs that are online
 	caps     []string // capabilities the kernel knows and this process may hand on
 	limits   cgroup.Support
-	scopes   bool // systemd makes control groups, by the engine's configuration
 	apparmor bool
 	rro      bool // mount_setattr(2): binds can be read-only recursively
+	// By the engine's configuration:
+	scopes   bool // systemd makes control groups
+	defaults Defaults
 }
 
 func probeMachine() (*machine, error) {

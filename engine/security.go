@@ -93,9 +93,12 @@ CAP_SYS_RESOURCE CAP_SYS_TIME CAP_SYS_TTY_CONFIG CAP_MKNOD CAP_LEASE CAP_AUDIT_W
 CAP_MAC_OVERRIDE CAP_MAC_ADMIN CAP_SYSLOG CAP_WAKE_ALARM CAP_BLOCK_SUSPEND CAP_AUDIT_READ CAP_PERFMON CAP_BPF
 CAP_CHECKPOINT_RESTORE`)
 
+// Words for seccomp profiles, instead of one as JSON text.
+const unconfined, builtin = "unconfined", "builtin"
+
 // security is what --security-opt asks for.
 type security struct {
-	seccomp    string // JSON text, "unconfined", or empty for the default
+	seccomp    string // JSON text, "unconfined", "builtin", or empty for the default
 	apparmor   string
 	nested     bool // label=nested
 	noNewPrivs bool
@@ -105,7 +108,7 @@ type security struct {
 }
 
 func parseSecurity(opts []string, m *machine) (security, error) {
-	var s security
+	s := security{noNewPrivs: m.defaults.NoNewPrivileges}
 	for _, opt := range opts {
 		if opt == "no-new-privileges" {
 			s.noNewPrivs = true
@@ -127,9 +130,6 @@ func parseSecurity(opts []string, m *machine) (security, error) {
 			s.noNewPrivs = on
 		case "seccomp":
 			s.seccomp = value
-			if value == "builtin" {
-				s.seccomp = ""
-			}
 		case "apparmor":
 			if value == "" || strings.ContainsAny(value, "\x00\n") {
 				return s, fail.New(fail.Invalid, "invalid --security-opt: %q", opt)
@@ -178,7 +178,7 @@ func normaliseSecurity(h *container.HostConfig, m *machine) (warnings []string, 
 			return nil, fail.New(fail.Invalid, "capability %s is not available to this engine", c)
 		}
 	}
-	if s.seccomp != "" && s.seccomp != "unconfined" {
+	if s.seccomp != "" && s.seccomp != unconfined && s.seccomp != builtin {
 		if warnings, err = checkSeccomp(s.seccomp, caps); err != nil {
 			return nil, err
 		}
@@ -255,21 +255,27 @@ func specFor(caps []string) *specs.Spec {
 	return &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps}}}
 }
 
-// defaultProfiles caches the default profile by capability set: it depends on nothing
-// else but the machine. Profiles are shared and never changed.
-type defaultProfiles struct {
+// seccompProfiles caches the built-in profile, and the one that is the engine's default, by
+// capability set: they depend on nothing else but the machine. Profiles are shared and never
+// changed.
+type seccompProfiles struct {
 	mu     sync.Mutex // guards byCaps
 	byCaps map[string]*specs.LinuxSeccomp
 }
 
-func (d *defaultProfiles) get(caps []string) (*specs.LinuxSeccomp, error) {
-	key := strings.Join(caps, " ")
+// get makes a profile of JSON text, or the built-in one, for a capability set.
+func (d *seccompProfiles) get(text string, caps []string) (p *specs.LinuxSeccomp, err error) {
+	key := text + " " + strings.Join(caps, " ")
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if p := d.byCaps[key]; p != nil {
 		return p, nil
 	}
-	p, err := seccomp.GetDefaultProfile(specFor(caps))
+	if text == builtin {
+		p, err = seccomp.GetDefaultProfile(specFor(caps))
+	} else {
+		p, err = customSeccomp(text, caps)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("default seccomp profile: %w", err)
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"path"
@@ -22,7 +23,7 @@ type specMaker struct {
 	host         *machine
 	cgroupParent string
 	ulimits      map[string]*container.Ulimit
-	profiles     defaultProfiles
+	profiles     seccompProfiles
 	named        *namedDevices
 	init         *initProgram
 	profile      *profileKeeper
@@ -184,12 +185,16 @@ func (m *specMaker) filter(h *container.HostConfig, caps []string) (*specs.Linux
 	switch {
 	case err != nil:
 		return nil, err
-	case sec.seccomp == "unconfined", h.Privileged && sec.seccomp == "":
+	case sec.seccomp == "" && h.Privileged:
 		return nil, nil
-	case sec.seccomp == "":
-		return m.profiles.get(caps)
+	}
+	switch profile := cmp.Or(sec.seccomp, m.host.defaults.Seccomp, builtin); profile {
+	case unconfined:
+		return nil, nil
+	case builtin, m.host.defaults.Seccomp:
+		return m.profiles.get(profile, caps)
 	default:
-		return customSeccomp(sec.seccomp, caps)
+		return customSeccomp(profile, caps)
 	}
 }
 

@@ -309,6 +309,34 @@ func TestALimitBelowWhatIsInUseIsOneLineWithBothNumbers(t *testing.T) {
 	e.Must("rm", "-f", "full")
 }
 
+func TestContainersThatSayNothingGetTheEnginesDefaults(t *testing.T) {
+	profile := filepath.Join(t.TempDir(), "nomkdir")
+	write(t, profile, `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":28}]}`)
+	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--seccomp-profile", profile, "--no-new-privileges", "--default-cgroupns-mode", "host", "--default-ipc-mode", "shareable"}})
+	e.Busybox()
+	e.Must("run", "-d", "--name", "donor", "--network", "none", "busybox", "sleep", "1000")
+	if got := e.Must("inspect", "-f", "{{.HostConfig.CgroupnsMode}} {{.HostConfig.IpcMode}} {{.HostConfig.SecurityOpt}}", "donor"); got != "host shareable []" {
+		t.Error(got)
+	}
+	const look = `mkdir /x 2>/dev/null && echo made; grep -o 'NoNewPrivs:.*' /proc/self/status; grep -qE '/[0-9a-f]{64}$' /proc/self/cgroup && echo host; true`
+	for _, c := range []struct{ flags, want string }{
+		{"", "NoNewPrivs:\t1\nhost"},
+		{"--ipc container:donor", "NoNewPrivs:\t1\nhost"},
+		{"--privileged", "made\nNoNewPrivs:\t1\nhost"},
+		{"--security-opt seccomp=builtin --security-opt no-new-privileges=false --cgroupns private", "made\nNoNewPrivs:\t0"},
+	} {
+		if got := e.Must(append(append([]string{"run", "--rm", "--network", "none"}, strings.Fields(c.flags)...), "busybox", "sh", "-c", look)...); got != c.want {
+			t.Errorf("%q: %q, want %q", c.flags, got, c.want)
+		}
+	}
+	info := e.Must("info", "-f", "{{.SecurityOptions}}")
+	for _, want := range []string{"name=seccomp,profile=" + profile, "name=no-new-privileges"} {
+		if !strings.Contains(info, want) {
+			t.Errorf("info tells %s, want %s", info, want)
+		}
+	}
+}
+
 func TestSecurityOptionsConfine(t *testing.T) {
 	e := testkit.StartEngine(t, testkit.EngineOptions{})
 	e.Busybox()

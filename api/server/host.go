@@ -3,6 +3,7 @@ package server
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -146,15 +147,15 @@ func controllerMounts() map[string]string {
 }
 
 // securityOptions lists what confines containers here, as info tells it.
-func securityOptions(cgroupVersion int, selinux bool) []string {
+func securityOptions(cgroupVersion int, f Facts) []string {
 	var out []string
 	if data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && strings.HasPrefix(string(data), "Y") {
 		out = append(out, "name=apparmor")
 	}
 	if _, err := os.Stat("/proc/sys/kernel/seccomp/actions_avail"); err == nil {
-		out = append(out, "name=seccomp,profile=builtin")
+		out = append(out, "name=seccomp,profile="+cmp.Or(f.SeccompProfile, "builtin"))
 	}
-	if selinux {
+	if f.SELinux {
 		out = append(out, "name=selinux")
 	}
 	if os.Geteuid() != 0 {
@@ -162,6 +163,9 @@ func securityOptions(cgroupVersion int, selinux bool) []string {
 	}
 	if cgroupVersion == 2 {
 		out = append(out, "name=cgroupns")
+	}
+	if f.NoNewPrivileges {
+		out = append(out, "name=no-new-privileges")
 	}
 	return out
 }

@@ -130,7 +130,7 @@ func (s *Server) info() (system.Info, error) {
 		Runtimes:           map[string]system.RuntimeWithStatus{engine.OwnRuntime: {Runtime: system.Runtime{Path: f.ShimPath}}},
 		Swarm:              swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
 		LiveRestoreEnabled: true, // containers never depend on the engine
-		SecurityOptions:    securityOptions(lim.version, f.SELinux),
+		SecurityOptions:    securityOptions(lim.version, f),
 		// Where Docker tells of the programs that it stands on, ours that do their work.
 		ContainerdCommit: system.Commit{ID: "berth-shim " + berth.Version},
 		RuncCommit:       system.Commit{ID: "berth-runtime " + berth.Version},

@@ -120,11 +120,13 @@ type Facts struct {
 	ShimPath           string
 	Runtimes           func() engine.Runtimes
 	// CDIDevices tells of directories with specifications of devices, and of the devices.
-	CDIDevices     func() (dirs, names []string)
-	InitPath       string   // of containers' init; empty: our own
-	Warnings       []string // of info, about how the engine is configured
-	SELinux        bool     // containers get labels
-	DefaultShmSize int64    // bytes, for containers that ask for none; 0: the engine's own default
+	CDIDevices      func() (dirs, names []string)
+	InitPath        string   // of containers' init; empty: our own
+	Warnings        []string // of info, about how the engine is configured
+	SELinux         bool     // containers get labels
+	SeccompProfile  string   // of containers that name none: a file, "unconfined", or "builtin", which is also the empty one
+	NoNewPrivileges bool     // containers' default
+	DefaultShmSize  int64    // bytes, for containers that ask for none; 0: the engine's own default
 }
 
 // Config is what a Server is made of.
