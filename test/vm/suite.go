@@ -42,6 +42,9 @@ func (s suite) test(ctx context.Context, c vm.Config, patterns []string) (int, e
 		if err := m.InstallPrograms(ctx); err != nil {
 			return 1, err
 		}
+		if err := m.InstallTools(ctx); err != nil {
+			return 1, err
+		}
 	}
 	r := &report{out: os.Stdout, verbose: s.verbose}
 	if s.json != "" {
@@ -134,7 +137,8 @@ func testProgram(ctx context.Context, m *vm.Machine, dir string) (line string, e
 		return fmt.Sprintf("cd %s && %s", quote(dir), quote(file)), vm.Go(ctx, "test", "-c", "-o", file, dir)
 	}
 	err = vm.Go(ctx, "test", "-c", "-o", filepath.Join(m.Share(), "tests", name), dir)
-	return fmt.Sprintf("cd %s && BERTH_TEST_BIN=%s /share/tests/%s", quote(dir), vm.GuestBin, name), err
+	// A copy, as the tests run themselves again and again.
+	return fmt.Sprintf("mkdir -p %[2]s/tests && cp /share/tests/%[3]s %[2]s/tests/ && cd %[1]s && BERTH_TEST_BIN=%[2]s %[2]s/tests/%[3]s", quote(dir), vm.GuestBin, name), err
 }
 
 // one builds a package's tests here and runs them there.
