@@ -147,6 +147,11 @@ func (d *daemon) run(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return fail.New(fail.NotImplemented, "berthd needs to be run as root: rootless mode is not supported by this version of Berth")
 	}
+	if set.EndContainers { // also where no engine could run
+		if none, err := d.nothingToEnd(); none || err != nil {
+			return err
+		}
+	}
 	if err := kernel.CheckRelease(); err != nil {
 		return err
 	}
@@ -155,11 +160,6 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	if _, err := logs.ParseOptions(set.LogDriver, set.LogOpts); err != nil {
 		return fmt.Errorf("default log options: %w", err)
-	}
-	if set.EndContainers {
-		if none, err := d.nothingRuns(); none || err != nil {
-			return err
-		}
 	}
 	for _, dir := range []string{set.DataRoot, set.ExecRoot} {
 		if err := makeRoot(dir); err != nil {

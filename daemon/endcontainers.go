@@ -18,11 +18,15 @@ import (
 
 // An engine that is started with --end-containers takes the place of the one that serves, without
 // a socket, so that nobody starts anything more; it ends all containers and then itself. The
-// shutdown of the machine does that by berth-containers.service, whether an engine runs or not.
+// shutdown of the machine does that by berth-containers.service, whether an engine runs or not. When
+// it ends it takes bridges and rules with it, as every engine does that leaves no container.
 
-// nothingRuns tells that there is nothing to end: no supervisor has a directory. Whoever serves is
-// not disturbed then.
-func (d *daemon) nothingRuns() (bool, error) {
+// nothingToEnd tells that no supervisor has a directory and that no engine serves, nor was killed: such a
+// one leaves its pid file, and beside it what it had on the host for networks.
+func (d *daemon) nothingToEnd() (bool, error) {
+	if _, err := os.Lstat(d.set.Pidfile); !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
 	entries, err := os.ReadDir(filepath.Join(d.set.ExecRoot, "containers"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil

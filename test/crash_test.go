@@ -300,3 +300,27 @@ func TestShimKilledTakesItsContainerWithIt(t *testing.T) {
 		})
 	}
 }
+
+func TestEndingContainersTakesAwayWhatAKilledEngineLeft(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Must("network", "create", "left")
+	if len(e.Interfaces()) == 0 {
+		t.Fatal("a network has no bridge")
+	}
+	end := append(e.Command()[1:], "--end-containers")
+	e.Kill()
+	if r := e.Run("", e.Command()[0], end...); r.Code != 0 {
+		t.Fatalf("berthd --end-containers: %s", r.Stderr)
+	}
+	if left := e.NetworkLeaks(); len(left) > 0 {
+		t.Errorf("after a killed engine without containers: %q", left)
+	}
+	e.Start()
+	e.Must("network", "inspect", "left")
+	if r := e.Run("", e.Command()[0], end...); r.Code != 0 {
+		t.Errorf("berthd --end-containers beside an engine without containers: %s", r.Stderr)
+	}
+	if code := e.Await(); code != 0 {
+		t.Errorf("the engine that served ended with %d", code)
+	}
+}

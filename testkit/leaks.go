@@ -68,7 +68,7 @@ func (e *Engine) leaksNow(before stock) (left []string) {
 			left = append(left, filepath.Join(dir, n.Name()))
 		}
 	}
-	return append(left, e.networkLeaks()...)
+	return append(left, e.NetworkLeaks()...)
 }
 
 // unitLeaks lists what systemd still knows of the engine's scopes, and ends their slice, which is

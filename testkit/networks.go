@@ -57,8 +57,8 @@ func (e *Engine) tables() (out []*nftables.Table) {
 	return out
 }
 
-// networkLeaks lists what is left of the containers' networks.
-func (e *Engine) networkLeaks() (left []string) {
+// NetworkLeaks lists what is left of the containers' networks.
+func (e *Engine) NetworkLeaks() (left []string) {
 	for _, name := range e.Interfaces() {
 		left = append(left, "interface "+name)
 	}
