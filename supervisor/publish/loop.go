@@ -32,6 +32,8 @@ type loop struct {
 	spare   []*relay // over
 	alarm   bool     // the wait is bounded
 	udp     sessions
+	begun   map[*flow]time.Time // messages whose end has not come
+	kept    int                 // bytes of messages that relays hold
 	closed  bool
 }
 
@@ -109,7 +111,7 @@ func (l *loop) work() (wait bool) {
 			}
 		}
 		idle := n <= 0 && err == nil && len(l.again) == 0
-		bounded := l.alarm || l.udp.first() == nil && len(l.starved) == 0
+		bounded := l.alarm || l.udp.first() == nil && len(l.starved) == 0 && len(l.begun) == 0
 		l.mu.Unlock()
 		if idle {
 			return bounded
@@ -139,6 +141,9 @@ func (l *loop) tick() {
 	}
 	now := time.Now()
 	next := l.udp.expire(l, now)
+	if end := l.expireMessages(now); !end.IsZero() && (next.IsZero() || end.Before(next)) {
+		next = end
+	}
 	if len(l.starved) > 0 && !now.Before(l.feedAt) {
 		l.feed()
 	} else if len(l.starved) > 0 && (next.IsZero() || l.feedAt.Before(next)) {
@@ -182,6 +187,7 @@ func (l *loop) vacate(n int32) {
 func (l *loop) starve(slot int32) {
 	if len(l.starved) == 0 {
 		l.feedAt = time.Now().Add(time.Second)
+		l.alarm = false // it may be for a later moment
 	}
 	l.starved = append(l.starved, slot)
 }

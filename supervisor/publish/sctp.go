@@ -2,6 +2,7 @@ package publish
 
 import (
 	"encoding/binary"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,12 +14,15 @@ import (
 const (
 	sctpInitMsg     = 2 // struct sctp_initmsg: streams out and in, attempts, timeout; 16 bits each
 	sctpNoDelay     = 3
+	sctpEvents      = 11 // struct sctp_event_subscribe: a byte for each kind
 	sctpRecvRcvInfo = 32
 
 	sctpSndInfo = 2 // control messages
 	sctpRcvInfo = 3
 
 	sctpUnordered = 1
+
+	msgNotification = 0x8000 // what was read is news of the kernel, and no message
 )
 
 // sctpStreams is how many streams a relay opens; the other side can have fewer.
@@ -27,6 +31,14 @@ const sctpStreams = 256
 // maxMessage is the longest message that is passed on. Longer ones a sender has to have asked
 // its kernel for (SO_SNDBUF).
 const maxMessage = 4 << 20
+
+// maxKept is what all the relays of a loop keep of messages that are not complete, or that the other
+// side does not take yet. The shim's memory is not the container's, and everybody may connect.
+const maxKept = 16 << 20
+
+// pieceTime is how long a message may take from its first piece to its last. Pieces are read at all
+// only where the kernel cannot hold a message whole.
+const pieceTime = 30 * time.Second
 
 // message says how a message is sent: struct sctp_sndinfo without its last two fields, which are zero.
 type message struct {
@@ -43,11 +55,24 @@ func tuneSCTP(fd int) error {
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_SCTP, sctpNoDelay, 1); err != nil {
 		return err
 	}
+	// Of partial delivery alone, the seventh kind: that a message of which pieces were read will have no end (RFC 6458, 6.1.7).
+	if err := unix.SetsockoptString(fd, unix.IPPROTO_SCTP, sctpEvents, "\x00\x00\x00\x00\x00\x00\x01"); err != nil {
+		return err
+	}
 	return unix.SetsockoptInt(fd, unix.IPPROTO_SCTP, sctpRecvRcvInfo, 1)
 }
 
-// receiveMessage reads a message, or a piece of one if end is false.
-func receiveMessage(fd int, buf []byte) (n int, m message, end bool, err error) {
+// piece tells what a read has brought.
+type piece uint8
+
+const (
+	unfinished piece = iota // the beginning of a message, or what comes next of one
+	last                    // … its end
+	abandoned               // no data: what was read of a message is to be forgotten
+)
+
+// receiveMessage reads a message, or a piece of one.
+func receiveMessage(fd int, buf []byte) (n int, m message, kind piece, err error) {
 	iov := unix.Iovec{Base: &buf[0]}
 	iov.SetLen(len(buf))
 	var control [64]byte
@@ -56,7 +81,7 @@ func receiveMessage(fd int, buf []byte) (n int, m message, end bool, err error) 
 	msg.SetControllen(len(control))
 	got, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), 0)
 	if errno != 0 {
-		return 0, m, false, errno
+		return 0, m, unfinished, errno
 	}
 	h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
 	if head := unix.CmsgLen(0); int(msg.Controllen) >= head+12 && h.Level == unix.IPPROTO_SCTP && h.Type == sctpRcvInfo {
@@ -65,7 +90,13 @@ func receiveMessage(fd int, buf []byte) (n int, m message, end bool, err error) 
 		m.flags = binary.NativeEndian.Uint16(info[4:]) & sctpUnordered
 		m.protocol = binary.NativeEndian.Uint32(info[8:])
 	}
-	return int(got), m, msg.Flags&unix.MSG_EOR != 0, nil
+	switch {
+	case msg.Flags&msgNotification != 0:
+		kind = abandoned
+	case msg.Flags&unix.MSG_EOR != 0:
+		kind = last
+	}
+	return int(got), m, kind, nil
 }
 
 // sendMessage sends all or nothing.
@@ -94,24 +125,92 @@ func sendMessage(fd int, data []byte, m message) error {
 // forward moves a message, or takes up a piece of one.
 func (l *loop) forward(f *flow) {
 	buf := l.buffer()
-	n, m, end, err := receiveMessage(f.from.fd, buf)
-	if !l.read(f, n, err) {
+	n, m, kind, err := receiveMessage(f.from.fd, buf)
+	if l.read(f, n, err) {
+		l.take(f, buf[:n], m, kind)
+	}
+}
+
+// take takes what was read. The data is the caller's again afterwards.
+func (l *loop) take(f *flow, data []byte, m message, kind piece) {
+	if kind == abandoned { // by its sender, so nobody waits for it
+		l.forget(f)
 		return
 	}
-	data := buf[:n]
-	if !end || len(f.part) > 0 {
+	whole := kind == last && len(f.part) == 0
+	if !whole {
+		if len(f.part) == 0 {
+			l.begin(f, time.Now())
+		}
 		f.part = append(f.part, data...)
 		data = f.part
 	}
 	switch {
 	case len(data) > maxMessage:
 		l.reset(f.from.r)
-	case end:
-		f.rest, f.message, f.part = data, m, nil
+		return
+	case kind == last:
+		l.forget(f)
+		f.rest, f.message = data, m
 		l.deliver(f)
-		if len(f.rest) > 0 && &f.rest[0] == &buf[0] {
+		if whole && len(f.rest) > 0 {
 			f.rest = append([]byte(nil), f.rest...)
 		}
+	}
+	l.keep(f)
+}
+
+// begin notes that a message has begun whose end has not come.
+func (l *loop) begin(f *flow, now time.Time) {
+	if l.begun == nil {
+		l.begun = map[*flow]time.Time{}
+	}
+	l.begun[f] = now
+	l.alarm = false // the next wait is to be bounded anew
+}
+
+// forget drops the pieces of a message.
+func (l *loop) forget(f *flow) {
+	f.part = nil
+	delete(l.begun, f)
+	l.keep(f)
+}
+
+// expireMessages ends the relays of messages that took too long, and tells when to look again; zero:
+// never.
+func (l *loop) expireMessages(now time.Time) (next time.Time) {
+	for f, began := range l.begun {
+		switch end := began.Add(pieceTime); {
+		case !now.Before(end):
+			l.reset(f.from.r)
+		case next.IsZero() || end.Before(next):
+			next = end
+		}
+	}
+	return next
+}
+
+// keep counts what a flow holds. When all hold too much, those that have most are reset.
+func (l *loop) keep(f *flow) {
+	holds := cap(f.part) + len(f.rest)
+	if f.from.r.over || f.from.r.stream() {
+		holds = 0
+	}
+	more := holds - f.kept
+	l.kept += more
+	f.kept = holds
+	for more > 0 && l.kept > maxKept {
+		var most *flow
+		for _, s := range l.slots {
+			if s, ok := s.actor.(*side); ok {
+				for _, f := range []*flow{&s.r.up, &s.r.down} {
+					if most == nil || f.kept > most.kept {
+						most = f
+					}
+				}
+			}
+		}
+		l.reset(most.from.r)
 	}
 }
 
@@ -126,6 +225,7 @@ func (l *loop) deliver(f *flow) {
 		return
 	default:
 		f.rest = nil
+		l.keep(f)
 	}
 	l.wrote(f, err)
 }

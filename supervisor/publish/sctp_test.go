@@ -184,3 +184,130 @@ func TestSCTPPortsInUseAreNamedWithTheirHolder(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// A relay of messages can be tried without SCTP: a Unix socket that keeps messages apart stands for
+// the association that they are delivered to, and ignores SCTP's control messages.
+func messageRelay(t *testing.T, l *loop) (r *relay, peer int) {
+	t.Helper()
+	r = &relay{from: &socket{port: Port{Proto: "sctp"}}}
+	r.client, r.server = side{r: r, slot: noSlot}, side{r: r, slot: noSlot}
+	r.up, r.down = flow{from: &r.client, to: &r.server}, flow{from: &r.server, to: &r.client}
+	for _, s := range []*side{&r.client, &r.server} {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.fd, peer = pair[0], pair[1]
+		t.Cleanup(func() { unix.Close(pair[1]) })
+		if s.slot, err = l.add(s.fd, s, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return r, peer
+}
+
+// stillLoop does nothing by itself.
+func stillLoop(t *testing.T) *loop {
+	t.Helper()
+	l, err := newLoop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.mu.Lock()
+	t.Cleanup(func() { l.mu.Unlock(); l.close() })
+	return l
+}
+
+func TestPiecesOfAMessageAreDeliveredAsOne(t *testing.T) {
+	l := stillLoop(t)
+	r, peer := messageRelay(t, l)
+	buf := make([]byte, 100)
+	give := func(text string, kind piece) { l.take(&r.up, buf[:copy(buf, text)], message{}, kind) }
+	give("lost", unfinished)
+	give("", abandoned)
+	give("be", unfinished)
+	give("gin", unfinished)
+	give("ning", last)
+	give("next", last)
+	for _, want := range []string{"beginning", "next"} {
+		got := make([]byte, 100)
+		if n, err := unix.Read(peer, got); err != nil || string(got[:n]) != want {
+			t.Errorf("the server reads %q, %v; want %q", got[:max(n, 0)], err, want)
+		}
+	}
+	if r.over || l.kept != 0 || len(l.begun) != 0 {
+		t.Errorf("over %v, %d bytes kept, %d unfinished", r.over, l.kept, len(l.begun))
+	}
+}
+
+func TestUnfinishedMessagesAreBoundedInSizeSumAndTime(t *testing.T) {
+	data := make([]byte, bufferSize)
+	fill := func(l *loop, f *flow, bytes int) {
+		for n := 0; n < bytes && !f.from.r.over; n += len(data) {
+			l.take(f, data, message{}, unfinished)
+		}
+	}
+	t.Run("one that is too long ends its relay", func(t *testing.T) {
+		l := stillLoop(t)
+		r, _ := messageRelay(t, l)
+		fill(l, &r.up, maxMessage)
+		if r.over {
+			t.Error("the longest message is refused")
+		}
+		fill(l, &r.up, 1)
+		if !r.over || l.kept != 0 || r.up.part != nil {
+			t.Errorf("over %v, %d bytes kept", r.over, l.kept)
+		}
+	})
+	t.Run("those that hold most make room", func(t *testing.T) {
+		l := stillLoop(t)
+		small, peer := messageRelay(t, l)
+		fill(l, &small.up, 1)
+		ended := 0
+		for range 20 {
+			r, _ := messageRelay(t, l)
+			fill(l, &r.down, maxMessage)
+			if l.kept > maxKept {
+				t.Fatalf("%d bytes are kept", l.kept)
+			}
+			if r.over {
+				ended++
+			}
+		}
+		if small.over || len(l.begun) < 3 {
+			t.Errorf("the small one is over: %v; %d are left", small.over, len(l.begun))
+		}
+		l.take(&small.up, []byte("end"), message{}, last)
+		if n, err := unix.Read(peer, make([]byte, 2*len(data))); err != nil || n != len(data)+3 {
+			t.Errorf("the server reads %d bytes, %v", n, err)
+		}
+	})
+	t.Run("whole ones that nobody takes count too", func(t *testing.T) {
+		l := stillLoop(t)
+		for range maxKept/len(data) + 10 {
+			r, _ := messageRelay(t, l)
+			for len(r.up.rest) == 0 && !r.over { // until the socket is full
+				l.take(&r.up, data, message{}, last)
+			}
+			if l.kept > maxKept {
+				t.Fatalf("%d bytes are kept", l.kept)
+			}
+		}
+		if l.kept < maxKept/2 {
+			t.Errorf("only %d bytes are kept", l.kept)
+		}
+	})
+	t.Run("one that takes too long ends its relay", func(t *testing.T) {
+		l := stillLoop(t)
+		r, _ := messageRelay(t, l)
+		fill(l, &r.up, 1)
+		began := l.begun[&r.up]
+		fill(l, &r.up, 1) // what comes next gives it no more time
+		if next := l.expireMessages(began.Add(pieceTime - 1)); r.over || !next.Equal(began.Add(pieceTime)) {
+			t.Errorf("over %v; to be looked at in %v", r.over, next.Sub(began))
+		}
+		if next := l.expireMessages(began.Add(pieceTime)); !r.over || !next.IsZero() || l.kept != 0 {
+			t.Errorf("over %v, %d bytes kept", r.over, l.kept)
+		}
+	})
+}

@@ -53,6 +53,7 @@ type flow struct {
 	rest     []byte  // read and not yet written
 	message  message // … how, if these are messages
 	part     []byte  // of a message whose end has not come
+	kept     int     // what of both was counted (keep)
 	pipe     [2]int  // for large amounts: data goes through it without being copied; 0: none
 	held     int     // bytes in the pipe
 	full     bool    // it may be
@@ -263,6 +264,8 @@ func (l *loop) finish(r *relay) {
 	r.over = true
 	for _, f := range []*flow{&r.up, &r.down} {
 		l.dropPipe(f, f.held == 0)
+		f.rest = nil // the relay may lie among the spare ones for long
+		l.forget(f)
 	}
 	for _, s := range []*side{&r.client, &r.server} {
 		l.vacate(s.slot)
