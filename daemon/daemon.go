@@ -166,11 +166,12 @@ func (d *daemon) run(ctx context.Context) error {
 			return err
 		}
 	}
-	reserve := durable.OpenReserve(set.DataRoot)
 	d.manager.status("bringing the recorded containers in line")
-	if err := d.lock(ctx); err != nil {
+	if err := d.lock(ctx); err != nil { // needs no room: the files stay, and may be without a name
 		return err
 	}
+	reserve := durable.OpenReserve(set.DataRoot)
+	d.later(reserve.Close)
 	if err := d.writePidfile(); err != nil {
 		return err
 	}

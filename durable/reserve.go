@@ -27,12 +27,13 @@ const reserveShare = 32
 type Reserve struct {
 	mu      sync.Mutex
 	dir     string
-	missing int // parts
+	missing int    // parts
+	lent    string // the part that was given up to start by
 }
 
-// OpenReserve returns the reserve in the directory dir/reserve. If there is no other room
-// on the disk a part of it is given up at once. It cannot fail: where nothing can be set
-// aside, there is just no reserve.
+// OpenReserve returns the reserve in the directory dir/reserve, for whoever has dir to himself. If
+// there is no other room on the disk a part of it is given up at once. It cannot fail: where nothing
+// can be set aside, there is just no reserve.
 func OpenReserve(dir string) *Reserve {
 	r := &Reserve{dir: filepath.Join(dir, "reserve")}
 	for i := range reserveParts {
@@ -41,10 +42,24 @@ func OpenReserve(dir string) *Reserve {
 		}
 	}
 	if free, err := freeIn(dir); err == nil && free < reservePart {
-		r.Release()
+		r.lent = r.release()
 	}
 	r.Refill()
 	return r
+}
+
+// Close takes back what OpenReserve gave up, if there is still room: engines that do not start, or
+// are started often, shall not use up by that what is kept for deleting.
+func (r *Reserve) Close() {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lent != "" && setAside(r.lent) == nil {
+		r.missing--
+	}
+	r.lent = ""
 }
 
 func (r *Reserve) part(i int) string { return filepath.Join(r.dir, strconv.Itoa(i)) }
@@ -63,6 +78,11 @@ func (r *Reserve) Release() bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.release() != ""
+}
+
+// release returns the part that it gave up.
+func (r *Reserve) release() string {
 	for i := range reserveParts {
 		// Some file systems free the blocks of a deleted file later, but those of one that is cut at once.
 		if os.Truncate(r.part(i), 0) != nil || os.Remove(r.part(i)) != nil {
@@ -73,9 +93,9 @@ func (r *Reserve) Release() bool {
 			_ = unix.Syncfs(int(d.Fd())) // what is freed can be used when that is committed
 			d.Close()
 		}
-		return true
+		return r.part(i)
 	}
-	return false
+	return ""
 }
 
 // Refill sets aside again what was given up, if there is plenty of room.
@@ -102,6 +122,9 @@ func (r *Reserve) Refill() {
 			return
 		}
 		r.missing--
+		if r.lent == r.part(i) {
+			r.lent = ""
+		}
 	}
 }
 

@@ -120,6 +120,38 @@ func TestAReserveGivesRoomToWhoOpensItOnAFullDisk(t *testing.T) {
 	}
 }
 
+func TestWhoDoesNotStartGivesItsPartBack(t *testing.T) {
+	dir := smallDisk(t, "size=40m")
+	OpenReserve(dir)
+	fillDisk(t, filepath.Join(dir, "filler"))
+	for range 2 * reserveParts {
+		r := OpenReserve(dir)
+		if got := parts(t, dir); got != reserveParts-1 {
+			t.Fatalf("%d parts are left", got)
+		}
+		if r.Close(); parts(t, dir) != reserveParts {
+			t.Fatalf("%d parts are there again", parts(t, dir))
+		}
+	}
+	r := OpenReserve(dir)
+	fillDisk(t, filepath.Join(dir, "filler2")) // somebody else was faster
+	if r.Close(); parts(t, dir) != reserveParts-1 {
+		t.Fatalf("%d parts are there again", parts(t, dir))
+	}
+	for _, name := range []string{"filler", "filler2"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.Refill(); parts(t, dir) != reserveParts {
+		t.Fatalf("with room again there are %d parts", parts(t, dir))
+	}
+	r.Close() // a second time, and after the refill, it does nothing
+	if got := parts(t, dir); got != reserveParts || r.missing != 0 {
+		t.Fatalf("%d parts, and %d are missed", got, r.missing)
+	}
+}
+
 func TestASmallDiskIsNotTakenForAReserve(t *testing.T) {
 	dir := smallDisk(t, "size=8m")
 	if OpenReserve(dir); parts(t, dir) != 0 {
