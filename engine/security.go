@@ -169,6 +169,10 @@ func normaliseSecurity(h *container.HostConfig, m *machine) (warnings []string, 
 	if err != nil {
 		return nil, err
 	}
+	// On cgroup v2 all of the host's groups would be seen there: a way to the host that Docker leaves open.
+	if s.ownGroups != nil && *s.ownGroups && h.CgroupnsMode.IsHost() && !h.Privileged {
+		return nil, fail.New(fail.Invalid, "conflicting options: writable-cgroups=true and the host's cgroup namespace, where the container could write all of the host's groups: use --cgroupns private, or --privileged")
+	}
 	caps, err := capabilities(h, m)
 	if err != nil {
 		return nil, err
