@@ -9,6 +9,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth/fail"
 )
@@ -211,6 +212,22 @@ func TestWhatAContainerUsesIsLabelled(t *testing.T) {
 	}
 	if got := f.shims.of(id).execs[0].Process.SelinuxLabel; got != "u:r:container_t:s0:c1,c101" {
 		t.Errorf("exec: %q", got)
+	}
+}
+
+func TestAGivenInitKeepsItsLabel(t *testing.T) {
+	f := newFixture(t)
+	f.Close()
+	host := &fakeSELinux{inUse: map[string]bool{}}
+	f.opt.labels, f.opt.InitPath, f.opt.Init = host, "/bin/sh", true
+	f.open()
+	id := f.create("cc", nil)
+	f.start("cc")
+	if !slices.ContainsFunc(f.shims.of(id).cfg.Spec.Mounts, func(m specs.Mount) bool { return m.Source == "/bin/sh" && m.Destination == initInside }) {
+		t.Error("the container has not got the init")
+	}
+	if slices.ContainsFunc(host.relabeled, func(s string) bool { return strings.HasPrefix(s, "/bin/") }) {
+		t.Errorf("relabelled: %v", host.relabeled)
 	}
 }
 

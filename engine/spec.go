@@ -259,7 +259,9 @@ func (m *specMaker) mounts(c Container, s surroundings) ([]oci.Mount, string, er
 	out = append(out, asked...)
 	if m.init.wanted(h) && !taken[initInside] { // on top of all: it may lie in a volume
 		init, err := m.init.mount()
-		if err == nil && m.labels.on() {
+		// One that the administrator gave keeps its label: programs of a distribution (bin_t) containers
+		// may execute anyway, and it may be used by others, or lie on a read-only file system.
+		if err == nil && m.labels.on() && m.init.given == "" {
 			err = m.labels.host.Relabel(init.Source, m.labels.host.ReadOnly())
 		}
 		if err != nil {
