@@ -212,7 +212,7 @@ func (l *lifecycle) describeFiles(ctx context.Context, i *instance, c Container)
 	}
 	f.Root.Volatile = c.HostConfig.AutoRemove
 	f.ReadOnly, f.User, f.Groups = c.HostConfig.ReadonlyRootfs, c.Config.User, c.HostConfig.GroupAdd
-	all, _, err := l.spec.mounts(c, surroundings{netFiles: netFiles})
+	all, _, err := l.spec.mounts(ctx, c, surroundings{netFiles: netFiles})
 	if err != nil {
 		return f, err
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -20,7 +21,7 @@ type labelMaker interface {
 	Reserve(label string)
 	Release(label string)
 	ReadOnly() string
-	Relabel(path, label string) error
+	Relabel(ctx context.Context, path, label string) error
 }
 
 // labels gives containers their SELinux labels. They are made with the container and kept in
@@ -130,13 +131,13 @@ func levelOf(label string) string {
 
 // prepare labels what a container is about to use and does not get its label by being mounted:
 // a root that is no overlay, its three files, and what it was asked for by z and Z.
-func (l *labels) prepare(c Container, root oci.Rootfs, netFiles string) error {
+func (l *labels) prepare(ctx context.Context, c Container, root oci.Rootfs, netFiles string) error {
 	if !l.on() || c.MountLabel == "" {
 		return nil
 	}
 	for _, dir := range []string{root.Path, root.Upper} {
 		if dir != "" && len(root.Lower) == 0 {
-			if err := l.host.Relabel(dir, c.MountLabel); err != nil {
+			if err := l.host.Relabel(ctx, dir, c.MountLabel); err != nil {
 				return fmt.Errorf("root file system: %w", err)
 			}
 		}
@@ -149,13 +150,13 @@ func (l *labels) prepare(c Container, root oci.Rootfs, netFiles string) error {
 		if c.plan.at("/etc/"+name) >= 0 {
 			continue
 		}
-		if err := l.host.Relabel(filepath.Join(netFiles, name), files); err != nil {
+		if err := l.host.Relabel(ctx, filepath.Join(netFiles, name), files); err != nil {
 			return err
 		}
 	}
 	for _, r := range c.plan {
 		if label := l.of(c, r.Point); label != "" {
-			if err := l.host.Relabel(r.Point.Source, label); err != nil {
+			if err := l.host.Relabel(ctx, r.Point.Source, label); err != nil {
 				return err
 			}
 		}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -54,7 +55,7 @@ func (f *fakeSELinux) Options(process string) ([]string, error) {
 func (f *fakeSELinux) Reserve(label string) { f.inUse[levelOf(label)] = true }
 func (f *fakeSELinux) Release(label string) { delete(f.inUse, levelOf(label)) }
 func (f *fakeSELinux) ReadOnly() string     { return "u:object_r:container_ro_file_t:s0" }
-func (f *fakeSELinux) Relabel(path, label string) error {
+func (f *fakeSELinux) Relabel(_ context.Context, path, label string) error {
 	f.relabeled = append(f.relabeled, path+" "+label)
 	return nil
 }

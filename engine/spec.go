@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"path"
@@ -43,7 +44,7 @@ type surroundings struct {
 const specVersion = "1.0.2"
 
 // spec makes the specification of a container. Missing directories of -v are made.
-func (m *specMaker) spec(c Container, s surroundings) (*oci.Spec, error) {
+func (m *specMaker) spec(ctx context.Context, c Container, s surroundings) (*oci.Spec, error) {
 	h := c.HostConfig
 	process, err := m.process(c)
 	if err != nil {
@@ -62,7 +63,7 @@ func (m *specMaker) spec(c Container, s surroundings) (*oci.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	mounts, propagation, err := m.mounts(c, s)
+	mounts, propagation, err := m.mounts(ctx, c, s)
 	if err != nil {
 		return nil, err
 	}
@@ -231,7 +232,7 @@ func sysctls(h *container.HostConfig) map[string]string {
 	return out
 }
 
-func (m *specMaker) mounts(c Container, s surroundings) ([]oci.Mount, string, error) {
+func (m *specMaker) mounts(ctx context.Context, c Container, s surroundings) ([]oci.Mount, string, error) {
 	h := c.HostConfig
 	asked, propagation, err := c.plan.mounts(m.host)
 	if err != nil {
@@ -262,7 +263,7 @@ func (m *specMaker) mounts(c Container, s surroundings) ([]oci.Mount, string, er
 		// One that the administrator gave keeps its label: programs of a distribution (bin_t) containers
 		// may execute anyway, and it may be used by others, or lie on a read-only file system.
 		if err == nil && m.labels.on() && m.init.given == "" {
-			err = m.labels.host.Relabel(init.Source, m.labels.host.ReadOnly())
+			err = m.labels.host.Relabel(ctx, init.Source, m.labels.host.ReadOnly())
 		}
 		if err != nil {
 			return nil, "", err

@@ -32,7 +32,7 @@ func specOf(t testing.TB, m *specMaker, cfg container.Config, h container.HostCo
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := m.spec(Container{ID: "c0ffee", Config: &cfg, HostConfig: &h, plan: plan, Path: command[0], Args: command[1:]}, surroundings{netFiles: "/state/c0ffee"})
+	s, err := m.spec(t.Context(), Container{ID: "c0ffee", Config: &cfg, HostConfig: &h, plan: plan, Path: command[0], Args: command[1:]}, surroundings{netFiles: "/state/c0ffee"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func BenchmarkSpec(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		if _, err := m.spec(Container{ID: "c0ffee", Config: &cfg, HostConfig: &h, Path: "sh"}, surroundings{netFiles: "/x"}); err != nil {
+		if _, err := m.spec(b.Context(), Container{ID: "c0ffee", Config: &cfg, HostConfig: &h, Path: "sh"}, surroundings{netFiles: "/x"}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -311,14 +311,14 @@ func (l *lifecycle) configure(ctx context.Context, i *instance, c Container, joi
 			return cfg, nil, err
 		}
 	}
-	spec, err := l.spec.spec(c, surroundings{netFiles: netFiles, namespaces: lent.paths, shm: lent.shm})
+	spec, err := l.spec.spec(ctx, c, surroundings{netFiles: netFiles, namespaces: lent.paths, shm: lent.shm})
 	if err != nil {
 		return cfg, nil, err
 	}
 	if err := l.spec.profile.ready(ctx, spec.Process.ApparmorProfile); err != nil {
 		return cfg, nil, err
 	}
-	if err := l.labels.prepare(c, root, netFiles); err != nil {
+	if err := l.labels.prepare(ctx, c, root, netFiles); err != nil {
 		return cfg, nil, err
 	}
 	if err := c.plan.checkPropagation(); err != nil {

@@ -1,12 +1,16 @@
 package kernel
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"berth/fail"
 )
 
 func TestLabelsReachAllFilesAndLeaveNone(t *testing.T) {
@@ -50,7 +54,7 @@ func TestLabelsReachAllFilesAndLeaveNone(t *testing.T) {
 			t.Error("what links lead to was labelled")
 		}
 	}
-	if err := Label(f, "u:r:t:s0:c1,c2"); err != nil {
+	if err := Label(t.Context(), f, "u:r:t:s0:c1,c2"); err != nil {
 		t.Fatal(err)
 	}
 	check("u:r:t:s0:c1,c2")
@@ -58,7 +62,7 @@ func TestLabelsReachAllFilesAndLeaveNone(t *testing.T) {
 	// The second time only what differs is set; the kernel's labels end with a NUL.
 	unix.Lsetxattr(top, labelXattr, []byte("u:r:t:s0:c1,c2\x00"), 0)
 	unix.Lsetxattr(top+"/a/b/file", labelXattr, []byte("u:r:t:s0:c1,c2,c3"), 0)
-	if err := Label(f, "u:r:t:s0:c1,c2"); err != nil {
+	if err := Label(t.Context(), f, "u:r:t:s0:c1,c2"); err != nil {
 		t.Fatal(err)
 	}
 	if got := label(top); got != "u:r:t:s0:c1,c2\x00" {
@@ -74,12 +78,12 @@ func TestLabelsReachAllFilesAndLeaveNone(t *testing.T) {
 	}
 	single := os.NewFile(uintptr(fd), outside)
 	defer single.Close()
-	if err := Label(single, "u:r:t:s0"); err != nil || label(outside) != "u:r:t:s0" {
+	if err := Label(t.Context(), single, "u:r:t:s0"); err != nil || label(outside) != "u:r:t:s0" {
 		t.Errorf("%v, %q", err, label(outside))
 	}
 	if proc, err := os.Open("/proc/self/attr"); err == nil { // has no room for labels
 		defer proc.Close()
-		if err := Label(proc, "u:r:t:s0"); err != nil && !strings.Contains(err.Error(), "permitted") {
+		if err := Label(t.Context(), proc, "u:r:t:s0"); err != nil && !strings.Contains(err.Error(), "permitted") {
 			t.Errorf("a file system without labels: %v", err)
 		}
 	}
@@ -89,5 +93,49 @@ func TestAnOverlaysContextIsQuoted(t *testing.T) {
 	text := (&Overlay{Lower: []string{"/", "/"}, Context: "u:r:t:s0:c1,c2"}).text()
 	if !strings.Contains(text, `,context="u:r:t:s0:c1,c2"`) {
 		t.Error(text)
+	}
+}
+
+func TestADeepTreeIsRefused(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: the attributes are of the namespace security")
+	}
+	dir := t.TempDir()
+	deepest := filepath.Join(dir, strings.Repeat("a/", 20))
+	if err := os.MkdirAll(deepest, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	top, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer top.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Label(ctx, top, "u:r:t:s0"); !errors.Is(err, context.Canceled) {
+		t.Error("canceled:", err)
+	}
+	l := labeler{ctx: t.Context(), label: []byte("u:r:t:s0"), deepest: 20}
+	if err := l.tree(top); !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), "nested deeper than 20") {
+		t.Error("21 directories:", err)
+	}
+	if err := os.Remove(deepest); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.tree(top); err != nil {
+		t.Error("20 directories:", err)
+	}
+}
+
+func TestTheMessageOfADeepPlaceIsShort(t *testing.T) {
+	p := &place{name: "/top"}
+	if got := p.in("a").in("b").String(); got != "/top/a/b" {
+		t.Error(got)
+	}
+	for range 1000 {
+		p = p.in("a")
+	}
+	if got, want := p.String(), "/top/.../"+strings.Repeat("a/", 31)+"a"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -80,7 +80,7 @@ func fill(ctx context.Context, from, data, home *os.File, how Filling) error {
 		if err := copyTree(ctx, from, data, false); err != nil {
 			return err
 		}
-		return how.finish(data)
+		return how.finish(ctx, data)
 	}
 	if err := unix.Mkdirat(int(home.Fd()), filling, 0o700); err != nil {
 		return err
@@ -97,7 +97,7 @@ func fill(ctx context.Context, from, data, home *os.File, how Filling) error {
 		return err
 	}
 	// Before anything is visible: the container will have run, and nobody fills it again.
-	if err := how.finish(into); err != nil {
+	if err := how.finish(ctx, into); err != nil {
 		return err
 	}
 	durable.Failpoint("runtime.fill.copied")
@@ -109,9 +109,9 @@ func fill(ctx context.Context, from, data, home *os.File, how Filling) error {
 }
 
 // finish does what is left to do with a copy before anybody may believe in it.
-func (how Filling) finish(copied *os.File) error {
+func (how Filling) finish(ctx context.Context, copied *os.File) error {
 	if how.Label != "" {
-		if err := kernel.Label(copied, how.Label); err != nil {
+		if err := kernel.Label(ctx, copied, how.Label); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@
 package selinux
 
 import (
+	"context"
 	"os"
 
 	lib "github.com/opencontainers/selinux/go-selinux"
@@ -67,9 +68,9 @@ func (*Host) ReadOnly() string {
 
 // Relabel gives what is at path, with all below it, a label. The machine's own directories
 // are refused.
-func (*Host) Relabel(path, label string) error { return relabel(path, label) }
+func (*Host) Relabel(ctx context.Context, path, label string) error { return relabel(ctx, path, label) }
 
-func relabel(path, label string) error {
+func relabel(ctx context.Context, path, label string) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fail.New(fail.Invalid, "SELinux label of %s: %w", path, err)
@@ -79,7 +80,7 @@ func relabel(path, label string) error {
 	if err := spare(f); err != nil {
 		return err
 	}
-	if err := kernel.Label(f, label); err != nil {
+	if err := kernel.Label(ctx, f, label); err != nil {
 		return fail.New(fail.Invalid, "error setting label on mount source '%s': %w", path, err)
 	}
 	return nil

@@ -16,12 +16,12 @@ func TestTheMachinesOwnDirectoriesAreSpared(t *testing.T) {
 	os.Symlink("/usr", link)
 	t.Setenv("HOME", dir)
 	for _, path := range []string{"/", "/etc", "/etc/../usr", "/usr/", link, dir} {
-		err := relabel(path, "u:r:t:s0")
+		err := relabel(t.Context(), path, "u:r:t:s0")
 		if err == nil || !strings.Contains(err.Error(), "is not allowed") {
 			t.Fatalf("%s: %v", path, err)
 		}
 	}
-	if err := relabel(filepath.Join(dir, "missing"), "u:r:t:s0"); err == nil || !strings.Contains(err.Error(), "no such file") {
+	if err := relabel(t.Context(), filepath.Join(dir, "missing"), "u:r:t:s0"); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("what does not exist: %v", err)
 	}
 	if os.Geteuid() != 0 {
@@ -29,7 +29,7 @@ func TestTheMachinesOwnDirectoriesAreSpared(t *testing.T) {
 	}
 	below := filepath.Join(dir, "data")
 	os.Mkdir(below, 0o755)
-	if err := relabel(below, "u:r:t:s0"); err != nil {
+	if err := relabel(t.Context(), below, "u:r:t:s0"); err != nil {
 		t.Fatal(err)
 	}
 	b := make([]byte, 100)
