@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -53,7 +52,12 @@ func (k *creator) limitStorage(ctx context.Context, c Container, dir string) err
 		return err
 	}
 	defer work.Close()
-	_, err = kernel.MakeProject(size, upper, work)
+	home, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	err = kernel.MakeProject(home, size, upper, work)
 	if errors.Is(err, kernel.ErrNoQuota) {
 		return fail.New(fail.Invalid, "--storage-opt size is supported only where the data root is on XFS or ext4, mounted with prjquota (Linux 5.14 or later)")
 	}
@@ -63,13 +67,13 @@ func (k *creator) limitStorage(ctx context.Context, c Container, dir string) err
 // forgetStorage forgets the quota of a container that is gone, or was never made, before the files
 // in its directory are.
 func forgetStorage(dir string) error {
-	upper, err := os.Open(filepath.Join(dir, "upper"))
+	home, err := os.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer upper.Close()
-	return kernel.ForgetProject(upper)
+	defer home.Close()
+	return kernel.ForgetProject(home)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -55,45 +56,85 @@ func ProjectIsFree(f *os.File, project uint32) (bool, error) {
 	return l == projectLimits{}, err
 }
 
+// projectXattr is where a project's number is noted, on a directory that nobody but us reaches: who
+// owns a directory may make it part of another project.
+const projectXattr = "trusted.berth.project"
+
 // MakeProject makes empty directories of one file system a new project that may hold size bytes,
-// and returns its number. It is durable then.
-func MakeProject(size int64, dirs ...*os.File) (project uint32, err error) {
-	if err := EnforcesProjects(dirs[0]); err != nil {
-		return 0, err
+// and notes its number on keeper, a directory of that file system that those who will be bounded
+// cannot reach. It is durable then.
+func MakeProject(keeper *os.File, size int64, dirs ...*os.File) (err error) {
+	if err := EnforcesProjects(keeper); err != nil {
+		return err
 	}
+	if err := ForgetProject(keeper); err != nil { // of directories that somebody deleted
+		return err
+	}
+	var project uint32
 	for free := false; !free; {
 		var b [4]byte
 		if _, err := rand.Read(b[:]); err != nil {
-			return 0, err
+			return err
 		}
 		project = binary.NativeEndian.Uint32(b[:])&(firstProject-1) | firstProject
-		if free, err = ProjectIsFree(dirs[0], project); err != nil {
-			return 0, err
+		if free, err = ProjectIsFree(keeper, project); err != nil {
+			return err
 		}
 	}
-	if err := LimitProject(dirs[0], project, size); err != nil {
-		return 0, err
+	if err := noteProject(keeper, project); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ForgetProject(keeper))
+		}
+	}()
+	if err := LimitProject(keeper, project, size); err != nil {
+		return err
 	}
 	for _, dir := range dirs {
 		if err := SetProject(dir, project); err != nil {
-			return 0, errors.Join(err, LimitProject(dir, project, 0))
+			return err
 		}
 	}
 	// Whoever records the project must find its limit, and its directories, after a power failure.
-	return project, os.NewSyscallError("syncfs", unix.Syncfs(int(dirs[0].Fd())))
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(keeper.Fd())))
 }
 
-// ForgetProject takes the limit away of the project that the directory f is of, if MakeProject
-// made that: its number is anybody's when the last of its files is gone.
-func ForgetProject(f *os.File) error {
-	project, err := ProjectOf(f)
-	if err == nil && project >= firstProject {
-		err = LimitProject(f, project, 0)
+// ForgetProject takes the limit of the project away whose number MakeProject has noted on keeper,
+// whatever has become of its directories: the number is anybody's when the last of its files is
+// gone.
+func ForgetProject(keeper *os.File) error {
+	project, err := notedProject(keeper)
+	if err != nil || project == 0 {
+		return err
 	}
-	if errors.Is(err, ErrNoQuota) { // not any more
-		return nil
+	err = LimitProject(keeper, project, 0)
+	if err != nil && !errors.Is(err, ErrNoQuota) { // not any more
+		return err
 	}
-	return err
+	return os.NewSyscallError("fremovexattr", unix.Fremovexattr(int(keeper.Fd()), projectXattr))
+}
+
+func noteProject(keeper *os.File, project uint32) error {
+	return os.NewSyscallError("fsetxattr", unix.Fsetxattr(int(keeper.Fd()), projectXattr, []byte(strconv.FormatUint(uint64(project), 10)), 0))
+}
+
+// notedProject is 0 if none is noted. What was not written here is none.
+func notedProject(keeper *os.File) (uint32, error) {
+	b := make([]byte, 16)
+	n, err := unix.Fgetxattr(int(keeper.Fd()), projectXattr, b)
+	switch {
+	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.ERANGE):
+		return 0, nil
+	case err != nil:
+		return 0, os.NewSyscallError("fgetxattr", err)
+	}
+	project, err := strconv.ParseUint(string(b[:n]), 10, 32)
+	if err != nil || project < firstProject {
+		return 0, nil
+	}
+	return uint32(project), nil
 }
 
 // quotaState is struct fs_quota_statv of linux/dqblk_xfs.h.
@@ -116,12 +157,6 @@ func EnforcesProjects(f *os.File) error {
 		return ErrNoQuota
 	}
 	return nil
-}
-
-// ProjectOf is the number of the project that f belongs to; 0: of none.
-func ProjectOf(f *os.File) (uint32, error) {
-	a, err := attributesOf(f)
-	return a.project, err
 }
 
 // LimitProject bounds what belongs to a project on the file system of f to size bytes; 0

@@ -28,23 +28,28 @@ func sizeOf(o map[string]string) (int64, error) {
 	return n, nil
 }
 
-// limit makes the empty directory dir a project that may hold size bytes.
+// limit makes the empty directory of the volume whose home is dir a project that may hold size bytes.
 func limit(dir string, size int64) error {
-	f, err := os.Open(dir)
+	home, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	_, err = kernel.MakeProject(size, f)
+	defer home.Close()
+	data, err := os.Open(filepath.Join(dir, dataName))
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	err = kernel.MakeProject(home, size, data)
 	if errors.Is(err, kernel.ErrNoQuota) {
 		return fail.New(fail.Invalid, "quota size requested but no quota support: it takes XFS or ext4 (made with -O quota,project), mounted with prjquota, and Linux 5.14 or later (a tmpfs needs none: -o type=tmpfs -o device=tmpfs -o o=size=...)")
 	}
 	return err
 }
 
-// unlimit forgets the limit of a volume whose directory is now dir, and goes.
+// unlimit forgets the limit of a volume whose home is now dir, and goes.
 func (s *Store) unlimit(dir string) {
-	f, err := os.Open(filepath.Join(dir, dataName))
+	f, err := os.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}

@@ -227,6 +227,7 @@ func (s *Store) adoptStray(name string) error {
 	}
 	// Both fail if something is in it.
 	if err := os.Remove(filepath.Join(dir, dataName)); err == nil || errors.Is(err, fs.ErrNotExist) {
+		s.unlimit(dir)
 		if os.Remove(dir) == nil {
 			return nil
 		}
@@ -258,7 +259,7 @@ func (s *Store) makeFiles(name string, size int64) error {
 	if err := os.Chmod(s.mountpoint(name), 0o755); err != nil || size == 0 {
 		return err
 	}
-	if err := limit(s.mountpoint(name), size); err != nil {
+	if err := limit(filepath.Join(s.dir, name), size); err != nil {
 		s.removeFiles(name)
 		return err
 	}
