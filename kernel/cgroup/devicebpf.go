@@ -162,18 +162,28 @@ func loadDeviceProgram(prog []bpfInsn) (int, error) {
 		insns: uint64(uintptr(unsafe.Pointer(&prog[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0]))),
 		attachType: unix.BPF_CGROUP_DEVICE, name: [16]byte{'b', 'e', 'r', 't', 'h'},
 	}
-	fd, err := bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
-	if err == unix.EPERM {
-		// Before Linux 5.11 programs count against the locked memory of the user.
-		limit := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-		if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil {
-			fd, err = bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
-		}
-	}
+	fd, err := lockingMemory(func() (int, error) { return bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&attr), unsafe.Sizeof(attr)) })
 	if err != nil {
 		return -1, fmt.Errorf("load BPF program: %w", err)
 	}
 	return fd, nil
+}
+
+// lockingMemory loads a program again without a limit of locked memory, if that was what refused it:
+// before Linux 5.11 programs count against the user's. The limit is as it was afterwards, for
+// containers inherit it.
+func lockingMemory(load func() (int, error)) (int, error) {
+	fd, err := load()
+	var was unix.Rlimit
+	if err != unix.EPERM || unix.Getrlimit(unix.RLIMIT_MEMLOCK, &was) != nil {
+		return fd, err
+	}
+	none := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &none) != nil {
+		return fd, err
+	}
+	defer func() { _ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &was) }() // to lower it is always allowed
+	return load()
 }
 
 // attachDeviceProgram makes prog the device program of the group dir, in place of the one

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"berth/fail"
 )
@@ -290,5 +291,42 @@ func TestWhatTheHostSupportsIsFound(t *testing.T) {
 	}
 	if s := supported(nil); s != (Support{}) {
 		t.Fatalf("nothing is mounted: got %+v", s)
+	}
+}
+
+func TestTheLimitOfLockedMemoryIsAsItWas(t *testing.T) {
+	limit := func() (l unix.Rlimit) {
+		if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	before := limit()
+	const unlimited = unix.RLIM_INFINITY & (1<<64 - 1)
+	none := unix.Rlimit{Cur: unlimited, Max: unlimited}
+	mayRaise := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &none) == nil
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &before); err != nil {
+		t.Fatal(err)
+	}
+	var during []unix.Rlimit
+	fd, err := lockingMemory(func() (int, error) {
+		if during = append(during, limit()); len(during) == 1 {
+			return -1, unix.EPERM
+		}
+		return 7, nil
+	})
+	want := []unix.Rlimit{before}
+	if mayRaise {
+		want = append(want, none)
+	}
+	if !slices.Equal(during, want) || (fd == 7) != mayRaise || (err == nil) != mayRaise {
+		t.Errorf("loaded under %v, not %v: %d, %v", during, want, fd, err)
+	}
+	if after := limit(); after != before {
+		t.Errorf("afterwards %v, not %v", after, before)
+	}
+	during = nil
+	if _, err := lockingMemory(func() (int, error) { during = append(during, limit()); return -1, unix.EINVAL }); err != unix.EINVAL || len(during) != 1 {
+		t.Errorf("another error: %v, %d times", err, len(during))
 	}
 }
