@@ -2,6 +2,10 @@ package runtime
 
 import (
 	"fmt"
+	"math"
+	"os"
+	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -42,6 +46,11 @@ func (b *builder) rlimits(list []specs.POSIXRlimit) ([]rlimit, error) {
 			value.Cur = min(value.Cur, value.Max)
 			b.warnings = append(b.warnings, fmt.Sprintf("%s: lowered to %d, the highest value that may be given here", l.Type, now.Max))
 		}
+		if n == unix.RLIMIT_NOFILE {
+			if err := checkOpenFiles(value.Max, "/proc/sys/fs/nr_open"); err != nil {
+				return nil, err
+			}
+		}
 		out = append(out, rlimit{l.Type, n, value})
 	}
 	if !nofile && inherited.Files.Max != 0 {
@@ -53,4 +62,22 @@ func (b *builder) rlimits(list []specs.POSIXRlimit) ([]rlimit, error) {
 		}
 	}
 	return out, nil
+}
+
+// checkOpenFiles: nobody may have more open files than fs.nr_open, whatever his privileges, and the
+// kernel says no more than "operation not permitted" (getrlimit(2)).
+func checkOpenFiles(limit uint64, file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	most, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	if err != nil || limit <= most {
+		return nil
+	}
+	asked := strconv.FormatUint(limit, 10)
+	if limit == math.MaxUint64 {
+		asked = "unlimited"
+	}
+	return fail.New(fail.Invalid, "RLIMIT_NOFILE: %s is more than this host lets any process open, which is %d: choose less, or raise fs.nr_open with sysctl", asked, most)
 }
