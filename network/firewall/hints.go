@@ -49,7 +49,7 @@ func nameOf(key string) string {
 }
 
 // PublishHints tells the same for ports that will be published on one bridge, which need not exist yet. What
-// it found in nftables it remembers until the kernel has news of that.
+// it found in nftables it remembers until somebody else has changed anything there.
 func (t *Table) PublishHints(bridge string) []string {
 	if t.off {
 		return nil
@@ -78,10 +78,11 @@ type remembered struct {
 // some of them.
 func (t *Table) nftHints(names, published []string) []string {
 	var hints []string
-	c, err := nftables.New()
+	c, err := nftables.New(nftables.AsLasting()) // it asks much
 	if err != nil {
 		return nil
 	}
+	defer c.CloseLasting()
 	chains, err := c.ListChains()
 	if err != nil {
 		t.log.Warn("the host's own filter rules cannot be looked at", "error", err)

@@ -97,3 +97,31 @@ func TestWhoPublishesIsToldOfWhatIsInTheWayAndOfChanges(t *testing.T) {
 	run(t, "iptables -w -I FORWARD -o br-a -j ACCEPT")
 	eventually(t, "the opened chain is not told of", func() bool { return len(table.PublishHints("br-a")) == 0 })
 }
+
+func TestOwnChangesAreNoNews(t *testing.T) {
+	newTown(t)
+	table := openTable(t, Config{Bridges: []Bridge{bridgeA, bridgeB}})
+	foreign := func(name string) {
+		t.Helper()
+		before := table.news.Load()
+		run(t, "nft add table inet "+name)
+		eventually(t, "what others change is news", func() bool { return table.news.Load() > before })
+	}
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("no nft")
+	}
+	foreign("first")
+	before := table.news.Load()
+	for range 20 {
+		if err := table.Publish(publishA1("0.0.0.0:8000")); err != nil {
+			t.Fatal(err)
+		}
+		if err := table.Unpublish("a1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	foreign("second") // news come in order
+	if more := table.news.Load() - before; more > 4 {
+		t.Errorf("40 changes of our own and one of others made %d news", more)
+	}
+}

@@ -69,8 +69,8 @@ func (t *Table) startWatch() (*watch, error) {
 func (t *Table) listen(w *watch) {
 	for {
 		messages, err := w.conn.Receive()
-		t.news.Add(1)
 		if errors.Is(err, unix.ENOBUFS) { // some were lost
+			t.news.Add(1)
 			notify(w.lost)
 			notify(w.beside)
 			continue
@@ -87,6 +87,7 @@ func (t *Table) listen(w *watch) {
 			if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < sizeofNfgenmsg || m.Header.PID == t.port.Load() {
 				continue
 			}
+			t.news.Add(1)
 			family, table := m.Data[0], tableOf(m)
 			switch {
 			case family == unix.NFPROTO_INET && table == t.table.Name && takesAway(m.Header.Type):
