@@ -3,6 +3,7 @@ package firewall
 import (
 	"bytes"
 	"encoding/binary"
+	"maps"
 	"slices"
 	"strings"
 
@@ -115,8 +116,9 @@ func (n *neighbours) asked() bool {
 
 // findNeighbours looks for those that use nftables by way of iptables-nft. With the older kernel
 // interface, or Docker's own nftables tables, there is nothing we could add to (see Hints), or
-// that would be in our way.
-func findNeighbours(c *nftables.Conn) (neighbours, error) {
+// that would be in our way. Of a chain that cannot be read (an expression that the library does not
+// know) counts what was seen before.
+func findNeighbours(c *nftables.Conn, before neighbours) (neighbours, error) {
 	n := neighbours{bridges: map[string]bool{}}
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
 		chains, err := c.ListChainsOfTableFamily(family)
@@ -151,7 +153,8 @@ func findNeighbours(c *nftables.Conn) (neighbours, error) {
 			}
 			rules, err := c.GetRules(table, ch)
 			if err != nil {
-				return n, err
+				maps.Copy(n.bridges, before.bridges)
+				continue
 			}
 			for _, r := range rules {
 				if name, ok := dockersBridge(r); ok {
@@ -183,12 +186,22 @@ func dockersBridge(r *nftables.Rule) (name string, ok bool) {
 	return name, ok && name != ""
 }
 
-// lookBeside makes the state fit to who is beside us. It is called with the lock held.
+// lookBeside makes the state fit to who is beside us. If that cannot be seen, all stays as it was,
+// and is looked at again. It is called with the lock held.
 func (t *Table) lookBeside() (neighbours, change) {
-	found, err := findNeighbours(t.conn)
+	found, err := findNeighbours(t.conn, t.beside)
 	if err != nil {
-		t.log.Warn("cannot see whether there is a firewall that stops our traffic", "error", err)
+		found = t.beside
+		if !t.blind {
+			t.log.Warn("cannot see whether there is a firewall that stops our traffic; looking again", "error", err)
+		}
+		t.conn.CloseLasting() // answers may still be on their way
+		if err := t.dial(); err != nil {
+			t.log.Error("there is no connection to the kernel's firewall", "error", err)
+		}
+		notify(t.watch.beside)
 	}
+	t.beside, t.blind = found, err != nil
 	t.marking = t.needed() && found.asked()
 	names := map[elementKey]value{}
 	if t.marking {

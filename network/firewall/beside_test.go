@@ -8,6 +8,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // run runs a program on the host.
@@ -317,5 +321,71 @@ func TestAHostsForwardPolicyDoesNotStopWhatContainersBegin(t *testing.T) {
 		if got := run(t, program+" -w -S"); strings.Contains(got, "connmark") {
 			t.Errorf("after Close:\n%s", got)
 		}
+	}
+}
+
+func TestWhatCannotBeSeenBesideUsStaysAsItWas(t *testing.T) {
+	needIptables(t)
+	w := newTown(t)
+	table := openTable(t, Config{Bridges: []Bridge{bridgeA, bridgeB}})
+	run(t, "iptables -w -P FORWARD DROP")
+	passes := func() bool { return w.a1.ask("tcp", "192.0.2.2:80") != "" }
+	eventually(t, "containers find their way out", passes)
+
+	blind, err := nftables.New(nftables.WithTestDial(func([]netlink.Message) ([]netlink.Message, error) { return nil, unix.ENOBUFS }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	table.mu.Lock()
+	table.conn.CloseLasting()
+	table.conn = blind
+	if err := table.besideOthers(); err != nil {
+		t.Error(err)
+	}
+	marking := table.marking
+	table.mu.Unlock()
+	if !marking || !passes() {
+		t.Errorf("marking %v", marking)
+	}
+	eventually(t, "it is looked at again", func() bool {
+		table.mu.Lock()
+		defer table.mu.Unlock()
+		return !table.blind
+	})
+	if !passes() {
+		t.Error("the way out is closed afterwards")
+	}
+}
+
+func TestAChainThatCannotBeReadHidesNoOther(t *testing.T) {
+	needIptables(t)
+	newTown(t)
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("no nft")
+	}
+	dockersRules(t)
+	for _, line := range []string{"iptables -w -N DOCKER-A", "nft add rule ip filter DOCKER-A ct original packets > 100",
+		"ip6tables -w -P FORWARD DROP", "ip6tables -w -N DOCKER-USER", "ip6tables -w -N DOCKER", "ip6tables -w -A FORWARD -o docker6 -j DOCKER"} {
+		run(t, line)
+	}
+	c, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}
+	if _, err := c.GetRules(table, &nftables.Chain{Name: "DOCKER-A", Table: table}); err == nil {
+		t.Skip("the library can read all rules")
+	}
+	n, err := findNeighbours(c, neighbours{bridges: map[string]bool{"known": true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"docker0", "docker1", "docker6", "known"} {
+		if !n.bridges[name] {
+			t.Errorf("%s is not among %v", name, n.bridges)
+		}
+	}
+	if len(n.seats) != 4 {
+		t.Errorf("seats: %+v", n.seats)
 	}
 }

@@ -24,8 +24,10 @@ type Table struct {
 	mu      sync.Mutex // guards what follows, and makes transactions one after the other
 	conn    *nftables.Conn
 	state   state
-	present bool // the table is in the kernel, as far as we know
-	marking bool // … in the form that marks connections
+	present bool       // the table is in the kernel, as far as we know
+	marking bool       // … in the form that marks connections
+	beside  neighbours // as they were last seen
+	blind   bool       // … for the last look failed
 	closed  bool
 	udp     map[uint16]bool // host ports whose flows have to be looked at, see flows.go
 

@@ -162,8 +162,9 @@ func (t *Table) mend(w *watch) {
 
 // followOthers keeps our accept where it has to be, while Docker daemons and host firewalls come, go and change.
 func (t *Table) followOthers(w *watch) {
+	pause := besidePause
 	for w.wait(w.beside) {
-		if !w.sleep(besidePause) {
+		if !w.sleep(pause) {
 			return
 		}
 		select {
@@ -175,6 +176,11 @@ func (t *Table) followOthers(w *watch) {
 			if err := t.besideOthers(); err != nil {
 				t.log.Warn("the firewall does not fit to the rules of the host", "error", err)
 			}
+		}
+		if t.blind {
+			pause = min(2*pause, mendPauseMax)
+		} else {
+			pause = besidePause
 		}
 		t.mu.Unlock()
 	}
