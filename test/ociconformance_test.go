@@ -39,7 +39,7 @@ var whyNot = map[string]string{
 	"linux_cgroups_hugetlb":          "Needs the hugetlb controller, which this machine does not have.",
 	"linux_cgroups_memory":           "Sets limits of kernel memory, which Linux takes no more (5.16).",
 	"linux_cgroups_network":          "Needs the controllers net_cls and net_prio, which this machine does not have.",
-	"linux_process_apparmor_profile": "Needs AppArmor, which this machine does not have.",
+	"linux_process_apparmor_profile": "Wants a profile of its own name, acme_secure_profile, to be loaded, and this machine has no AppArmor at all. Where it is, profiles are applied (`TestAppArmorProfilesAreAppliedAndShown`).",
 	"linux_rootfs_propagation":       "Wants all capabilities, and this machine withholds CAP_SYS_RESOURCE.",
 	"misc_props":                     "Wants containers created whose program does not exist. `create` looks for it, as runc's does, and callers wait for that error there.",
 	"mounts":                         "Takes the order of lines in mountinfo for the order of mounting. Since Linux 6.8 it is the order in which mounts were allocated, and we clone the sources of bind mounts before anything is mounted.",
