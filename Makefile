@@ -8,6 +8,7 @@
 # make demo     builds, makes a Debian image and runs a container of it, as root
 # make compatibility  everything of ./test, and docs/compatibility.md from what it has shown
 # make deb      Debian packages for amd64 and arm64 in dist/; make dist  static tarballs there
+# make check-deb  whether two builds of the packages are the same, and what lintian says of them
 # make bench    side by side with the peers, as root, into docs/benchmarks.md
 #               (BENCH=-quick: a look at every row in four minutes)
 
@@ -19,7 +20,7 @@ BENCH    ?= -o docs/benchmarks.md
 POWERCUTS ?= 30
 export CGO_ENABLED := 0
 
-.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test test-vm test-vm-chosen chosen-suites chosen-machines vm-shell platforms bin/vm compatibility fuzz demo bench deb dist apt clean
+.PHONY: all $(PROGRAMS) tools check fmt vet lint unit test test-vm test-vm-chosen chosen-suites chosen-machines vm-shell platforms bin/vm compatibility fuzz demo bench deb dist check-deb apt clean
 
 all: $(PROGRAMS)
 
@@ -116,6 +117,9 @@ bench: all tools
 
 deb dist:
 	packaging/build.sh $@
+
+check-deb:
+	packaging/build.sh check
 
 # Debian packages that the tests and the demo use; the product needs none of them.
 apt:
