@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	oci "berth/oci/bundle"
+	"berth/testkit"
 )
 
 func TestNumbersOfAList(t *testing.T) {
@@ -158,21 +159,24 @@ func TestExecInAGroupBelowTheContainers(t *testing.T) {
 	h := newHost(t, "sleep", "1000")
 	h.must("run", "--detach", "--bundle", h.bundle, "--pid-file", filepath.Join(h.dir, "pid"), h.id)
 	h.pid(filepath.Join(h.dir, "pid"))
-	dirs, _ := filepath.Glob("/sys/fs/cgroup/pids/berth/" + h.id)
-	if len(dirs) == 0 {
+	// On v1 each controller has its own tree, on v2 there is one.
+	dir, controller, inSub, elsewhere := "/sys/fs/cgroup/pids/berth/"+h.id, "pids:", "pids:/sub\n", "memory:/\n"
+	if testkit.UnifiedCgroups() {
+		dir, controller, inSub, elsewhere = "/sys/fs/cgroup/berth/"+h.id, "", "0::/sub\n", ""
+	} else if _, err := os.Stat(dir); err != nil {
 		t.Skip("there is no v1 pids controller")
 	}
-	if err := os.Mkdir(dirs[0]+"/sub", 0o755); err != nil {
+	if err := os.Mkdir(dir+"/sub", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	out := h.must("exec", "--cgroup", "pids:sub", h.id, "cat", "/proc/self/cgroup")
-	if !strings.Contains(out, "pids:/sub\n") || !strings.Contains(out, "memory:/\n") {
+	out := h.must("exec", "--cgroup", controller+"sub", h.id, "cat", "/proc/self/cgroup")
+	if !strings.Contains(out, inSub) || !strings.Contains(out, elsewhere) {
 		t.Errorf("got %s", out)
 	}
-	h.refuse("not below", "exec", "--cgroup", "pids:../x", h.id, "true")
-	h.refuse("does not exist", "exec", "--cgroup", "pids:none", h.id, "true")
+	h.refuse("not below", "exec", "--cgroup", controller+"../x", h.id, "true")
+	h.refuse("does not exist", "exec", "--cgroup", controller+"none", h.id, "true")
 	h.refuse(`no control group of "fly"`, "exec", "--cgroup", "fly:sub", h.id, "true")
-	h.refuse("given twice", "exec", "--cgroup", "pids:sub", "--cgroup", "pids:sub", h.id, "true")
+	h.refuse("given twice", "exec", "--cgroup", controller+"sub", "--cgroup", controller+"sub", h.id, "true")
 }
 
 func TestPsPassesOptionsOn(t *testing.T) {

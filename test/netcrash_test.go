@@ -48,7 +48,9 @@ func TestKilledEnginesCutNoConnectionAndLeakNothing(t *testing.T) {
 	// A small subnet: an address that leaks each round is soon missed.
 	p.Must("network", "create", "--subnet", "10.211.55.0/28", "small")
 	p.Must("run", "-d", "--name", "echo", "--network", "small", "-p", "7000:7", "-p", "7001:7/udp", "busybox", "nc", "-ll", "-p", "7", "-e", "cat")
+	begun := time.Now()
 	p.Must("run", "-d", "--name", "asks", "--network", "small", "busybox", "sleep", "100000")
+	pace := max(300*time.Millisecond, 6*time.Since(begun)) // time for some of the commands below, on a slow machine too
 	address := p.address("echo", "small", "IPAddress")
 	asker := "/proc/" + p.Must("inspect", "-f", "{{.State.Pid}}", "asks") + "/ns/net"
 
@@ -107,7 +109,7 @@ func TestKilledEnginesCutNoConnectionAndLeakNothing(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond) // chaos, not a wait
+		time.Sleep(rand.N(pace)) // chaos, not a wait
 		p.Kill()
 		verbs.Wait()
 		p.Start()
