@@ -1,6 +1,6 @@
 # make          builds bin/berth, bin/berthd, bin/berth-shim, bin/berth-runtime
 # make check    formatting, vet, linter, unit tests: no root, under two minutes
-# make test     everything, as root
+# make test     everything, as root, and a chosen part in a virtual machine
 # make test-vm  the same in a virtual machine with cgroup v2, systemd and AppArmor (hours
 #               where there is no KVM; VM=-run and other flags of `bin/vm test` narrow it)
 # make platforms  docs/platforms.md: what ran where, and what was skipped
@@ -61,7 +61,8 @@ unit:
 	$(GO) test -short ./...
 
 test: apt check all tools
-	$(GO) test -count=1 -timeout 40m ./...
+	$(GO) test $(TESTFLAGS) -count=1 -timeout 40m ./...
+	$(MAKE) test-vm-chosen
 
 bin/vm:
 	$(GO) build -o $@ ./test/vm
@@ -70,7 +71,7 @@ test-vm: apt tools bin/vm
 	bin/vm test $(VM) ./...
 	BERTH_VM=1 BERTH_POWERCUTS=$(POWERCUTS) $(GO) test -count=1 -timeout 180m ./testkit/vm ./test/machine
 
-# A chosen part of it, in two machines at once and within fifteen minutes.
+# A chosen part of it, of `make test`, in two machines at once and within fifteen minutes.
 test-vm-chosen: tools bin/vm
 	$(MAKE) -j2 -O chosen-suites chosen-machines
 
