@@ -118,15 +118,30 @@ func awaitRemoval(ctx context.Context, gone <-chan WaitResult) error {
 // live in one of its namespaces or use its volumes. Of containers that depend on each
 // other in a circle one goes first.
 func endOrder(live map[string]*instance, idx *index) map[string][]string {
+	before := map[string][]string{}
+	for id, needs := range startOrder(live, idx) {
+		if _, known := before[id]; !known {
+			before[id] = nil
+		}
+		for _, d := range needs {
+			before[d] = append(before[d], id)
+		}
+	}
+	return before
+}
+
+// startOrder tells for each container which others have to start before it: the reverse. Of a
+// circle one goes first, too.
+func startOrder(all map[string]*instance, idx *index) map[string][]string {
 	needs := map[string][]string{}
-	for id, i := range live {
+	for id, i := range all {
 		for _, ref := range dependencies(i.now()) {
-			if d, err := idx.find(ref); err == nil && live[d.id] != nil && d.id != id {
+			if d, err := idx.find(ref); err == nil && all[d.id] != nil && d.id != id {
 				needs[id] = append(needs[id], d.id)
 			}
 		}
 	}
-	before := map[string][]string{}
+	after := map[string][]string{}
 	const visiting, done = 1, 2
 	state := map[string]int{}
 	var visit func(id string)
@@ -136,22 +151,22 @@ func endOrder(live map[string]*instance, idx *index) map[string][]string {
 			if state[d] == visiting {
 				continue // the circle is cut here
 			}
-			before[d] = append(before[d], id)
+			after[id] = append(after[id], d)
 			if state[d] == 0 {
 				visit(d)
 			}
 		}
 		state[id] = done
 	}
-	for _, id := range sortedKeys(live) {
-		if _, known := before[id]; !known {
-			before[id] = nil
+	for _, id := range sortedKeys(all) {
+		if _, known := after[id]; !known {
+			after[id] = nil
 		}
 		if state[id] == 0 {
 			visit(id)
 		}
 	}
-	return before
+	return after
 }
 
 // dependencies names the containers that c cannot do without.

@@ -49,6 +49,7 @@ type instance struct {
 	backoff   time.Duration           // the last pause before an automatic restart
 	ailing    bool                    // the run is being ended because it is unhealthy
 	pausing   chan struct{}           // closed when a restart that was planned is done, or off; nil: there is none
+	owed      chan struct{}           // closed when the start that the engine owed as it opened was tried, or is off; nil: none is owed
 	timer     func()                  // cancels a planned restart
 }
 

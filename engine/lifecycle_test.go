@@ -720,6 +720,83 @@ func TestTheEndOfTheMachineEndsContainersInOrderAndTheNextBootBringsThemBack(t *
 	}
 }
 
+func TestABootStartsContainersAfterThoseThatTheyNeed(t *testing.T) {
+	// town is db, who lives in its network, and who uses the volumes of one of those.
+	town := func(t *testing.T) (f *fixture, names []string) {
+		t.Helper()
+		f = newFixture(t)
+		add := func(name string, change func(h *container.HostConfig)) {
+			f.create(name, func(r *CreateRequest) { r.HostConfig.RestartPolicy.Name = "always"; change(r.HostConfig) })
+			f.start(name)
+			names = append(names, name)
+		}
+		add("db", func(*container.HostConfig) {})
+		for n := range 4 {
+			add(fmt.Sprintf("app%d", n), func(h *container.HostConfig) { h.NetworkMode = "container:db" })
+		}
+		add("sidecar", func(h *container.HostConfig) { h.VolumesFrom = []string{"app3"} })
+		if err := f.EndAll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		return f, names
+	}
+	count := func(f *fixture, name string) int { c, _ := f.Containers.Get(name); return c.RestartCount }
+	all := func(f *fixture, names []string, status string) {
+		t.Helper()
+		for _, name := range names {
+			eventually(t, name+" is "+status, func() bool { return f.status(name) == status })
+		}
+	}
+	t.Run("in order, at the first attempt", func(t *testing.T) {
+		f, names := town(t)
+		i, _ := f.life.idx.find("db")
+		db := i.id
+		f.shims.onStart = func(s *fakeShim) {
+			if s.cfg.ID == db {
+				time.Sleep(50 * time.Millisecond) // who does not wait fails meanwhile
+			}
+		}
+		f.open()
+		all(f, names, running)
+		started := map[string]time.Time{}
+		for _, name := range names {
+			c, _ := f.Containers.Get(name)
+			started[name] = c.State.StartedAt
+			if c.RestartCount != 0 {
+				t.Errorf("%s took %d attempts more", name, c.RestartCount)
+			}
+		}
+		if started["app3"].Before(started["db"]) || started["sidecar"].Before(started["app3"]) {
+			t.Errorf("started at %v", started)
+		}
+	})
+	t.Run("and if that cannot be started they are tried nonetheless", func(t *testing.T) {
+		f, names := town(t)
+		f.shims.makeErr = errors.New("no")
+		f.open()
+		for _, name := range names {
+			eventually(t, name+" is tried", func() bool { return count(f, name) > 0 })
+		}
+		f.shims.mu.Lock()
+		f.shims.makeErr = nil
+		f.shims.mu.Unlock()
+		all(f, names, running)
+	})
+	t.Run("who is stopped while it waits stays stopped", func(t *testing.T) {
+		f, _ := town(t)
+		hold := make(chan struct{})
+		f.shims.onStart = func(*fakeShim) { <-hold }
+		f.open()
+		if err := f.Containers.Stop(t.Context(), "app0", StopOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		close(hold)
+		all(f, []string{"db", "app1", "app2", "app3", "sidecar"}, running)
+		all(f, []string{"app0"}, exited)
+	})
+}
+
 func TestContainersThatDependOnEachOtherInACircleEndToo(t *testing.T) {
 	f := newFixture(t)
 	f.create("one", nil)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +26,32 @@ type reconciler struct {
 	life *lifecycle
 	dirs layout
 	log  *slog.Logger
+	due  *dueStarts
+}
+
+// dueStarts are the containers that the engine is to start as soon as it knows all of them. Whoever needs
+// another of them is started after it.
+type dueStarts struct {
+	mu   sync.Mutex // guards what follows
+	all  map[string]*instance
+	done bool // who comes later is on its own
+}
+
+// add is false if it is too late.
+func (d *dueStarts) add(i *instance) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.done {
+		d.all[i.id] = i
+	}
+	return !d.done
+}
+
+func (d *dueStarts) take() map[string]*instance {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.done = true
+	return d.all
 }
 
 // openPatience bounds what an engine that opens spends on one container.
@@ -35,6 +62,7 @@ func (r reconciler) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.due = &dueStarts{all: map[string]*instance{}}
 	found := make(map[string]*instance, len(records))
 	for id, rec := range records {
 		if !r.restoreVolumes(id, rec) {
@@ -81,6 +109,7 @@ func (r reconciler) run(ctx context.Context) error {
 		defer r.life.sweeping.Add(-1)
 		r.emptyTrash()
 	})
+	r.startDue()
 	return nil
 }
 
@@ -290,8 +319,46 @@ func (r reconciler) startAgain(i *instance, pause time.Duration) {
 	i.mu.Lock()
 	i.noRestart = false
 	i.change(func(c *Container) { c.State.Status = restarting })
+	waits := pause == 0 && r.due.add(i)
+	if waits {
+		i.owed = make(chan struct{})
+	}
 	i.mu.Unlock()
-	r.life.planned(i, pause)
+	if !waits {
+		r.life.planned(i, pause)
+	}
+}
+
+// startDue starts what is due, each container when those that it needs run, or could not be started.
+func (r reconciler) startDue() {
+	due := r.due.take()
+	before := map[string][]<-chan struct{}{}
+	for id, needs := range startOrder(due, r.life.idx) {
+		before[id] = nil
+		for _, d := range needs {
+			due[d].mu.Lock()
+			if owed := due[d].owed; owed != nil {
+				before[id] = append(before[id], owed)
+			}
+			due[d].mu.Unlock()
+		}
+	}
+	for id, tried := range before {
+		if len(tried) == 0 {
+			r.life.planned(due[id], 0)
+			continue
+		}
+		r.life.work.Go(func() { // ends with those, or the engine
+			for _, t := range tried {
+				select {
+				case <-t:
+				case <-r.life.ctx.Done():
+					return
+				}
+			}
+			r.life.planned(due[id], 0)
+		})
+	}
 }
 
 // strays lists ids that have a directory and no record: what was being created or

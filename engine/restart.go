@@ -125,6 +125,15 @@ func (i *instance) endPause() {
 		close(i.pausing)
 		i.pausing = nil
 	}
+	i.tried()
+}
+
+// tried tells that a start that was owed has been tried, or is off. The caller holds mu.
+func (i *instance) tried() {
+	if i.owed != nil {
+		close(i.owed)
+		i.owed = nil
+	}
 }
 
 // planned starts a container that is restarting after the pause.
@@ -180,6 +189,7 @@ func (l *lifecycle) startByPolicy(i *instance) {
 	}
 	now := time.Now()
 	i.mu.Lock()
+	i.tried() // those that depend on it may have better luck
 	c = i.now()
 	plan := time.Duration(-1)
 	if c.State.Status == restarting {

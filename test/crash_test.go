@@ -324,3 +324,22 @@ func TestEndingContainersTakesAwayWhatAKilledEngineLeft(t *testing.T) {
 		t.Errorf("the engine that served ended with %d", code)
 	}
 }
+
+func TestWhatABootStartsComesInOrder(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	for _, flags := range []string{"--name db", "--name app --network container:db", "--name web --link db", "--name sidecar --network none --volumes-from web"} {
+		e.Must(strings.Fields("run -d --restart always " + flags + " busybox sleep 1000")...)
+	}
+	if r := e.Run("", e.Command()[0], append(e.Command()[1:], "--end-containers")...); r.Code != 0 { // as at a shutdown
+		t.Fatalf("berthd --end-containers: %s", r.Stderr)
+	}
+	e.Await()
+	e.Start()
+	for _, name := range []string{"db", "app", "web", "sidecar"} {
+		testkit.Eventually(t, name+" runs", func() bool { return e.Must("inspect", "-f", "{{.State.Running}}", name) == "true" })
+		if count := e.Must("inspect", "-f", "{{.RestartCount}}", name); count != "0" {
+			t.Errorf("%s took %s attempts more", name, count)
+		}
+	}
+}
