@@ -77,7 +77,7 @@ func TestAPullOvercomesARegistryThatFailsInEveryWay(t *testing.T) {
 // the image is to be seen.
 func TestAPullFromABrokenRegistryEndsWithOneLineAndNoImage(t *testing.T) {
 	reg, img := layeredImage(t)
-	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--registry-stall-timeout=200ms", "--max-download-attempts=2"}})
+	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--registry-stall-timeout=700ms", "--max-download-attempts=2"}})
 	proxy := testkit.NewFaultyRegistry(t, reg.Addr, 7)
 	for fault, want := range map[testkit.Fault]string{
 		testkit.FaultReset:          `connection reset|EOF`,

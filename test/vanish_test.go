@@ -30,6 +30,17 @@ func descriptors(pid int) int {
 	return len(found)
 }
 
+// opened lists a process's descriptors, and what they are.
+func opened(pid int) (all []string) {
+	dir := filepath.Join("/proc", itoa(pid), "fd")
+	found, _ := os.ReadDir(dir)
+	for _, f := range found {
+		what, _ := os.Readlink(filepath.Join(dir, f.Name()))
+		all = append(all, f.Name()+" "+what)
+	}
+	return all
+}
+
 var goroutineTotal = regexp.MustCompile(`goroutine profile: total (\d+)`)
 
 // holdings counts what engine and shim have, the client that asks included.
@@ -180,7 +191,7 @@ func TestClientsThatVanishLeaveNothing(t *testing.T) {
 			}
 			for deadline := time.Now().Add(20 * time.Second); !gone(); time.Sleep(50 * time.Millisecond) {
 				if time.Now().After(deadline) {
-					t.Fatalf("before %v, after %d clients %v\n%s", before, c.many, after, busiest(t, socket))
+					t.Fatalf("before %v, after %d clients %v\n%s\n%s", before, c.many, after, strings.Join(opened(e.Pid()), "\n"), busiest(t, socket))
 				}
 			}
 		})

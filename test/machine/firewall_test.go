@@ -108,7 +108,7 @@ func (f *firewalled) stop(before string) {
 }
 
 func (f *firewalled) ruleset() string {
-	return f.run(`nft -s list ruleset | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'`)
+	return f.run(`nft -s list ruleset 2>/dev/null | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'`)
 }
 
 // want looks until it sees what should be.
