@@ -243,6 +243,8 @@ func makeKernelImage(ctx context.Context, p Profile) (image, error) {
 			"--include=" + p.Kernel + ",kmod,busybox-static", p.Suite, root}
 		if len(p.Also) > 0 {
 			args = append(append(args, p.Also...), "deb http://deb.debian.org/debian "+other.Suite+" main")
+		} else { // without its updates, which go from the archive when the suite is old
+			args = append(args, "deb http://deb.debian.org/debian "+p.Suite+" main")
 		}
 		if out, err := exec.CommandContext(ctx, "mmdebstrap", args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("mmdebstrap: %w\n%s", err, Tail(string(out), 20))
