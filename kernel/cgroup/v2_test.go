@@ -29,12 +29,15 @@ func TestFilesOfTheUnifiedMapAreWritten(t *testing.T) {
 	hs := v2Host(t)
 	want := map[string]string{
 		"memory.high": "50331648", "memory.min": "4096", "memory.oom.group": "1", "memory.swap.max": "0", "cpu.weight": "7",
-		"pids.max": "20", "cpuset.cpus": "0", "cgroup.max.descendants": "3", "cpu.max.burst": "10",
+		"pids.max": "20", "cpuset.cpus": "0", "cgroup.max.descendants": "3",
 	}
 	for _, optional := range []string{"hugetlb.2MB.max", "hugetlb.2MB.rsvd.max", "misc.max"} {
 		if exists(sampleWith(hs[0].mount, optional) + "/" + optional) {
 			want[optional] = "2097152"
 		}
+	}
+	if exists(sampleWith(hs[0].mount, "cpu.max.burst") + "/cpu.max.burst") { // since Linux 5.14
+		want["cpu.max.burst"] = "10"
 	}
 	delete(want, "misc.max") // its resources are those of the processor
 	files := map[string]string{"cpu.max": "5000 20000"}
