@@ -244,13 +244,13 @@ func (t *Table) acceptIn(s seat, wanted bool) error {
 		return err
 	}
 	comment := userdata.AppendString(nil, userdata.TypeComment, t.table.Name)
-	least, before := s.place(rules)
+	least, end, before := s.place(rules)
 	there := false
 	for i, r := range rules {
 		if !bytes.Equal(r.UserData, comment) {
 			continue
 		}
-		if wanted && !there && i >= least {
+		if wanted && !there && i >= least && i < end {
 			there = true
 			continue
 		}
@@ -274,22 +274,23 @@ func (t *Table) acceptIn(s seat, wanted bool) error {
 	return t.flush()
 }
 
-// place tells from which index on our rule stands right, and the handle of the rule that a new one is
-// inserted before; 0: none, it goes to the end.
-func (s seat) place(rules []*nftables.Rule) (least int, before uint64) {
-	end := len(rules)
+// place tells from which index on, and up to which, our rule stands right, and the handle of the rule
+// that a new one is inserted before; 0: none, it goes to the end.
+func (s seat) place(rules []*nftables.Rule) (least, end int, before uint64) {
+	end = len(rules)
 	if s.chain == dockerUser {
-		if end > 0 && returnsAlways(rules[end-1]) { // Docker puts it at the end
-			before = rules[end-1].Handle
+		// Docker ends the chain by a return, some time after it has made it: we may have been there first.
+		if i := slices.IndexFunc(rules, returnsAlways); i >= 0 {
+			end, before = i, rules[i].Handle
 		}
-		return 0, before
+		return 0, end, before
 	}
 	if i := slices.IndexFunc(rules, afterUfw); i >= 0 {
 		end, before = i, rules[i].Handle
 	}
 	for least = end; least > 0 && engines(rules[least-1]); least-- {
 	}
-	return least, before
+	return least, len(rules), before
 }
 
 // afterUfw tells the rules that lead to what ufw does with packets that none of its rules wanted.

@@ -49,6 +49,23 @@ func dockersRules(t testing.TB) {
 	}
 }
 
+func TestOurAcceptIsBeforeAReturnThatDockerPutsThereLater(t *testing.T) {
+	needIptables(t)
+	newTown(t)
+	openTable(t, Config{Bridges: []Bridge{bridgeA}, Published: []Publication{publishA1("0.0.0.0:8000")}})
+	dockersRules(t)
+	accept := func(before string) func() bool {
+		return func() bool {
+			rules := run(t, "iptables -w -S DOCKER-USER")
+			ours, other := strings.Index(rules, "connmark"), strings.Index(rules, before)
+			return ours >= 0 && other > ours && strings.Count(rules, "connmark") == 1
+		}
+	}
+	eventually(t, "our accept is before the return", accept("-j RETURN"))
+	run(t, "iptables -w -I DOCKER-USER -j RETURN")
+	eventually(t, "our accept is before the first return", accept("-j RETURN"))
+}
+
 // besideDocker puts a container of Docker's into the town.
 func (w *town) besideDocker() *node {
 	d := newNode(w.host.t, "docker")
