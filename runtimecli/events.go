@@ -211,6 +211,11 @@ func watch(ctx context.Context, c *runtime.Container, id string, interval time.D
 	if err != nil {
 		return err
 	}
+	before, err := c.Group().OOMKills()
+	if err != nil {
+		return err
+	}
+	told := false // of memory that ran out
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -225,12 +230,17 @@ func watch(ctx context.Context, c *runtime.Container, id string, interval time.D
 		case <-ctx.Done():
 			return nil
 		case <-ended:
+			// The container may have ended of it, and its end be heard of first.
+			if kills, err := c.Group().OOMKills(); err == nil && kills > before && !told {
+				return tell(event{Type: "oom", ID: id})
+			}
 			return nil
 		case _, ok := <-oom:
 			if !ok { // the group is gone
 				oom = nil
 				continue
 			}
+			told = true
 			err = tell(event{Type: "oom", ID: id})
 		case <-tick.C:
 			s, statErr := c.Group().Stats()
