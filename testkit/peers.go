@@ -107,7 +107,7 @@ func dockerd(t testing.TB, where []string, flags ...string) *Peer {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, p.env()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
-	if err := cmd.Start(); err != nil {
+	if err := startBound(t, cmd); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
@@ -240,7 +240,7 @@ func (r *RegistryServer) ServeIn(pid int) {
 	cmd.Stdout, cmd.Stderr = r.log, r.log
 	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	if err := startBound(r.t, cmd); err != nil {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() {

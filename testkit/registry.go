@@ -109,7 +109,7 @@ func (r *RegistryServer) start(program string) error {
 	r.cmd.Stdout, r.cmd.Stderr = r.log, r.log
 	r.cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := r.cmd.Start(); err != nil {
+	if err := startBound(r.t, r.cmd); err != nil {
 		return err
 	}
 	cmd, ended := r.cmd, make(chan error, 1)

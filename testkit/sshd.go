@@ -76,7 +76,7 @@ func StartSSHD(t testing.TB, env ...string) *SSHD {
 	cmd := exec.Command(program, "-D", "-e", "-f", filepath.Join(dir, "sshd_config"))
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
-	if err := cmd.Start(); err != nil {
+	if err := startBound(t, cmd); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

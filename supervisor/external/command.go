@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -96,8 +97,8 @@ func (d *driver) run(ctx context.Context, k *call) error {
 	return d.explain(k, ws, log)
 }
 
-// execute runs the program to its end, or kills it when ctx ends. It is killed too when
-// the thread that calls this does not live any more.
+// execute runs the program to its end, or kills it when ctx ends. It is killed too when we
+// do not live any more.
 func (d *driver) execute(ctx context.Context, k *call, log string) (ws unix.WaitStatus, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -128,7 +129,20 @@ func (d *driver) execute(ctx context.Context, k *call, log string) (ws unix.Wait
 	for _, f := range streams {
 		attr.Files = append(attr.Files, f.Fd())
 	}
-	pid, ended, err := d.children.start(d.rt.Path, argv, attr)
+	// The kernel takes the end of the thread that starts it for ours, and a thread may end at any time
+	// (kernel.OnOwnThread): this one is kept.
+	var pid int
+	var ended <-chan unix.WaitStatus
+	started, over := make(chan struct{}), make(chan struct{})
+	defer close(over)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		pid, ended, err = d.children.start(d.rt.Path, argv, attr)
+		close(started)
+		<-over
+	}()
+	<-started
 	if k.streams == nil {
 		streams[1].Close()
 		streams[2].Close()
