@@ -129,20 +129,11 @@ func (d *driver) execute(ctx context.Context, k *call, log string) (ws unix.Wait
 	for _, f := range streams {
 		attr.Files = append(attr.Files, f.Fd())
 	}
-	// The kernel takes the end of the thread that starts it for ours, and a thread may end at any time
-	// (kernel.OnOwnThread): this one is kept.
-	var pid int
-	var ended <-chan unix.WaitStatus
-	started, over := make(chan struct{}), make(chan struct{})
-	defer close(over)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		pid, ended, err = d.children.start(d.rt.Path, argv, attr)
-		close(started)
-		<-over
-	}()
-	<-started
+	// The kernel takes the end of the thread that starts it for ours, and a thread that is free may end
+	// at any time (kernel.OnOwnThread).
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	pid, ended, err := d.children.start(d.rt.Path, argv, attr)
 	if k.streams == nil {
 		streams[1].Close()
 		streams[2].Close()
