@@ -78,7 +78,9 @@ func platforms(w io.Writer, files []string) error {
 		}
 		all = append(all, r)
 		for name := range r.tests {
-			packages[name.pkg] = true
+			if name.test != "" {
+				packages[name.pkg] = true
+			}
 		}
 	}
 	fmt.Fprint(w, "# Platforms\n\n<!-- Written by `bin/vm platforms` from the results of `bin/vm test`; `make platforms` makes it anew. -->\n\n"+
