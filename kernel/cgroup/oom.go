@@ -12,7 +12,8 @@ import (
 )
 
 // OOMKills counts the processes of the group and below it that the kernel killed for
-// memory, since the group was made. Without a memory controller it is 0.
+// memory, since the group was made. Without a memory controller it is 0; of a group that is gone
+// it is the last number that was seen, here or by WatchOOM.
 func (g *Group) OOMKills() (uint64, error) {
 	d, ok := g.dirOf("memory")
 	if !ok {
@@ -22,7 +23,9 @@ func (g *Group) OOMKills() (uint64, error) {
 		// memory.events counts the groups below too.
 		n, err := readKey(d.path+"/memory.events", "oom_kill")
 		if gone(err) {
-			return 0, nil // the controller is not delegated to this group
+			return g.kills.Load(), nil // the controller is not delegated to this group, or the group is gone
+		}
+		for seen := g.kills.Load(); err == nil && n > seen && !g.kills.CompareAndSwap(seen, n); seen = g.kills.Load() {
 		}
 		return n, err
 	}
@@ -98,7 +101,7 @@ func (g *Group) watchOOMV2(ctx context.Context, dir string) (<-chan struct{}, er
 	if err != nil {
 		return nil, fmt.Errorf("watch for OOM: %w", err)
 	}
-	before, err := readKey(file, "oom_kill")
+	before, err := g.OOMKills()
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("watch for OOM: %w", err)
@@ -108,7 +111,7 @@ func (g *Group) watchOOMV2(ctx context.Context, dir string) (<-chan struct{}, er
 		defer close(events)
 		defer f.Close()
 		_ = f.wait(ctx, func() (bool, error) {
-			now, err := readKey(file, "oom_kill")
+			now, err := g.OOMKills()
 			if err == nil && now > before {
 				before = now
 				notify(events)

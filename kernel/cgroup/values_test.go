@@ -330,3 +330,15 @@ func TestTheLimitOfLockedMemoryIsAsItWas(t *testing.T) {
 		t.Errorf("another error: %v, %d times", err, len(during))
 	}
 }
+
+func TestKillsForMemoryAreKnownWhenTheGroupIsGone(t *testing.T) {
+	g := fake(t, map[string]string{"memory.events": "oom 1\noom_kill 2\n"})
+	for range 2 {
+		if n, err := g.OOMKills(); n != 2 || err != nil {
+			t.Errorf("got %d, %v", n, err)
+		}
+		if err := os.RemoveAll(g.dirs[0].path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
