@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -95,6 +96,11 @@ func (g *Group) watchOOMV1(ctx context.Context, dir string) (<-chan struct{}, er
 	return events, nil
 }
 
+// notifyPause is how long the kernel holds back the next notice of a change of an events file
+// (CGROUP_FILE_NOTIFY_MIN_INTV), and a little more. Meeting the limit is noticed, and the kill that follows
+// only then: by that time systemd may have removed the scope of the process, so it is looked for.
+const notifyPause = 12 * time.Millisecond
+
 func (g *Group) watchOOMV2(ctx context.Context, dir string) (<-chan struct{}, error) {
 	file := dir + "/memory.events"
 	f, err := watchFile(file)
@@ -110,8 +116,15 @@ func (g *Group) watchOOMV2(ctx context.Context, dir string) (<-chan struct{}, er
 	go func() {
 		defer close(events)
 		defer f.Close()
+		var full uint64 // how often the limit was met
 		_ = f.wait(ctx, func() (bool, error) {
 			now, err := g.OOMKills()
+			if met, e := readKey(file, "max"); g.scope != "" && e == nil && met > full {
+				for begun := time.Now(); err == nil && now == before && ctx.Err() == nil && time.Since(begun) < notifyPause; now, err = g.OOMKills() {
+					time.Sleep(notifyPause / 10)
+				}
+				full = met
+			}
 			if err == nil && now > before {
 				before = now
 				notify(events)
