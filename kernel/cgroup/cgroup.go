@@ -36,8 +36,9 @@ import (
 type Group struct {
 	path  string
 	dirs  []dir
-	scope string        // the unit's name, if systemd has made it
-	guest *stage.Child  // keeps a new scope alive, see Inhabited
+	scope string       // the unit's name, if systemd has made it
+	guest *stage.Child // keeps a new scope alive, see Inhabited
+	hit   atomic.Pointer[hit]
 	kills atomic.Uint64 // as OOMKills last had it: systemd removes an empty scope before others may have looked
 }
 

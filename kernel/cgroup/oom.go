@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -24,7 +25,8 @@ func (g *Group) OOMKills() (uint64, error) {
 		// memory.events counts the groups below too.
 		n, err := readKey(d.path+"/memory.events", "oom_kill")
 		if gone(err) {
-			return g.kills.Load(), nil // the controller is not delegated to this group, or the group is gone
+			// The controller is not delegated to this group, or the group is gone.
+			return g.kills.Load() + g.killedUnseen(d.path), nil
 		}
 		for seen := g.kills.Load(); err == nil && n > seen && !g.kills.CompareAndSwap(seen, n); seen = g.kills.Load() {
 		}
@@ -96,10 +98,27 @@ func (g *Group) watchOOMV1(ctx context.Context, dir string) (<-chan struct{}, er
 	return events, nil
 }
 
-// notifyPause is how long the kernel holds back the next notice of a change of an events file
-// (CGROUP_FILE_NOTIFY_MIN_INTV), and a little more. Meeting the limit is noticed, and the kill that follows
-// only then: by that time systemd may have removed the scope of the process, so it is looked for.
-const notifyPause = 12 * time.Millisecond
+// hit is a moment at which the group had met its limit, and nobody was killed of it yet. The kernel
+// notices that at once, but holds back the next notice, of the kill, for 10 ms
+// (CGROUP_FILE_NOTIFY_MIN_INTV): by that time systemd may have removed the scope.
+type hit struct {
+	above uint64 // kills in the group above and below it, read before the group's own
+	at    time.Time
+}
+
+// killedUnseen tells, as 1 or 0, whether the group that is gone has gone by a kill that nobody has read:
+// it had just met its limit, and since then the group above, which counts along, has counted one.
+func (g *Group) killedUnseen(dir string) uint64 {
+	if h := g.hit.Load(); h != nil && time.Since(h.at) < time.Second && killsAbove(dir) > h.above {
+		return 1
+	}
+	return 0
+}
+
+func killsAbove(dir string) uint64 {
+	n, _ := readKey(filepath.Dir(dir)+"/memory.events", "oom_kill")
+	return n
+}
 
 func (g *Group) watchOOMV2(ctx context.Context, dir string) (<-chan struct{}, error) {
 	file := dir + "/memory.events"
@@ -116,14 +135,11 @@ func (g *Group) watchOOMV2(ctx context.Context, dir string) (<-chan struct{}, er
 	go func() {
 		defer close(events)
 		defer f.Close()
-		var full uint64 // how often the limit was met
 		_ = f.wait(ctx, func() (bool, error) {
+			above := killsAbove(dir)
 			now, err := g.OOMKills()
-			if met, e := readKey(file, "max"); g.scope != "" && e == nil && met > full {
-				for begun := time.Now(); err == nil && now == before && ctx.Err() == nil && time.Since(begun) < notifyPause; now, err = g.OOMKills() {
-					time.Sleep(notifyPause / 10)
-				}
-				full = met
+			if met, e := readKey(file, "max"); g.scope != "" && e == nil && met > 0 && now == before {
+				g.hit.Store(&hit{above, time.Now()})
 			}
 			if err == nil && now > before {
 				before = now
