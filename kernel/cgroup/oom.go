@@ -109,7 +109,7 @@ type hit struct {
 // killedUnseen tells, as 1 or 0, whether the group that is gone has gone by a kill that nobody has read:
 // it had just met its limit, and since then the group above, which counts along, has counted one.
 func (g *Group) killedUnseen(dir string) uint64 {
-	if h := g.hit.Load(); h != nil && time.Since(h.at) < time.Second && killsAbove(dir) > h.above {
+	if h := g.hit.Load(); h != nil && time.Since(h.at) < 5*time.Second && killsAbove(dir) > h.above {
 		return 1
 	}
 	return 0
