@@ -98,6 +98,7 @@ func TestWrongConfigurationsAreOneClearLine(t *testing.T) {
 		{"a flag that is none for files", `{"ready-fd":3}`, nil, "don't match any configuration option: ready-fd"},
 		{"a cgroup namespace of no kind", `{"default-cgroupns-mode":"shared"}`, nil, `invalid default cgroup namespace "shared": use private or host`},
 		{"an IPC mode that is no default", `{"default-ipc-mode":"host"}`, nil, `invalid default IPC mode "host": use private or shareable`},
+		{"a seccomp profile somewhere", `{"seccomp-profile":"p.json"}`, nil, `--seccomp-profile "p.json" is not an absolute path, nor unconfined or builtin`},
 		{"no seccomp profile", `{"seccomp-profile":"/nowhere"}`, nil, "--seccomp-profile: open /nowhere: no such file"},
 		{"a seccomp profile that is none", `{"seccomp-profile":"/etc/passwd"}`, nil, "--seccomp-profile /etc/passwd: seccomp profile is not valid JSON"},
 		{"not built yet", `{"userns-remap":"default"}`, nil, "not supported by this version of Berth: userns-remap"},

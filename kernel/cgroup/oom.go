@@ -136,10 +136,15 @@ func (g *Group) watchOOMV2(ctx context.Context, dir string) (<-chan struct{}, er
 		defer close(events)
 		defer f.Close()
 		_ = f.wait(ctx, func() (bool, error) {
-			above := killsAbove(dir)
+			var above uint64
+			if g.scope != "" {
+				above = killsAbove(dir)
+			}
 			now, err := g.OOMKills()
-			if met, e := readKey(file, "max"); g.scope != "" && e == nil && met > 0 && now == before {
-				g.hit.Store(&hit{above, time.Now()})
+			if g.scope != "" && now == before {
+				if met, e := readKey(file, "max"); e == nil && met > 0 {
+					g.hit.Store(&hit{above, time.Now()})
+				}
 			}
 			if err == nil && now > before {
 				before = now

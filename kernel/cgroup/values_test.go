@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -339,6 +340,26 @@ func TestKillsForMemoryAreKnownWhenTheGroupIsGone(t *testing.T) {
 		}
 		if err := os.RemoveAll(g.dirs[0].path); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+func TestAKillThatNobodyReadIsKnownByTheGroupAbove(t *testing.T) {
+	g := fake(t, map[string]string{"memory.events": "oom_kill 0\n"})
+	above := filepath.Dir(g.dirs[0].path) + "/memory.events"
+	for _, c := range []struct {
+		hit  *hit
+		want uint64
+	}{{nil, 0}, {&hit{4, time.Now()}, 1}, {&hit{5, time.Now()}, 0}, {&hit{4, time.Now().Add(-time.Minute)}, 0}} {
+		if err := os.WriteFile(above, []byte("oom_kill 5\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(g.dirs[0].path); err != nil {
+			t.Fatal(err)
+		}
+		g.hit.Store(c.hit)
+		if n, err := g.OOMKills(); n != c.want || err != nil {
+			t.Errorf("%+v: %d, %v, want %d", c.hit, n, err, c.want)
 		}
 	}
 }
