@@ -105,7 +105,7 @@ func figuresOf(s *cgroup.Stats) *figures {
 		u := &f.CPU.Usage
 		u.Total, u.Kernel, u.User = uint64(c.Total), uint64(c.System), uint64(c.User)
 		for _, p := range c.PerCPU {
-			u.Percpu = append(u.Percpu, uint64(p.User+p.System))
+			u.Percpu = append(u.Percpu, uint64(p.Total))
 			u.PercpuKernel = append(u.PercpuKernel, uint64(p.System))
 			u.PercpuUser = append(u.PercpuUser, uint64(p.User))
 		}

@@ -98,7 +98,7 @@ func cpuAnswer(r engine.CPUReading) container.CPUStats {
 		},
 	}
 	for _, c := range r.Used.PerCPU {
-		out.CPUUsage.PercpuUsage = append(out.CPUUsage.PercpuUsage, nanos(c.User+c.System))
+		out.CPUUsage.PercpuUsage = append(out.CPUUsage.PercpuUsage, nanos(c.Total))
 	}
 	return out
 }

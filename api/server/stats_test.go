@@ -24,7 +24,7 @@ func sampleOf(unified bool) engine.Stats {
 		Interfaces: []engine.InterfaceStats{{Name: "eth0", Rx: engine.Traffic{Bytes: 1, Packets: 2, Errors: 3, Dropped: 4}, Tx: engine.Traffic{Bytes: 5}}},
 	}
 	if !unified {
-		s.CPU.Used.PerCPU = []cgroup.PerCPU{{User: 15, System: 5}, {User: 5, System: 5}}
+		s.CPU.Used.PerCPU = []cgroup.PerCPU{{Total: 20, User: 15}, {Total: 10, System: 5}}
 	}
 	return s
 }

@@ -39,7 +39,7 @@ type CPUStats struct {
 }
 
 // PerCPU is the time used on one CPU.
-type PerCPU struct{ User, System time.Duration }
+type PerCPU struct{ Total, User, System time.Duration }
 
 // CPUSetStats are the CPUs and memory nodes in effect, in the kernel's list format.
 type CPUSetStats struct{ CPUs, Mems string }
@@ -180,55 +180,56 @@ func (s *Stats) cpu() *CPUStats {
 
 func micros(n uint64) time.Duration { return time.Duration(n) * time.Microsecond }
 
-// cpuacctStats reads v1's accounting of time; v2 has it in cpu.stat.
+// cpuacctStats reads v1's accounting of time; v2 has it in cpu.stat. What was used is
+// counted exactly; since Linux 5.17 usage_all divides ticks between user and kernel space,
+// so what it sums up to is another time: none at all for who slept at each tick.
 func cpuacctStats(s *Stats, d dir, brief bool) error {
-	if brief {
-		// One file has it all, and in nanoseconds, on Linux since 4.8.
-		if all, err := read(d.path + "/cpuacct.usage_all"); err == nil {
-			c := s.cpu()
-			c.PerCPU = parseUsageAll(all)
-			for _, one := range c.PerCPU {
-				c.User, c.System = c.User+one.User, c.System+one.System
-			}
-			c.Total = c.User + c.System
-			return nil
-		}
-	}
-	total, err := readLimit(d.path + "/cpuacct.usage")
+	percpu, err := read(d.path + "/cpuacct.usage_percpu")
 	if err != nil {
 		return err
+	}
+	c := s.cpu()
+	for _, f := range bytes.Fields(percpu) {
+		n, err := strconv.ParseUint(string(f), 10, 64)
+		if err != nil {
+			return fmt.Errorf("%s/cpuacct.usage_percpu: %w", d.path, err)
+		}
+		c.PerCPU = append(c.PerCPU, PerCPU{Total: time.Duration(n)})
+		c.Total += time.Duration(n)
+	}
+	if all, err := read(d.path + "/cpuacct.usage_all"); err == nil {
+		c.divide(all)
+	}
+	if brief {
+		return nil
 	}
 	stat, err := readFlat(d.path + "/cpuacct.stat")
 	if err != nil {
 		return err
 	}
-	c := s.cpu()
-	c.Total = time.Duration(total)
 	c.User = time.Duration(stat["user"]) * (time.Second / ticks)
 	c.System = time.Duration(stat["system"]) * (time.Second / ticks)
-	all, err := read(d.path + "/cpuacct.usage_all")
-	if err == nil {
-		c.PerCPU = parseUsageAll(all)
-	}
 	return nil
 }
 
-// parseUsageAll reads cpuacct.usage_all: a line for each CPU with its number and the
-// nanoseconds in user and kernel space, under a title.
-func parseUsageAll(text []byte) []PerCPU {
-	var out []PerCPU
+// divide takes the times in user and kernel space from cpuacct.usage_all: a line for each
+// CPU with its number and both in nanoseconds, under a title.
+func (c *CPUStats) divide(text []byte) {
 	for line := range bytes.Lines(text) {
 		f := bytes.Fields(line)
 		if len(f) != 3 {
 			continue
 		}
+		cpu, err0 := strconv.Atoi(string(f[0]))
 		user, err1 := strconv.ParseUint(string(f[1]), 10, 64)
 		system, err2 := strconv.ParseUint(string(f[2]), 10, 64)
-		if err1 == nil && err2 == nil {
-			out = append(out, PerCPU{time.Duration(user), time.Duration(system)})
+		if err0 != nil || err1 != nil || err2 != nil || cpu < 0 || cpu >= len(c.PerCPU) {
+			continue
 		}
+		one := &c.PerCPU[cpu]
+		one.User, one.System = time.Duration(user), time.Duration(system)
+		c.User, c.System = c.User+one.User, c.System+one.System
 	}
-	return out
 }
 
 func cpusetStats(s *Stats, d dir, _ bool) error {

@@ -25,7 +25,7 @@ func TestStatisticsOfV1AreRead(t *testing.T) {
 	g := fakeV1(t, map[string]string{
 		"cpu.stat":         "nr_periods 7\nnr_throttled 3\nthrottled_time 5000\nnr_bursts 2\nburst_time 9\n",
 		"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n",
-		"cpuacct.usage": "123456\n", "cpuacct.stat": "user 250\nsystem 50\n", "cpuacct.usage_all": "cpu user system\n0 100 20\n1 3 4\n",
+		"cpuacct.usage_percpu": "123000 456 \n", "cpuacct.stat": "user 250\nsystem 50\n", "cpuacct.usage_all": "cpu user system\n0 100 20\n1 3 4\n",
 		"cpuset.cpus": "0-1\n", "cpuset.mems": "0\n", "cpuset.effective_cpus": "0\n",
 		"memory.stat": "cache 1\nrss 2\ntotal_cache 4096\n", "memory.use_hierarchy": "1\n", "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 6\n",
 		"memory.usage_in_bytes": "10\n", "memory.max_usage_in_bytes": "20\n", "memory.limit_in_bytes": "30\n", "memory.failcnt": "4\n",
@@ -42,7 +42,7 @@ func TestStatisticsOfV1AreRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Stats{
-		CPU: &CPUStats{Total: 123456, User: 2500 * time.Millisecond, System: 500 * time.Millisecond, PerCPU: []PerCPU{{100, 20}, {3, 4}},
+		CPU: &CPUStats{Total: 123456, User: 2500 * time.Millisecond, System: 500 * time.Millisecond, PerCPU: []PerCPU{{123000, 100, 20}, {456, 3, 4}},
 			Quota: unlimited, Period: 100000, Periods: 7, ThrottledPeriods: 3, Throttled: 5000, Bursts: 2, BurstTime: 9},
 		CPUSet: &CPUSetStats{"0", "0"},
 		Memory: &MemoryStats{Counter: Counter{10, 20, 30, 4}, Swap: &Counter{11, 21, 31, 5}, Cache: 4096, OOMKills: 6, Hierarchy: true,
@@ -206,8 +206,10 @@ func FuzzStatFiles(f *testing.F) {
 				t.Errorf("a count of nothing: %+v", c)
 			}
 		}
-		if n := len(parseUsageAll(text)); n > lines {
-			t.Errorf("%d CPUs in %d lines", n, lines)
+		cpu := CPUStats{PerCPU: make([]PerCPU, 2)}
+		cpu.divide(text)
+		if len(cpu.PerCPU) != 2 || cpu.Total != 0 {
+			t.Errorf("dividing the time changed it: %+v", cpu)
 		}
 		if n := len(parseFlat(text)); n > lines {
 			t.Errorf("%d keys in %d lines", n, lines)
@@ -227,7 +229,7 @@ func FuzzStatFiles(f *testing.F) {
 func TestBriefStatisticsAreWhatPeopleWatch(t *testing.T) {
 	v1 := fakeV1(t, map[string]string{
 		"cpu.stat": "nr_periods 7\nnr_throttled 3\nthrottled_time 5000\n", "cpu.cfs_quota_us": "1\n",
-		"cpuacct.usage": "123456\n", "cpuacct.usage_all": "cpu user system\n0 100 20\n1 3 4\n",
+		"cpuacct.usage_percpu": "123000 456 \n", "cpuacct.usage_all": "cpu user system\n0 100 20\n1 3 4\n",
 		"memory.stat": "cache 1\ntotal_cache 4096\n", "memory.usage_in_bytes": "10\n", "memory.max_usage_in_bytes": "20\n", "memory.limit_in_bytes": "30\n", "memory.failcnt": "4\n",
 		"memory.memsw.usage_in_bytes": "11\n", "pids.current": "3\n", "pids.max": "max\n",
 		"blkio.throttle.io_service_bytes": "8:0 Read 4096\nTotal 4096\n", "blkio.throttle.io_serviced": "8:0 Read 1\nTotal 1\n",
@@ -243,7 +245,7 @@ func TestBriefStatisticsAreWhatPeopleWatch(t *testing.T) {
 		want *Stats
 	}{
 		{"v1", v1, &Stats{
-			CPU:    &CPUStats{Total: 127, User: 103, System: 24, PerCPU: []PerCPU{{100, 20}, {3, 4}}, Periods: 7, ThrottledPeriods: 3, Throttled: 5000},
+			CPU:    &CPUStats{Total: 123456, User: 103, System: 24, PerCPU: []PerCPU{{123000, 100, 20}, {456, 3, 4}}, Periods: 7, ThrottledPeriods: 3, Throttled: 5000},
 			Memory: &MemoryStats{Counter: Counter{10, 20, 30, 4}, Cache: 4096, Hierarchy: true, Raw: map[string]uint64{"cache": 1, "total_cache": 4096}},
 			Pids:   &PidsStats{3, unlimited}, BlockIO: &BlockIOStats{Bytes: []DeviceCount{{8, 0, "Read", 4096}}, Operations: []DeviceCount{{8, 0, "Read", 1}}},
 		}},
