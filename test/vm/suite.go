@@ -138,7 +138,18 @@ func testProgram(ctx context.Context, m *vm.Machine, dir string) (line string, e
 	}
 	err = vm.Go(ctx, "test", "-c", "-o", filepath.Join(m.Share(), "tests", name), dir)
 	// A copy, as the tests run themselves again and again.
-	return fmt.Sprintf("mkdir -p %[2]s/tests && cp /share/tests/%[3]s %[2]s/tests/ && cd %[1]s && BERTH_TEST_BIN=%[2]s %[2]s/tests/%[3]s", quote(dir), vm.GuestBin, name), err
+	return fmt.Sprintf("mkdir -p %[2]s/tests && cp /share/tests/%[3]s %[2]s/tests/ && cd %[1]s && %[4]sBERTH_TEST_BIN=%[2]s %[2]s/tests/%[3]s", quote(dir), vm.GuestBin, name, settings()), err
+}
+
+// settings are the variables that tell tests how to run (BERTH_TEST_…), as words of a shell.
+func settings() string {
+	var words strings.Builder
+	for _, variable := range os.Environ() {
+		if name, value, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "BERTH_TEST_") && name != "BERTH_TEST_BIN" {
+			fmt.Fprintf(&words, "%s=%s ", name, quote(value))
+		}
+	}
+	return words.String()
 }
 
 // one builds a package's tests here and runs them there.
