@@ -88,7 +88,11 @@ func attach(ctx context.Context, i *instance, o AttachOptions, hijack Hijack, an
 	if r == nil {
 		return nil
 	}
-	return asGone(r.shim.Attach(ctx, a), c)
+	if err := r.shim.Attach(ctx, a); err != nil {
+		_ = conn.Close() // there are no streams to follow, and nobody else knows of it
+		return asGone(err, c)
+	}
+	return nil
 }
 
 // present drops from the clients that wait for a start those that have left. The

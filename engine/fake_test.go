@@ -149,6 +149,7 @@ type fakeShim struct {
 	attached   []supervisor.Attachment
 	ignoreTerm bool
 	execErr    error
+	attachErr  error
 	pauseErr   error
 	execs      []supervisor.Exec
 	updates    []*oci.LinuxResources
@@ -263,6 +264,9 @@ func (c *fakeConn) Exec(_ context.Context, e supervisor.Exec, _ *supervisor.Atta
 func (c *fakeConn) Attach(_ context.Context, a supervisor.Attachment) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.attachErr != nil {
+		return c.attachErr
+	}
 	c.attached = append(c.attached, a)
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -593,6 +594,22 @@ func TestExecRunsOnceAndIsRemembered(t *testing.T) {
 	}
 	if e, _ := f.Execs.Get(t.Context(), bad); e.ExitCode == nil || *e.ExitCode != 127 {
 		t.Errorf("%+v", e)
+	}
+}
+
+// A client that leaves while it is being attached cancels its own request.
+func TestTheConnectionOfAClientThatCannotBeAttachedIsClosed(t *testing.T) {
+	f := newFixture(t)
+	id := f.create("cc", nil)
+	f.start("cc")
+	f.shims.of(id).attachErr = context.Canceled
+	hijack, client := pipe(t)
+	if err := f.Containers.Attach(t.Context(), id, AttachOptions{Stdout: true, Stream: true}, hijack); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	_ = client.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if n, err := client.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("%d %v", n, err)
 	}
 }
 

@@ -197,6 +197,7 @@ func (l *lifecycle) steps(ctx context.Context, i *instance, c Container) (err er
 	}
 	for _, a := range late {
 		if err := s.Attach(ctx, a); err != nil {
+			_ = a.Conn.Close()
 			l.log.Warn("a client that attached during the start was lost", "id", i.id, "error", err)
 		}
 	}

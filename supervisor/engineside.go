@@ -332,7 +332,8 @@ func (s *Shim) Exec(ctx context.Context, e Exec, a *Attachment) (pid int, err er
 	return r.Pid, nil
 }
 
-// Attach joins a further client to init's streams. There is no replay.
+// Attach joins a further client to init's streams. There is no replay. After an error the
+// connection is the caller's to close.
 func (s *Shim) Attach(ctx context.Context, a Attachment) error {
 	give, err := handOver(a.Conn)
 	if err != nil {

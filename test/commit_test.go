@@ -150,7 +150,8 @@ func layersIn(t *testing.T, archive string) (layers [][]string) {
 func TestCommitHoldsARunningContainerStill(t *testing.T) {
 	e := testkit.StartEngine(t, testkit.EngineOptions{})
 	e.Busybox()
-	e.Must("run", "-d", "--rm", "--name", "busy", "--network", "none", "busybox", "sh", "-c", "while :; do date > /now; sleep 0.01; done")
+	e.Must("run", "-d", "--rm", "--name", "busy", "--network", "none", "busybox", "sh", "-c", "while :; do date > /next; mv /next /now; sleep 0.01; done")
+	testkit.Eventually(t, "it writes", func() bool { return e.Berth("exec", "busy", "test", "-s", "/now").Code == 0 })
 	events := func(args ...string) string {
 		t.Helper()
 		since := e.Must("info", "--format", "{{.SystemTime}}")

@@ -100,8 +100,12 @@ func TestRuntimeIsCalledAsConfigured(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	flags := "--log-format json "
+	if e.Systemd {
+		flags += "--systemd-cgroup "
+	}
 	for _, want := range []string{"create --bundle", "start", "exec --process", "ps --format json", "pause", "resume", "kill", "delete --force"} {
-		re := regexp.MustCompile(`(?m)^--platform=kvm --root \S+ --log \S+ --log-format json ` + want)
+		re := regexp.MustCompile(`(?m)^--platform=kvm --root \S+ --log \S+ ` + flags + want)
 		if !re.Match(data) {
 			t.Errorf("the runtime was not called with %q:\n%s", want, data)
 		}
