@@ -300,6 +300,40 @@ func TestRestartPolicyBacksOffAndCountsAndEndsWithAStop(t *testing.T) {
 	}
 }
 
+func TestWhoWaitsWhileAContainerIsRestartingIsToldThatItDoesNot(t *testing.T) {
+	for what, end := range map[string]func(f *fixture, id string) error{
+		"it is stopped": func(f *fixture, id string) error { return f.Containers.Stop(f.t.Context(), id, StopOptions{}) },
+		"it is killed":  func(f *fixture, id string) error { return f.Containers.Kill(f.t.Context(), id, "") },
+		"its policy gives up": func(f *fixture, id string) error {
+			f.shims.makeErr = errors.New("the kernel is in a bad mood")
+			f.life.clock.(*handClock).fire(f.t, 0)
+			return nil
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			f := newFixture(t)
+			f.life.clock = &handClock{}
+			id := f.create("cc", func(r *CreateRequest) {
+				r.HostConfig.RestartPolicy = container.RestartPolicy{Name: "on-failure", MaximumRetryCount: 1}
+			})
+			f.start(id)
+			f.shims.of(id).exit(7)
+			eventually(t, "restarting", func() bool { return f.status(id) == restarting })
+			over, _ := f.Containers.Wait(t.Context(), id, WaitNotRunning)
+			next, _ := f.Containers.Wait(t.Context(), id, WaitNextExit)
+			if err := end(f, id); err != nil {
+				t.Fatal(err)
+			}
+			c, _ := f.Containers.Get(id)
+			for what, told := range map[string]<-chan WaitResult{"not-running": over, "next-exit": next} {
+				if r := receive(t, told); r.ExitCode != c.State.ExitCode || r.Err != nil {
+					t.Errorf("%s: %+v, want %d", what, r, c.State.ExitCode)
+				}
+			}
+		})
+	}
+}
+
 func TestRestartPolicies(t *testing.T) {
 	for _, c := range []struct {
 		policy      container.RestartPolicy

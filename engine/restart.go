@@ -195,10 +195,9 @@ func (l *lifecycle) startByPolicy(i *instance) {
 	if c.State.Status == restarting {
 		plan = i.planRestart(supervisor.ExitRecord{Code: c.State.ExitCode, StartedAt: now, ExitedAt: now})
 		if plan < 0 {
-			c, _ = i.become(exited, func(*Container) {})
-			i.endPause()
+			i.restsNow()
 		} else {
-			c = i.change(func(c *Container) { c.RestartCount++ })
+			i.change(func(c *Container) { c.RestartCount++ })
 		}
 	}
 	i.mu.Unlock()
@@ -232,15 +231,22 @@ func (l *lifecycle) cancelRestart(i *instance) bool {
 		i.mu.Unlock()
 		return false
 	}
-	_, err := i.become(exited, func(*Container) {})
 	if i.timer != nil {
 		i.timer()
 		i.timer = nil
 	}
-	i.endPause()
+	i.restsNow()
 	i.mu.Unlock()
 	l.rec.later(i)
-	return err == nil
+	return true
+}
+
+// restsNow makes of a container that is restarting one that has ended, and tells who waits for
+// that. The caller holds mu.
+func (i *instance) restsNow() {
+	c, _ := i.become(exited, func(*Container) {})
+	i.endPause()
+	i.tell(anyExit, WaitResult{ExitCode: c.State.ExitCode})
 }
 
 // endedWithMachine stands for the boot of a container that was ended because the machine went down: the

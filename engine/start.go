@@ -234,6 +234,9 @@ func (l *lifecycle) nowRunning(i *instance, r *run, sb *network.Sandbox, pid int
 			Health: healthOfRun(c.Config, c.State.Health)}
 		c.Network = sb
 	})
+	if err == nil {
+		i.endPause() // before its end can be handled, which may begin the next one
+	}
 	i.mu.Unlock()
 	if err != nil {
 		return err
@@ -243,9 +246,6 @@ func (l *lifecycle) nowRunning(i *instance, r *run, sb *network.Sandbox, pid int
 	l.ann.tell(c, "start")
 	l.wire.relink(c)
 	close(r.started)
-	i.mu.Lock()
-	i.endPause()
-	i.mu.Unlock()
 	// That it was started decides whether the next boot starts it.
 	if c.HostConfig.RestartPolicy.IsNone() {
 		l.rec.later(i)
