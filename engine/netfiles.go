@@ -15,6 +15,7 @@ import (
 
 	"berth/dns"
 	"berth/durable"
+	"berth/fail"
 	"berth/network"
 )
 
@@ -31,7 +32,7 @@ func (w *wiring) writeNetFiles(dir string, c Container, sb *network.Sandbox) err
 	} {
 		// A file that is mounted somewhere keeps its inode if nothing changes.
 		path := filepath.Join(dir, f.name)
-		if old, err := os.ReadFile(path); err == nil && string(old) == f.text {
+		if holds(path, f.text) {
 			continue
 		}
 		if err := durable.WriteFileVolatile(path, []byte(f.text), 0o644); err != nil {
@@ -39,6 +40,17 @@ func (w *wiring) writeNetFiles(dir string, c Container, sb *network.Sandbox) err
 		}
 	}
 	return nil
+}
+
+// holds reports whether a file has that text and no more. The container can write to it, so it may be of any size.
+func holds(path, text string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	have, err := io.ReadAll(io.LimitReader(f, int64(len(text))+1))
+	return err == nil && string(have) == text
 }
 
 // rehost makes the hosts file of a running container follow a change of its networks.
@@ -66,14 +78,18 @@ func missing(a, b []string) []string {
 
 // editHosts drops and adds lines of a running container's hosts file, and leaves all others
 // as they are: the container may have changed it. It is done in place, for the file itself is
-// mounted in the container, and without a moment in which it is empty.
+// mounted in the container, and without a moment in which it is empty. One that the container
+// has made larger than maxHosts is refused.
 func editHosts(dir string, drop func(line string) bool, add []string) error {
 	f, err := os.OpenFile(filepath.Join(dir, "hosts"), os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("change the container's hosts: %w", err)
 	}
 	defer f.Close()
-	was, err := io.ReadAll(f)
+	was, err := io.ReadAll(io.LimitReader(f, maxHosts+1))
+	if err == nil && len(was) > maxHosts {
+		err = fail.New(fail.Conflict, "it is larger than %d bytes, and stays as the container has made it", maxHosts)
+	}
 	if err != nil {
 		return fmt.Errorf("change the container's hosts: %w", err)
 	}
@@ -98,6 +114,9 @@ func editHosts(dir string, drop func(line string) bool, add []string) error {
 	}
 	return nil
 }
+
+// maxHosts bounds a hosts file that is read to be changed.
+const maxHosts = 4 << 20
 
 const ownHosts = `127.0.0.1	localhost
 ::1	localhost ip6-localhost ip6-loopback

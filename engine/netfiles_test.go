@@ -4,12 +4,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/moby/moby/api/types/container"
 	mobynet "github.com/moby/moby/api/types/network"
 
+	"berth/fail"
 	"berth/network"
 )
 
@@ -99,5 +101,36 @@ func TestHostsFile(t *testing.T) {
 	host, err := w.hostsFile(Container{HostConfig: &container.HostConfig{NetworkMode: "host"}, Config: &container.Config{}}, nil)
 	if err != nil || !strings.HasSuffix(host, "127.0.0.1\thost.docker.internal host.berth.internal\n") {
 		t.Errorf("on the host's network (%v):\n%s", err, host)
+	}
+}
+
+// A container can make its files as large as the disk.
+func TestFilesThatAContainerHasMadeHugeAreNotReadWhole(t *testing.T) {
+	dir := t.TempDir()
+	hosts := filepath.Join(dir, "hosts")
+	if err := os.WriteFile(hosts, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const huge = 256 << 20
+	if err := os.Truncate(hosts, huge); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	err := editHosts(dir, func(string) bool { return true }, []string{"10.0.0.1\tweb"})
+	if info, statErr := os.Stat(hosts); !fail.Is(err, fail.Conflict) || statErr != nil || info.Size() != huge {
+		t.Errorf("an edit: %v (%v, %v)", err, info, statErr)
+	}
+	w := &wiring{nets: newFakeNetworks(), idx: newIndex(), resolvPath: filepath.Join(dir, "none")}
+	c := Container{HostConfig: &container.HostConfig{NetworkMode: "none"}, Config: &container.Config{Hostname: "web"}, Networking: onOne("none")}
+	if err := w.writeNetFiles(dir, c, nil); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	if read := after.TotalAlloc - before.TotalAlloc; read > huge/4 {
+		t.Errorf("%d bytes of memory were taken", read)
+	}
+	if text, err := os.ReadFile(hosts); err != nil || string(text) != ownHosts {
+		t.Errorf("a start leaves %d bytes: %v", len(text), err)
 	}
 }
