@@ -23,6 +23,7 @@ type builder struct {
 	open      []int     // closed by release
 	files     []*os.File
 	proc      stage.Slot // the host's /proc, if openProc was called
+	null      stage.Slot // for streams that nobody has; 0 if there are none
 	groupPath string
 	labels    []label
 	rootFile  *os.File // the container's root as the parent has it; nil if it has none yet

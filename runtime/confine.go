@@ -21,6 +21,7 @@ type confinement struct {
 	stdio   [3]stage.Arg
 	extra   []*os.File
 	slave   stage.Slot // the terminal, or -1
+	ownDev  bool       // what /dev has was just made by us
 }
 
 // programOf tells what the process may be: its name, or its places in $PATH.
@@ -88,6 +89,9 @@ func (b *builder) confine(c *confinement, await func()) error {
 	if c.slave >= 0 {
 		p.About("make the terminal the controlling one", "")
 		p.Call(unix.SYS_IOCTL, c.slave.Arg(), stage.Int(unix.TIOCSCTTY), stage.Int(0))
+	}
+	if err := b.openNull(c.ownDev); err != nil {
+		return err
 	}
 	b.ownStreams(c)
 	// The directory must not lie where a stream will.

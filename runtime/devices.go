@@ -108,11 +108,24 @@ func (b *builder) devices() error {
 // have default ones as the image has them.
 func (b *builder) sameDevice(at stage.Slot, name string, d *specs.LinuxDevice, mode uint32) {
 	p := b.p
+	wrong, same := p.NewLabel(), p.NewLabel()
+	b.unlessDevice(at.Arg(), name, d, mode, wrong)
+	p.Jump(same)
+	p.Here(wrong)
+	p.Fail(unix.EEXIST)
+	p.Here(same)
+}
+
+// unlessDevice goes on at wrong if name in the directory at, or with no name at itself, is
+// not the device d, which a negative at never is.
+func (b *builder) unlessDevice(at stage.Arg, name string, d *specs.LinuxDevice, mode uint32, wrong stage.Label) {
+	p := b.p
 	// Offsets of stx_mode, stx_rdev_major and stx_rdev_minor in struct statx.
 	const modeAt, majorAt, minorAt = 28, 128, 132
 	p.Store32(b.statx.offset+modeAt, stage.Int(0)) // stx_mode has 16 bits
-	p.Call(unix.SYS_STATX, at.Arg(), p.Str(name), stage.Int(unix.AT_SYMLINK_NOFOLLOW), stage.Int(unix.STATX_TYPE), b.statx.addr)
-	value, wrong, same := p.Slot(), p.NewLabel(), p.NewLabel()
+	p.Call(unix.SYS_STATX, at, p.Str(name), stage.Int(unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH), stage.Int(unix.STATX_TYPE), b.statx.addr).
+		On(unix.EBADF, wrong)
+	value := p.Slot()
 	p.Load32(value, b.statx.offset+modeAt)
 	p.Mix(value, value.Arg(), unix.S_IFMT, 0)
 	p.JumpUnless(value, int(mode&unix.S_IFMT), wrong)
@@ -122,10 +135,6 @@ func (b *builder) sameDevice(at stage.Slot, name string, d *specs.LinuxDevice, m
 		p.Load32(value, b.statx.offset+minorAt)
 		p.JumpUnless(value, int(d.Minor), wrong)
 	}
-	p.Jump(same)
-	p.Here(wrong)
-	p.Fail(unix.EEXIST)
-	p.Here(same)
 }
 
 func idArg(id *uint32) stage.Arg {

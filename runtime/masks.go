@@ -6,8 +6,10 @@ import (
 	"berth/kernel/stage"
 )
 
-// masks covers paths: files with the host's /dev/null, directories with an empty
-// read-only tmpfs, which they share. Paths that do not exist need no cover.
+// masks covers paths: files with the host's /dev/null, which a container could not have made
+// something else, directories with an empty tmpfs, which they share. Both are read-only: the
+// container's root owns the host's device file as much as the host's does. Paths that do not
+// exist need no cover.
 func (b *builder) masks(paths []string) {
 	if len(paths) == 0 {
 		return
@@ -20,12 +22,21 @@ func (b *builder) masks(paths []string) {
 	for _, path := range paths {
 		p.About("mask", path)
 		t, m := p.Slot(), p.Slot()
-		next, file, dir, copied, attach := p.NewLabel(), p.NewLabel(), p.NewLabel(), p.NewLabel(), p.NewLabel()
+		next, file, dir, copied := p.NewLabel(), p.NewLabel(), p.NewLabel(), p.NewLabel()
+		cover := func(with stage.Slot) {
+			b.cloneMount(with, m)
+			b.moveMount(m.Arg(), t.Arg())
+			if with == null {
+				b.setMount(m.Arg(), false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+			}
+			b.close(m)
+			b.close(t)
+		}
 		b.openIn(path, unix.O_PATH|unix.O_DIRECTORY, resolveInRoot).Into(t).OnOK(dir).On(unix.ENOENT, next).On(unix.ENOTDIR, file)
 		p.Here(file)
 		b.openIn(path, unix.O_PATH, resolveInRoot).Into(t).On(unix.ENOENT, next).On(unix.ENOTDIR, next)
-		b.cloneMount(null, m)
-		p.Jump(attach)
+		cover(null)
+		p.Jump(next)
 
 		p.Here(dir)
 		p.JumpUnless(empty, -1, copied)
@@ -36,11 +47,7 @@ func (b *builder) masks(paths []string) {
 		p.Jump(next)
 
 		p.Here(copied)
-		b.cloneMount(empty, m)
-		p.Here(attach)
-		b.moveMount(m.Arg(), t.Arg())
-		b.close(m)
-		b.close(t)
+		cover(empty)
 		p.Here(next)
 	}
 	b.close(null)

@@ -1,0 +1,52 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	oci "berth/oci/bundle"
+)
+
+func fileOf(t *testing.T, path string) unix.Stat_t {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+// A container's root owns what the host's root owns: a file of the host that it can name, also by a
+// descriptor, it can take away from all others by a chmod.
+func TestNoDeviceFileOfTheHostIsInAContainer(t *testing.T) {
+	cfg := config(t)
+	host := fileOf(t, "/dev/null")
+	c := running(t, cfg)
+	p, err := c.Exec(context.Background(), ExecConfig{Process: &oci.Process{Args: []string{"sleep", "1000"}, Cwd: "/", Env: []string{"PATH=/bin"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Release()
+	defer p.kill()
+	for _, pid := range []int{c.Pid(), p.Pid()} {
+		for fd := range 3 {
+			got := fileOf(t, fmt.Sprintf("/proc/%d/fd/%d", pid, fd))
+			if got.Ino == host.Ino && got.Dev == host.Dev {
+				t.Errorf("descriptor %d of %d is the host's /dev/null", fd, pid)
+			}
+		}
+	}
+	if text := inside(t, c, "sh", "-c", "rm /dev/null; mkfifo /dev/null"); text != "" {
+		t.Fatal(text)
+	}
+	if text := inside(t, c, "sh", "-c", "cat; chmod 666 /proc/self/fd/0 && echo changed"); !strings.Contains(text, "Read-only file system") || strings.Contains(text, "changed") {
+		t.Errorf("without a /dev/null of the container's own: %q", text)
+	}
+	if text := inside(t, c, "sh", "-c", "chmod 666 /proc/keys && echo changed"); strings.Contains(text, "changed") {
+		t.Error("who may be anybody changed a masked file")
+	}
+}
