@@ -154,6 +154,10 @@ func (b *builder) cloneSource(plan *mountPlan) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		plan.kind = file
 	}
+	var fs unix.Statfs_t
+	if plan.Destination == "/proc" && (unix.Fstatfs(fd, &fs) != nil || fs.Type != procSuperMagic) {
+		return fail.New(fail.Invalid, "%s cannot take the place of /proc: it is not of type proc", plan.Source)
+	}
 	// Unless something else is asked for, the container sees what is mounted on the
 	// host below the source later, and the host sees nothing of the container's.
 	how := plan.opts.propagation
@@ -198,6 +202,9 @@ func allowedOverProc(plan *mountPlan) error {
 	d := plan.Destination
 	if d == "/" && !plan.opts.remount {
 		return fail.New(fail.Invalid, "mount %s: the root file system cannot be covered", d)
+	}
+	if d == "/proc" && plan.Type != "proc" && !plan.opts.bind && !plan.opts.remount { // of a bind mount see cloneSource
+		return fail.New(fail.Invalid, "mount %s: a %s cannot take the place of /proc", d, plan.Type)
 	}
 	if !strings.HasPrefix(d, "/proc/") || procFiles[d] || plan.opts.remount {
 		return nil
@@ -289,13 +296,13 @@ func (b *builder) attributes(m stage.Arg, plan *mountPlan) {
 func (b *builder) mountFS(plan *mountPlan) {
 	p := b.p
 	p.About("create mount point", plan.Destination)
-	resolve := uint64(resolveInRoot)
+	at, resolve := plan.at, uint64(resolveInRoot)
 	if plan.Type == "proc" || plan.Type == "sysfs" {
-		// These are what masks and read-only paths rely on: a link of the image must not
-		// put them elsewhere.
-		resolve = resolvePlain
+		// These are what masks, read-only paths and AppArmor profiles rely on: a link of the
+		// image, also one that leads nowhere, must not put them elsewhere (CVE-2023-28642).
+		at, resolve = plan.Destination, resolvePlain
 	}
-	t := b.target(plan.at, directory, resolve)
+	t := b.target(at, directory, resolve)
 	p.About("mount "+plan.Type+" at", plan.Destination)
 	b.refuseProc(plan, t)
 	attrs := plan.opts.set

@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -48,5 +49,40 @@ func TestNoDeviceFileOfTheHostIsInAContainer(t *testing.T) {
 	}
 	if text := inside(t, c, "sh", "-c", "chmod 666 /proc/keys && echo changed"); strings.Contains(text, "changed") {
 		t.Error("who may be anybody changed a masked file")
+	}
+}
+
+func TestProcBehindALinkThatLeadsNowhereIsRefused(t *testing.T) {
+	needRoot(t)
+	lower := layer(t)
+	os.Remove(lower + "/proc")
+	os.Symlink("/not/there", lower+"/proc")
+	cfg := config(t, "true")
+	cfg.Root = overlay(t, lower)
+	if c, err := Create(context.Background(), cfg); err == nil {
+		t.Error("/proc was mounted through a link")
+		destroy(t, c)
+	}
+}
+
+func TestNothingButProcIsMountedAtProc(t *testing.T) {
+	needRoot(t)
+	for _, tc := range []struct {
+		mount oci.Mount
+		ok    bool
+	}{
+		{oci.Mount{Destination: "/proc", Type: "tmpfs"}, false},
+		{oci.Mount{Destination: "/proc", Source: t.TempDir(), Options: []string{"bind"}}, false},
+		{oci.Mount{Destination: "/proc", Source: "/proc/self", Options: []string{"rbind"}}, true},
+	} {
+		cfg := config(t, "true")
+		cfg.Spec.Mounts = append(cfg.Spec.Mounts, tc.mount)
+		c, err := Create(context.Background(), cfg)
+		if (err == nil) != tc.ok {
+			t.Errorf("%+v: got %v", tc.mount, err)
+		}
+		if err == nil {
+			destroy(t, c)
+		}
 	}
 }
