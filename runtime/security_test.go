@@ -86,3 +86,32 @@ func TestNothingButProcIsMountedAtProc(t *testing.T) {
 		}
 	}
 }
+
+// An image brings device files: to open one can be an act, as of a watchdog, which the container
+// itself is refused.
+func TestUserFilesThatAreNoFilesAreNotOpened(t *testing.T) {
+	dir := t.TempDir()
+	os.Mkdir(dir+"/etc", 0o755)
+	if err := unix.Mkfifo(dir+"/etc/passwd", 0o666); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(watch)
+	if _, err := unix.InotifyAddWatch(watch, dir+"/etc/passwd", unix.IN_OPEN); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := ResolveUser(root, "alice", nil); err == nil {
+		t.Error("no error")
+	}
+	if n, _ := unix.Read(watch, make([]byte, 512)); n > 0 {
+		t.Error("it was opened")
+	}
+}

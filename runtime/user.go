@@ -55,20 +55,26 @@ func ResolveUser(root *os.File, user string, groups []string) (u oci.User, home 
 	return resolveUser(passwd, group, user, groups)
 }
 
-// readUserFile reads a file that may be missing, and may be anything: only a regular
-// one counts.
+// readUserFile reads a file that may be missing, and may be anything: only a regular one counts,
+// and nothing else is opened. An image can have devices, whose open may be an act (a watchdog's
+// restarts the machine), and only the container itself is kept from that by its control group.
 func readUserFile(root *os.File, path string) ([]byte, error) {
-	f, err := kernel.OpenIn(root, path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	there, err := kernel.OpenIn(root, path, unix.O_PATH, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
 		return nil, nil
 	case err != nil:
 		return nil, fail.New(fail.Internal, "read the container's %s: %w", path, err)
 	}
-	defer f.Close()
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+	defer there.Close()
+	if fi, err := there.Stat(); err != nil || !fi.Mode().IsRegular() {
 		return nil, fail.New(fail.Invalid, "the container's %s is not a regular file", path)
 	}
+	f, err := os.Open(procFd(there.Fd()))
+	if err != nil {
+		return nil, fail.New(fail.Internal, "read the container's %s: %w", path, err)
+	}
+	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxUserFile+1))
 	if err != nil {
 		return nil, fail.New(fail.Internal, "read the container's %s: %w", path, err)
