@@ -235,7 +235,7 @@ func (c *treeCopy) link(first string, to *os.File, name string) error {
 		return err
 	}
 	defer f.Close()
-	return unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(int(f.Fd())), int(to.Fd()), name, unix.AT_SYMLINK_FOLLOW)
+	return unix.Linkat(unix.AT_FDCWD, procFd(f.Fd()), int(to.Fd()), name, unix.AT_SYMLINK_FOLLOW)
 }
 
 func openBelow(dir *os.File, name string, flags int) (*os.File, error) {
@@ -256,62 +256,55 @@ func copyFile(from, to *os.File, name string) error {
 	return errors.Join(err, dst.Close())
 }
 
-// copyAttributes gives an entry, or the directory to itself, owner, permissions, extended
-// attributes and times of the original. An owner that the file system cannot have stays its
-// maker's.
+// copyAttributes gives the entry name, or without a name the directory itself, owner,
+// permissions, extended attributes and times of the original. An owner that the file system cannot
+// have stays its maker's. The target may be a volume that other containers have, too: whatever
+// they put in the entry's place, nothing outside is touched, and no device opened.
 func copyAttributes(from, to int, name string) error {
-	flags := unix.AT_SYMLINK_NOFOLLOW
-	if name == "" {
-		flags = unix.AT_EMPTY_PATH
+	dir := to
+	if name != "" {
+		for _, fd := range []*int{&from, &to} {
+			entry, err := kernel.OpenAt(*fd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(entry)
+			*fd = entry
+		}
 	}
-	var st unix.Stat_t
-	if err := unix.Fstatat(from, name, &st, flags); err != nil {
+	var st, made unix.Stat_t
+	if err := errors.Join(unix.Fstat(from, &st), unix.Fstat(to, &made)); err != nil {
 		return err
 	}
-	err := unix.Fchownat(to, name, int(st.Uid), int(st.Gid), flags)
+	kind := st.Mode & unix.S_IFMT
+	if made.Mode&unix.S_IFMT != kind {
+		return errors.New("somebody has put another file in its place")
+	}
+	err := unix.Fchownat(to, "", int(st.Uid), int(st.Gid), unix.AT_EMPTY_PATH)
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOVERFLOW) && !errors.Is(err, unix.EPERM) {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if name == "" {
-			err = unix.Fchmod(to, st.Mode&0o7777)
-		} else {
-			err = unix.Fchmodat(to, name, st.Mode&0o7777, 0)
-		}
-		if err != nil {
+	if kind != unix.S_IFLNK {
+		if err := unix.Fchmodat(unix.AT_FDCWD, procFd(uintptr(to)), st.Mode&0o7777, 0); err != nil {
 			return err
 		}
 	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFDIR, unix.S_IFREG: // after the owner: changing that takes capabilities away
-		if err := copyXattrs(from, to, name); err != nil {
+	if kind == unix.S_IFDIR || kind == unix.S_IFREG { // after the owner: changing that takes capabilities away
+		if err := copyXattrs(procFd(uintptr(from)), procFd(uintptr(to))); err != nil {
 			return err
 		}
 	}
 	if name == "" {
 		return nil
 	}
-	return unix.UtimesNanoAt(to, name, []unix.Timespec{unix.NsecToTimespec(st.Atim.Nano()), unix.NsecToTimespec(st.Mtim.Nano())}, unix.AT_SYMLINK_NOFOLLOW)
+	return unix.UtimesNanoAt(dir, name, []unix.Timespec{unix.NsecToTimespec(st.Atim.Nano()), unix.NsecToTimespec(st.Mtim.Nano())}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // copyXattrs copies the extended attributes that the target's file system takes, but for
 // labels, which are the host's to give.
-func copyXattrs(from, to int, name string) error {
-	if name != "" {
-		src, err := unix.Openat(from, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(src)
-		dst, err := unix.Openat(to, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(dst)
-		from, to = src, dst
-	}
+func copyXattrs(from, to string) error {
 	list := make([]byte, 64<<10) // XATTR_LIST_MAX
-	n, err := unix.Flistxattr(from, list)
+	n, err := unix.Listxattr(from, list)
 	if n == 0 || errors.Is(err, unix.ENOTSUP) {
 		return nil
 	}
@@ -323,9 +316,9 @@ func copyXattrs(from, to int, name string) error {
 		if key == "security.selinux" || strings.HasPrefix(key, "trusted.overlay.") {
 			continue
 		}
-		n, err := unix.Fgetxattr(from, key, value)
+		n, err := unix.Getxattr(from, key, value)
 		if err == nil {
-			err = unix.Fsetxattr(to, key, value[:n], 0)
+			err = unix.Setxattr(to, key, value[:n], 0)
 		}
 		if err != nil && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENODATA) {
 			return fmt.Errorf("attribute %s: %w", key, err)

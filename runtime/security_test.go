@@ -115,3 +115,28 @@ func TestUserFilesThatAreNoFilesAreNotOpened(t *testing.T) {
 		t.Error("it was opened")
 	}
 }
+
+// Who shares a volume with a container that fills it may exchange what was copied.
+func TestAttributesAreNotGivenThroughALink(t *testing.T) {
+	from, to, outside := t.TempDir(), t.TempDir(), t.TempDir()+"/file"
+	write(t, from+"/f", "", 0o777)
+	write(t, outside, "", 0o600)
+	if err := os.Symlink(outside, to+"/f"); err != nil {
+		t.Fatal(err)
+	}
+	var dirs [2]int
+	for i, dir := range []string{from, to} {
+		f, err := os.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		dirs[i] = int(f.Fd())
+	}
+	if err := copyAttributes(dirs[0], dirs[1], "f"); err == nil {
+		t.Error("no error")
+	}
+	if st := fileOf(t, outside); st.Mode&0o777 != 0o600 {
+		t.Errorf("a file outside has mode %o now", st.Mode&0o777)
+	}
+}
