@@ -173,6 +173,9 @@ func (b *builder) compileInit(c *Container, cfg *Config, filter *seccomp.Program
 		return opt, err
 	}
 	b.finalAffinity(nil)
+	if !c.mapsUsers() { // else the maps are written by its owner, who may be nobody special
+		b.hide()
+	}
 	cloneFlags, respawns := b.enter()
 	opt.Namespaces = cloneFlags
 	c.respawns = respawns
@@ -279,7 +282,9 @@ func hasMount(plans []*mountPlan, at, fsType string) bool {
 }
 
 // hide keeps the processes of namespaces that the child joins from looking into it,
-// its memory being a copy of ours (CVE-2016-9962). execve ends it.
+// its memory being a copy of ours (CVE-2016-9962). So it comes before a user namespace is
+// joined, whose root may look into all that is in it, and again when the ids have changed:
+// that sets it to what the host's fs.suid_dumpable says. execve ends it.
 func (b *builder) hide() {
 	b.p.About("become undumpable", "")
 	b.p.Call(unix.SYS_PRCTL, stage.Int(unix.PR_SET_DUMPABLE), stage.Int(0), stage.Int(0), stage.Int(0), stage.Int(0))

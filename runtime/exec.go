@@ -134,6 +134,9 @@ func (b *builder) compileExec(c *Container, cfg *ExecConfig, proc *oci.Process) 
 		}
 		b.finalAffinity(b.final)
 	}
+	if !handsOver { // whose memory is still ours
+		b.hide()
+	}
 	b.joinAll(c)
 	switch {
 	case handsOver:

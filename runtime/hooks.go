@@ -206,11 +206,11 @@ func (c *Container) hostProgram(ctx context.Context, h specs.Hook, stdio [3]*os.
 		conf.stdio[i] = p.File(f)
 	}
 	p.DefaultSignals()
+	b.hide()
 	b.joinAll(c)
 	if c.flags&unix.CLONE_NEWPID != 0 {
 		p.Respawn()
 	}
-	b.hide()
 	b.streams(&conf)
 	p.Exec([]string{h.Path}, hookArgs(h), h.Env)
 	p.Notify(atReady)

@@ -6,9 +6,12 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"berth/kernel/stage"
 	oci "berth/oci/bundle"
 )
 
@@ -138,5 +141,45 @@ func TestAttributesAreNotGivenThroughALink(t *testing.T) {
 	}
 	if st := fileOf(t, outside); st.Mode&0o777 != 0o600 {
 		t.Errorf("a file outside has mode %o now", st.Mode&0o777)
+	}
+}
+
+// While a process is on its way into a container it is a copy of the program that made it
+// (CVE-2016-9962).
+func TestWhoEntersAContainerCannotBeLookedInto(t *testing.T) {
+	needRoot(t)
+	cfg := config(t)
+	userNamespace(t, &cfg)
+	caps := append([]string{"CAP_SYS_PTRACE"}, defaultCaps...)
+	cfg.Spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
+	c := running(t, cfg)
+	if text := inside(t, c, "sh", "-c", "ls /proc/1/fd >/dev/null && echo seen"); text != "seen\n" {
+		t.Fatalf("the container's root does not even see its own: %q", text)
+	}
+	exec := ExecConfig{Process: &oci.Process{Args: []string{"true"}, Cwd: "/"}}
+	b := newBuilder(c.spec, c.bundle)
+	defer b.release()
+	b.ns, b.userns = &namespaces{}, true
+	opt, err := b.compileExec(c, &exec, exec.Process)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := stage.Start(b.p, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It waits in the container's namespaces until Receive has told us its new pid.
+	defer func() {
+		child.Receive()
+		child.Close()
+		unix.Wait4(child.Pid, nil, 0, nil)
+	}()
+	var text string
+	for deadline := time.Now().Add(10 * time.Second); text == "" && time.Now().Before(deadline); {
+		text = inside(t, c, "sh", "-c", `for p in /proc/[0-9]*; do
+			grep -q '^Uid:[[:space:]]*65534' $p/status 2>/dev/null && { echo there; readlink $p/cwd; }; done 2>/dev/null`)
+	}
+	if text != "there\n" {
+		t.Errorf("the container's root sees %q", text)
 	}
 }
