@@ -459,7 +459,7 @@ func (s *Store) Prune(ctx context.Context, keep func(Volume) bool) (names []stri
 		case err != nil:
 			return names, freed, err
 		case wanted:
-			names, freed = append(names, v.Name), freed+size
+			names, freed = append(names, v.Name), freed+max(size, 0) // of files that are elsewhere nothing is known
 		}
 	}
 	return names, freed, nil

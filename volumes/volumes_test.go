@@ -341,6 +341,23 @@ func TestSizeCountsAFileOnce(t *testing.T) {
 	}
 }
 
+func TestPruneCountsNothingForAVolumeWhoseFilesAreElsewhere(t *testing.T) {
+	h := newHouse(t)
+	h.create("plain")
+	h.put("plain", "a")
+	if _, err := h.Create(CreateRequest{Name: "scratch", Options: map[string]string{"type": "tmpfs", "device": "tmpfs"}}); err != nil {
+		t.Fatal(err)
+	}
+	names, freed, err := h.Prune(t.Context(), func(v Volume) bool { return v.Name != "scratch" })
+	if err != nil || len(names) != 1 || freed != 0 {
+		t.Fatalf("pruned %v, freed %d bytes, %v", names, freed, err)
+	}
+	names, freed, err = h.Prune(t.Context(), func(Volume) bool { return false })
+	if err != nil || len(names) != 1 || freed != 5 {
+		t.Fatalf("pruned %v, freed %d bytes, %v", names, freed, err)
+	}
+}
+
 func TestMountCalls(t *testing.T) {
 	resolve := func(_ context.Context, host string) (string, error) {
 		if host == "server" || host == "files.example.org" {
