@@ -50,12 +50,12 @@ func (src source) fetch(ctx context.Context, l *lease, target oci.Descriptor, in
 		return arrived{}, err
 	}
 	l.keepLayers(p.chains...)
-	if s.complete(p) {
-		return p.arrived, nil
+	if !s.complete(p) {
+		if err := s.bring(ctx, p, src.blob, report); err != nil {
+			return arrived{}, err
+		}
 	}
-	if err := s.bring(ctx, p, src.blob, report); err != nil {
-		return arrived{}, err
-	}
+	// Also for an image that is here: the index may be a new one.
 	for _, doc := range [][]byte{index, data} {
 		if doc == nil {
 			continue

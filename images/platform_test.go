@@ -610,3 +610,28 @@ func (u *uploads) digests() (all []string) {
 	}
 	return all
 }
+
+func TestIndexIsKeptThoughItsImageIsHereAlready(t *testing.T) {
+	s := newStore(t)
+	f := newFakeRegistry(t)
+	m := makeMulti(t, "kept", "linux/amd64", "linux/arm64")
+	f.add("1", m.testImage)
+	amd := m.of["linux/amd64"]
+	f.mu.Lock()
+	f.tags["amd"] = amd.manifest
+	f.mu.Unlock()
+	p := parse(t, "linux/amd64")
+	if _, err := s.Pull(t.Context(), f.ref(t, ":amd"), &p, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Pull(t.Context(), f.ref(t, ":1"), &p, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if parts, err := s.Manifests(got.ID); err != nil || len(parts) != 2 {
+		t.Errorf("%d parts, %v", len(parts), err)
+	}
+	if !s.blobs.Has(m.manifest.Digest) {
+		t.Error("the index is not in the content store")
+	}
+}
