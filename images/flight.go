@@ -2,7 +2,6 @@ package images
 
 import (
 	"context"
-	"slices"
 	"sync"
 
 	"berth/fail"
@@ -23,13 +22,32 @@ type flight struct {
 	riders int
 	ended  bool
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards what follows, watchers included
 	watchers map[*watcher]struct{}
 	order    []string        // layers, in the order of their first step
 	latest   map[string]Step // by layer: for those who come late
 }
 
-type watcher struct{ report Progress }
+// watcher is who wants to be told of a flight's steps. It takes them when it can: a client that
+// stands still holds up nobody but itself.
+type watcher struct {
+	steps []Step         // it has still to be told of; of those that only count bytes the last one
+	at    map[string]int // by layer: the place of its last one in steps
+	news  chan struct{}  // holds one: there are some
+}
+
+func (w *watcher) add(s Step) {
+	if i, ok := w.at[s.ID]; ok && w.steps[i].Status == s.Status {
+		w.steps[i] = s
+	} else {
+		w.at[s.ID] = len(w.steps)
+		w.steps = append(w.steps, s)
+	}
+	select {
+	case w.news <- struct{}{}:
+	default:
+	}
+}
 
 // fetcher does a flight's work.
 type fetcher func(context.Context, Progress, *lease) (arrived, error)
@@ -41,14 +59,19 @@ func (s *Store) board(ctx context.Context, manifest oci.Digest, report Progress,
 	if err != nil {
 		return arrived{}, func() {}, err
 	}
-	w := f.watch(report)
+	w := f.watch()
 	defer f.unwatch(w)
-	select {
-	case <-f.done:
-		return f.got, func() { s.alight(f, nil) }, f.err
-	case <-ctx.Done():
-		s.alight(f, context.Cause(ctx))
-		return arrived{}, func() {}, context.Cause(ctx)
+	for {
+		select {
+		case <-w.news:
+			f.tell(w, report)
+		case <-f.done:
+			f.tell(w, report)
+			return f.got, func() { s.alight(f, nil) }, f.err
+		case <-ctx.Done():
+			s.alight(f, context.Cause(ctx))
+			return arrived{}, func() {}, context.Cause(ctx)
+		}
 	}
 }
 
@@ -129,16 +152,27 @@ func (s *Store) alight(f *flight, cause error) {
 	}
 }
 
-// watch has report told of all layers so far, and of what comes.
-func (f *flight) watch(report Progress) *watcher {
+// watch adds a watcher, who gets to know of all layers so far, and of what comes.
+func (f *flight) watch() *watcher {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	w := &watcher{report}
+	w := &watcher{at: map[string]int{}, news: make(chan struct{}, 1)}
 	f.watchers[w] = struct{}{}
 	for _, id := range f.order {
-		report(f.latest[id])
+		w.add(f.latest[id])
 	}
 	return w
+}
+
+// tell reports what w has not been told of.
+func (f *flight) tell(w *watcher, report Progress) {
+	f.mu.Lock()
+	steps := w.steps
+	w.steps, w.at = nil, map[string]int{}
+	f.mu.Unlock()
+	for _, s := range steps {
+		report(s)
+	}
 }
 
 func (f *flight) unwatch(w *watcher) {
@@ -151,11 +185,11 @@ func (f *flight) unwatch(w *watcher) {
 func (f *flight) report(s Step) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, ok := f.latest[s.ID]; !ok && !slices.Contains(f.order, s.ID) {
+	if _, ok := f.latest[s.ID]; !ok {
 		f.order = append(f.order, s.ID)
 	}
 	f.latest[s.ID] = s
 	for w := range f.watchers {
-		w.report(s)
+		w.add(s)
 	}
 }

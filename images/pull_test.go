@@ -463,6 +463,58 @@ func TestOneOfTwoPullsMayGiveUp(t *testing.T) {
 	}
 }
 
+func TestAClientThatStandsStillHoldsUpNobodyElsesPull(t *testing.T) {
+	s := newStore(t)
+	f := newFakeRegistry(t)
+	img := gzipImage("still", layerTar("a", string(noise(300<<10))))
+	f.add("1", img)
+	joined := make(chan struct{})
+	f.fault = func(w http.ResponseWriter, r *http.Request, d oci.Digest) bool {
+		if d == img.layers[0].Digest {
+			<-joined
+		}
+		return false
+	}
+	stuck, free := make(chan struct{}), make(chan struct{})
+	first := make(chan error, 1)
+	go func() {
+		n := 0
+		_, err := s.Pull(t.Context(), f.ref(t, ":1"), nil, nil, func(p Step) {
+			if p.Status == "Downloading" {
+				if n++; n == 1 {
+					close(stuck)
+					<-free
+				}
+			}
+		})
+		first <- err
+	}()
+	second := make(chan error, 1)
+	go func() {
+		once := false
+		_, err := s.Pull(t.Context(), f.ref(t, ":1"), nil, nil, func(p Step) {
+			if p.Status == "Pulling fs layer" && !once {
+				once = true
+				close(joined)
+			}
+		})
+		second <- err
+	}()
+	select {
+	case err := <-second:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the second pull waits for the first one's client")
+	}
+	<-stuck
+	close(free)
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLayersThatAreHereAreNotFetched(t *testing.T) {
 	s := newStore(t)
 	f := newFakeRegistry(t)
