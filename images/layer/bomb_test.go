@@ -93,6 +93,34 @@ func TestManyEntriesDoNotFillTheMemory(t *testing.T) {
 	}
 }
 
+func TestDirectoriesThatATarOnlyImpliesDoNotFillTheMemory(t *testing.T) {
+	defer func(most int) { maxImplied = most }(maxImplied)
+	maxImplied = 1 << 20
+	s := open(t)
+	before := listing(t, s, filepath.Dir(s.root))
+	deep := strings.Repeat(strings.Repeat("x", 200)+"/", 17)
+	tar := tarStream(t, func(w *tar.Writer) error {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "s", Linkname: deep}); err != nil {
+			return err
+		}
+		for i := range 2 { // each makes 300 directories with a path of some 4,000 bytes
+			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("s/%d/%sf", i, strings.Repeat("d/", 300))}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	st := stage(t, s)
+	_, _, err := st.Apply(t.Context(), tar)
+	if !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), "directories that have no entry") || len(err.Error()) > 600 {
+		t.Errorf("%.1000v", err)
+	}
+	must(t, st.Discard())
+	if d := cmp.Diff(before, listing(t, s, filepath.Dir(s.root))); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestAGzipBombOfZerosTakesNeitherMemoryNorDisk(t *testing.T) {
 	if testing.Short() {
 		t.Skip("half a gibibyte")

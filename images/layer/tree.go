@@ -23,6 +23,9 @@ const (
 	maxDirXattrs = 32 << 20
 )
 
+// maxImplied bounds the paths of directories that no entry names, in bytes. Tests lower it.
+var maxImplied = 32 << 20
+
 // dir is a directory of the layer being unpacked. Every directory there is has been
 // made by us and is known here, so a path is resolved in memory, and each step on disk
 // is one name beneath one open directory: there is nothing to escape through.

@@ -375,8 +375,12 @@ func (u *unpacker) finish() (implicit []string, undated map[string]bool, err err
 		return nil, nil, err
 	}
 	undated = map[string]bool{}
+	names := 0
 	var visit func(d *dir, path string, hidden bool) error
 	visit = func(d *dir, path string, hidden bool) error {
+		if u.ctx.Err() != nil {
+			return context.Cause(u.ctx)
+		}
 		hidden = hidden || d.opaque
 		for name, c := range d.children {
 			sub := name
@@ -388,6 +392,9 @@ func (u *unpacker) finish() (implicit []string, undated map[string]bool, err err
 			}
 		}
 		if d.implicit {
+			if names += len(path); names > maxImplied {
+				return fail.New(fail.Invalid, "the names of directories that have no entry are longer than %d MiB altogether", maxImplied>>20)
+			}
 			undated[path] = true
 			if !hidden {
 				implicit = append(implicit, path)
