@@ -48,6 +48,10 @@ func spy(t *testing.T, e *testkit.Engine) (program, log string) {
 	return program, log
 }
 
+// inPlace takes out --systemd-cgroup, a runtime's seventh word where systemd makes the control
+// groups, so that the words after it have their places.
+const inPlace = `[ "$7" != --systemd-cgroup ] || { a=$1 b=$2 c=$3 d=$4 e=$5 f=$6; shift 7; set -- "$a" "$b" "$c" "$d" "$e" "$f" "$@"; }; `
+
 func script(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
@@ -120,9 +124,9 @@ func TestRuntimesThatDoNotWork(t *testing.T) {
 	script(t, at("dies"), `kill -SEGV $$`)
 	script(t, at("idle"), `exit 0`)
 	// The fourth word is the log, the tenth the file for the process id.
-	script(t, at("liar"), `[ "$7" = create ] && echo $PPID > "${11}"; exit 0`)
-	script(t, at("babbler"), `[ "$7" = create ] && echo many > "${11}"; exit 0`)
-	script(t, at("honest"), `[ "$7" = create ] && { echo '{"level":"warning","msg":"mind"}'; echo '{"level":"error","msg":"no room on board","time":"now"}'; } > "$4"; exit 1`)
+	script(t, at("liar"), inPlace+`[ "$7" = create ] && echo $PPID > "${11}"; exit 0`)
+	script(t, at("babbler"), inPlace+`[ "$7" = create ] && echo many > "${11}"; exit 0`)
+	script(t, at("honest"), inPlace+`[ "$7" = create ] && { echo '{"level":"warning","msg":"mind"}'; echo '{"level":"error","msg":"no room on board","time":"now"}'; } > "$4"; exit 1`)
 	if err := os.WriteFile(at("text"), []byte("not a program\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +196,7 @@ func isHybrid() bool {
 func TestRuntimeThatHangsDiesWithItsShim(t *testing.T) {
 	e := testkit.StartEngine(t, testkit.EngineOptions{Lazy: true})
 	program, pidFile := filepath.Join(e.Dir, "hangs"), filepath.Join(e.Dir, "hanging")
-	script(t, program, fmt.Sprintf(`[ "$7" = create ] || exit 0; echo $$ > %s.new; mv %s.new %s; exec sleep 1000`, pidFile, pidFile, pidFile))
+	script(t, program, fmt.Sprintf(inPlace+`[ "$7" = create ] || exit 0; echo $$ > %s.new; mv %s.new %s; exec sleep 1000`, pidFile, pidFile, pidFile))
 	e.Flags("--add-runtime", "hangs="+program)
 	e.Start()
 	e.Busybox()

@@ -222,7 +222,7 @@ func TestWhatItIsFromTheHost(t *testing.T) {
 		}
 	}
 	cgroup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	if !strings.Contains(string(cgroup), e.CgroupParent+"/"+e.Must("inspect", "-f", "{{.Id}}", "box")) {
+	if !strings.Contains(string(cgroup), e.Cgroup(e.Must("inspect", "-f", "{{.Id}}", "box"))) {
 		t.Errorf("cgroup: %s", cgroup)
 	}
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")

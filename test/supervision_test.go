@@ -145,7 +145,7 @@ func TestShimAndGuardianKilledTogetherLeaveNothing(t *testing.T) {
 				_, err := os.Stat("/proc/" + pid)
 				return os.IsNotExist(err)
 			})
-			for _, pattern := range []string{"/sys/fs/cgroup/*" + e.CgroupParent + "/" + id, "/sys/fs/cgroup" + e.CgroupParent + "/" + id} {
+			for _, pattern := range []string{"/sys/fs/cgroup/*" + e.Cgroup(id), "/sys/fs/cgroup" + e.Cgroup(id)} {
 				if left, _ := filepath.Glob(pattern); len(left) > 0 {
 					t.Errorf("cgroups are left: %v", left)
 				}

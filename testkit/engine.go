@@ -132,6 +132,14 @@ func place(from, to string) error {
 	return os.WriteFile(to, data, 0o755)
 }
 
+// Cgroup is the path of a container's control group, below the hierarchies' roots.
+func (e *Engine) Cgroup(id string) string {
+	if e.Systemd {
+		return e.CgroupParent + "/berth-" + id + ".scope"
+	}
+	return e.CgroupParent + "/" + id
+}
+
 // Flags adds to berthd's command line for the next start.
 func (e *Engine) Flags(more ...string) { e.flags = append(e.flags, more...) }
 
