@@ -58,7 +58,7 @@ func (s suite) test(ctx context.Context, c vm.Config, patterns []string) (int, e
 		if err != nil {
 			return 1, fmt.Errorf("the machine does not tell what it is: %w", err)
 		}
-		line, err := json.Marshal(event{Action: machineAction, Output: strings.TrimSpace(string(facts))})
+		line, err := json.Marshal(origin{event{Action: machineAction, Time: time.Now(), Output: strings.TrimSpace(string(facts))}, commit(ctx), strings.TrimSpace(settings())})
 		if err != nil {
 			return 1, err
 		}
@@ -77,6 +77,19 @@ func (s suite) test(ctx context.Context, c vm.Config, patterns []string) (int, e
 		return 1, fmt.Errorf("no test ran")
 	}
 	return 0, nil
+}
+
+// commit names the tree's commit, if git knows it.
+func commit(ctx context.Context) string {
+	git := func(args ...string) string {
+		out, _ := exec.CommandContext(ctx, "git", append([]string{"-C", testkit.Root()}, args...)...).Output()
+		return strings.TrimSpace(string(out))
+	}
+	hash := git("rev-parse", "--short", "HEAD")
+	if hash != "" && git("status", "--porcelain", "--untracked-files=no") != "" {
+		hash += "+"
+	}
+	return hash
 }
 
 func (s suite) machine(ctx context.Context, c vm.Config) (m *vm.Machine, end func(), err error) {
