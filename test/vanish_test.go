@@ -116,6 +116,7 @@ func TestClientsThatVanishLeaveNothing(t *testing.T) {
 		}
 	}
 	const tarBlock = "meta\x00"
+	const slack = 3 // descriptors that the engine may close a moment later
 	for _, c := range []struct {
 		name    string
 		many    int
@@ -163,7 +164,7 @@ func TestClientsThatVanishLeaveNothing(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer conn.Close()
-				_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+				_ = conn.SetDeadline(time.Now().Add(2 * time.Minute))
 				if _, err := io.WriteString(conn, c.request()); err != nil {
 					t.Fatal(err)
 				}
@@ -176,7 +177,8 @@ func TestClientsThatVanishLeaveNothing(t *testing.T) {
 					}
 				}
 			} else {
-				testkit.Eventually(t, "all are being served", func() bool { return descriptors(e.Pid()) >= before.engineFDs+c.many })
+				// What the row before had left may have gone meanwhile.
+				testkit.Eventually(t, "all are being served", func() bool { return descriptors(e.Pid()) >= before.engineFDs-slack+c.many })
 			}
 			for i, conn := range conns {
 				if i%2 == 0 { // half of them close their side before they are gone
@@ -187,9 +189,9 @@ func TestClientsThatVanishLeaveNothing(t *testing.T) {
 			var after held
 			gone := func() bool {
 				after = holdings(t, e, shim)
-				return after.engineFDs <= before.engineFDs+3 && after.goroutines <= before.goroutines+5 && after.shimFDs <= before.shimFDs+1
+				return after.engineFDs <= before.engineFDs+slack && after.goroutines <= before.goroutines+5 && after.shimFDs <= before.shimFDs+1
 			}
-			for deadline := time.Now().Add(20 * time.Second); !gone(); time.Sleep(50 * time.Millisecond) {
+			for deadline := time.Now().Add(time.Minute); !gone(); time.Sleep(50 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("before %v, after %d clients %v\n%s\n%s", before, c.many, after, strings.Join(opened(e.Pid()), "\n"), busiest(t, socket))
 				}
