@@ -21,6 +21,7 @@ type confinement struct {
 	stdio   [3]stage.Arg
 	extra   []*os.File
 	slave   stage.Slot // the terminal, or -1
+	first   bool       // it is the container's first one, whose working directory is made
 	ownDev  bool       // what /dev has was just made by us
 }
 
@@ -54,7 +55,7 @@ func environment(env []string, key string) string {
 	return value
 }
 
-// workingDirectory makes and enters the process's working directory. It is called
+// workingDirectory enters the process's working directory, and makes it if create. It is called
 // with the root's own privileges; slot then tells whether the directory must be tried
 // again as the user (-EACCES).
 func (b *builder) workingDirectory(cwd string, create bool) (again stage.Slot, dir stage.Slot) {
@@ -83,7 +84,7 @@ func (b *builder) confine(c *confinement, await func()) error {
 	if err != nil {
 		return err
 	}
-	again, dir := b.workingDirectory(proc.Cwd, true)
+	again, dir := b.workingDirectory(proc.Cwd, c.first)
 	b.insideRoot() // before a filter that may refuse getcwd
 
 	if c.slave >= 0 {

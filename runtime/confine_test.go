@@ -397,6 +397,19 @@ func TestTheWorkingDirectoryIsMadeAndNeverOutside(t *testing.T) {
 	}
 }
 
+func TestTheWorkingDirectoryOfAnExecMustBeThere(t *testing.T) {
+	c := running(t, config(t))
+	for _, cwd := range []string{"/not/there", "/proc/self/fd/7", "/bin/sh"} {
+		_, err := c.Exec(context.Background(), ExecConfig{Process: &oci.Process{Args: []string{"true"}, Cwd: cwd}})
+		if err == nil || !strings.Contains(err.Error(), "change to the working directory "+cwd) {
+			t.Errorf("%s: %v", cwd, err)
+		}
+	}
+	if _, err := os.Lstat(fmt.Sprintf("/proc/%d/root/not", c.Pid())); err == nil {
+		t.Error("it was made")
+	}
+}
+
 func TestSignalsIgnoredByTheCallerAreNotIgnoredInside(t *testing.T) {
 	c := running(t, config(t))
 	if got := status(t, c.Pid(), "SigIgn"); got != "0000000000000000" {

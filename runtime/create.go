@@ -221,7 +221,7 @@ func (b *builder) compileInit(c *Container, cfg *Config, filter *seccomp.Program
 
 	sets, dropped := capabilities(spec.Process.Capabilities, b.userns)
 	b.warnDropped(dropped)
-	return opt, b.confine(&confinement{process: spec.Process, caps: sets, filter: filter, stdio: stdio, extra: cfg.Extra, slave: slave, ownDev: ownDev(plans)}, func() {
+	return opt, b.confine(&confinement{process: spec.Process, caps: sets, filter: filter, stdio: stdio, extra: cfg.Extra, slave: slave, first: true, ownDev: ownDev(plans)}, func() {
 		if cfg.ExecFifo == "" {
 			p.Notify(atReady)
 			p.Await()
