@@ -213,6 +213,19 @@ func TestATerminalEchoesResizesAndDetaches(t *testing.T) {
 	}
 }
 
+// As an init does that closes what it was given and opens the console.
+func TestATerminalThatIsClosedCanBeOpenedAgain(t *testing.T) {
+	s := newStage(t, 0)
+	cfg := s.config("sh", "-c", "exec 0<&- 1>&- 2>&-; sleep 0.3; exec >/dev/console; echo back; echo again")
+	cfg.Spec.Process.Terminal = true
+	if r := s.exit(s.start(cfg)); r.Code != 0 {
+		t.Errorf("%+v", r)
+	}
+	if log := s.logged(cfg); log != "back\r\nagain\r\n" {
+		t.Errorf("log %q", log)
+	}
+}
+
 func TestExecGivesStatusStreamsAndEvents(t *testing.T) {
 	s := newStage(t, 1)
 	cfg := s.config("sleep", "1000")

@@ -26,6 +26,7 @@ type streams struct {
 	mu      sync.Mutex // guards all below
 	stdin   *os.File   // nil: closed, or /dev/null from the start
 	readers []*os.File
+	slave   *os.File // the terminal's other side, see terminal
 	clients map[*client]struct{}
 	ended   bool // no further client may come
 }
@@ -86,7 +87,9 @@ func closeAll(files [3]*os.File) {
 	}
 }
 
-// terminal takes the master side of the process's terminal, which the runtime keeps.
+// terminal takes the master side of the process's terminal, which the runtime keeps. The other
+// side is held open, too: a program like an init that closes its terminal and opens /dev/console
+// later would else find nobody who still reads, for a terminal that nobody has open is at its end.
 func (s *streams) terminal(console *os.File) error {
 	if console == nil {
 		return errors.New("the runtime made no terminal")
@@ -95,12 +98,18 @@ func (s *streams) terminal(console *os.File) error {
 	if err != nil {
 		return err
 	}
-	fd := -1
-	if e := raw.Control(func(master uintptr) {
+	fd, other := -1, uintptr(0)
+	var errno unix.Errno
+	e := raw.Control(func(master uintptr) {
 		if fd, err = unix.FcntlInt(master, unix.F_DUPFD_CLOEXEC, 3); err == nil {
 			err = unix.SetNonblock(fd, true)
 		}
-	}); e != nil || err != nil {
+		other, _, errno = unix.Syscall(unix.SYS_IOCTL, master, unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	})
+	if e == nil && errno == 0 {
+		s.slave = os.NewFile(other, "terminal")
+	}
+	if e != nil || err != nil {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -267,6 +276,7 @@ func (s *streams) drain() {
 		r.Close()
 	}
 	s.readers = nil
+	s.slave.Close() // nil without a terminal
 }
 
 // end closes the clients' connections, each after its buffer was written. It returns
