@@ -59,6 +59,8 @@ func attach(ctx context.Context, i *instance, o AttachOptions, hijack Hijack, an
 	if err != nil {
 		return err
 	}
+	// A client that has said all and left at once cancels its request. It is heard all the same.
+	ctx = context.WithoutCancel(ctx)
 	tty := c.Config.Tty
 	if o.Replay {
 		if err := replay(ctx, conn, i, o, !tty); err != nil {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"net/netip"
@@ -261,11 +262,11 @@ func (c *fakeConn) Exec(_ context.Context, e supervisor.Exec, _ *supervisor.Atta
 	c.state.Execs[e.ID] = supervisor.ExecState{Pid: 4711, Running: true}
 	return 4711, nil
 }
-func (c *fakeConn) Attach(_ context.Context, a supervisor.Attachment) error {
+func (c *fakeConn) Attach(ctx context.Context, a supervisor.Attachment) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.attachErr != nil {
-		return c.attachErr
+	if err := cmp.Or(ctx.Err(), c.attachErr); err != nil {
+		return err
 	}
 	c.attached = append(c.attached, a)
 	return nil
