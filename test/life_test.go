@@ -272,38 +272,42 @@ func actions(e *testkit.Engine, since time.Time, id string) []string {
 // switched on again.
 func powerLoss(t *testing.T, e *testkit.Engine) {
 	t.Helper()
-	var pids []int
-	for _, id := range strings.Fields(e.Must("ps", "-q", "--no-trunc")) {
-		pid, err := strconv.Atoi(e.Must("inspect", "-f", "{{.State.Pid}}", id))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if pid > 0 {
-			pids = append(pids, pid)
-		}
-	}
-	shims := e.Shims()
-	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
-		for _, p := range shims { // nobody writes an exit record
-			if err := syscall.Kill(p, sig); err != nil && sig == syscall.SIGSTOP && err != syscall.ESRCH {
+	stop := func() { // nobody writes an exit record
+		for _, p := range e.Shims() {
+			if err := syscall.Kill(p, syscall.SIGSTOP); err != nil && err != syscall.ESRCH {
 				t.Fatal(err)
 			}
 		}
-		if sig == syscall.SIGSTOP {
-			e.Kill()
-			for _, p := range pids {
-				_ = syscall.Kill(p, syscall.SIGKILL)
+	}
+	stop()
+	e.Kill()
+	stop() // those that it had just started
+	groups := func() (dirs []string) {
+		for _, hierarchy := range []string{"/sys/fs/cgroup/*", "/sys/fs/cgroup"} {
+			found, _ := filepath.Glob(hierarchy + e.CgroupParent + "/*/cgroup.procs")
+			for _, f := range found {
+				dirs = append(dirs, filepath.Dir(f))
 			}
 		}
+		return dirs
 	}
 	testkit.Eventually(t, "all is dead", func() bool {
-		return len(e.Shims()) == 0 && !slices.ContainsFunc(pids, func(p int) bool { return syscall.Kill(p, 0) == nil })
-	})
-	for _, pattern := range []string{"/sys/fs/cgroup/*" + e.CgroupParent + "/*", "/sys/fs/cgroup" + e.CgroupParent + "/*"} {
-		dirs, _ := filepath.Glob(pattern)
-		for _, d := range dirs {
-			_ = syscall.Rmdir(d) // what is no group of a container is a file
+		left := e.Shims()
+		for _, dir := range groups() {
+			text, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+			for _, word := range strings.Fields(string(text)) {
+				if p, err := strconv.Atoi(word); err == nil && p > 0 {
+					left = append(left, p)
+				}
+			}
 		}
+		for _, p := range left {
+			_ = syscall.Kill(p, syscall.SIGKILL)
+		}
+		return len(left) == 0
+	})
+	for _, dir := range groups() {
+		_ = syscall.Rmdir(dir)
 	}
 	entries, err := os.ReadDir(e.ExecRoot)
 	for _, f := range entries {
