@@ -226,6 +226,36 @@ func TestARotationCutInTwoIsFinished(t *testing.T) {
 	}
 }
 
+func TestARotationThatFailsLosesNoEntries(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	o := Options{MaxSize: 200, MaxFile: 3}
+	write(t, path, o, Stdout, "one\ntwo\nthree\nfour\nfive\nsix\n")
+	before := all(t, path)
+	w, err := Open(t.Context(), path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(path+".next/in the way", 0o700); err != nil { // as a full disk is
+		t.Fatal(err)
+	}
+	if err := w.Copy(Stdout, strings.NewReader(strings.Repeat("more\n", 20)), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err == nil {
+		t.Error("no word of it")
+	}
+	if got, want := all(t, path), before+strings.Repeat("more\n", 20); got != want || strings.Count(before, "\n") < 3 {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if err := os.RemoveAll(path + ".next"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, o, Stdout, "again\n")
+	if got := all(t, path); !strings.HasSuffix(got, "more\nagain\n") {
+		t.Errorf("afterwards: %q", got)
+	}
+}
+
 func TestSinceUntilAndStreamsSelect(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	base := time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC)

@@ -25,24 +25,24 @@ func (l *fileLog) rotate() {
 	l.compressing.Wait()
 	if err := l.tryRotate(); err != nil {
 		l.note(fmt.Errorf("rotate log: %w", err))
-		// Without a new file the old one would grow for ever, or every line would try again.
-		// Neither is worse than losing entries: grow, and try again with the next line.
+		// Neither that the old file grows nor that every line tries again is worse than losing
+		// entries. So tryRotate may fail time and again, and must not lose any by that either.
 	}
 }
 
 func (l *fileLog) tryRotate() error {
-	if err := shift(l.path, l.o.MaxFile); err != nil {
-		return err
-	}
+	// First of all, for it is what a full disk refuses.
 	next, err := os.OpenFile(nextName(l.path), os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o640)
 	if err != nil {
 		return err
 	}
-	if l.o.MaxFile > 1 {
-		if err := os.Link(l.path, rotatedName(l.path, 1)); err != nil {
-			next.Close()
-			return err
-		}
+	err = shift(l.path, l.o.MaxFile)
+	if err == nil && l.o.MaxFile > 1 {
+		err = os.Link(l.path, rotatedName(l.path, 1))
+	}
+	if err != nil {
+		next.Close()
+		return err
 	}
 	if err := os.Rename(nextName(l.path), l.path); err != nil {
 		next.Close()
@@ -59,17 +59,23 @@ func (l *fileLog) tryRotate() error {
 	return old.Close()
 }
 
-// shift renames path.1 … one up, and removes what lies beyond maxFile files.
+// shift makes room for path.1: it renames path.1 … one up, as far as there is no gap, and
+// removes what lies beyond maxFile files. A gap is of a rotation that was not completed.
 func shift(path string, maxFile int) error {
 	files, err := rotated(path)
 	if err != nil {
 		return err
 	}
+	inRow := 0
+	for inRow < len(files) && files[inRow].index == inRow+1 {
+		inRow++
+	}
 	for i := len(files) - 1; i >= 0; i-- {
 		f := files[i]
-		if f.index+1 >= maxFile {
+		switch {
+		case i < inRow && f.index+1 >= maxFile, f.index >= maxFile:
 			err = os.Remove(f.path)
-		} else {
+		case i < inRow:
 			to := rotatedName(path, f.index+1)
 			if f.gz {
 				to += ".gz"
