@@ -85,19 +85,34 @@ func procFd(fd uintptr) string { return "/proc/self/fd/" + strconv.Itoa(int(fd))
 // hostNull is a read-only mount of the host's /dev/null alone. It is kept: to give a mount back
 // makes the kernel wait for all processors. In a user namespace, where the device is not ours to
 // change anyway, it is the device itself.
-var hostNull = sync.OnceValues(func() (*os.File, error) {
+func hostNull() (*os.File, error) {
+	nullMount.Lock()
+	defer nullMount.Unlock()
+	if nullMount.f != nil {
+		return nullMount.f, nil
+	}
 	f, err := kernel.CloneTree("/dev/null", false)
 	if err == nil {
-		if err = kernel.SetMount(f, false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err == nil {
-			return f, nil
+		err = kernel.SetMount(f, false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	}
+	if err != nil {
+		f.Close() // nil, perhaps
+		if !kernel.InUserNamespace() {
+			return nil, err
 		}
-		f.Close()
+		if f, err = os.OpenFile("/dev/null", unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
+			return nil, err
+		}
 	}
-	if !kernel.InUserNamespace() {
-		return nil, err
-	}
-	return os.OpenFile("/dev/null", unix.O_PATH|unix.O_CLOEXEC, 0)
-})
+	nullMount.f = f
+	return f, nil
+}
+
+// nullMount is what hostNull keeps.
+var nullMount struct {
+	sync.Mutex
+	f *os.File
+}
 
 // openFifo opens the exec fifo for the child. Open for both directions it never reads
 // as ended, and needs no partner.
