@@ -34,6 +34,15 @@ type groupEntry struct {
 	members string // separated by commas
 }
 
+func (e groupEntry) has(name string) bool {
+	for member := range strings.SplitSeq(e.members, ",") {
+		if member == name {
+			return true
+		}
+	}
+	return false
+}
+
 // ResolveUser turns Docker's user syntax (name, uid, name:group, uid:gid) and extra
 // group names into numbers by the container's own /etc/passwd and /etc/group, read
 // beneath root. An empty user is 0:0. home is the user's home directory ("/" if it is
@@ -122,7 +131,7 @@ func resolveUser(passwd, group []byte, user string, extra []string) (u oci.User,
 		}
 	case name != "":
 		for e := range groupEntries(group) {
-			if e.gid != u.GID && slices.Contains(strings.Split(e.members, ","), name) {
+			if e.gid != u.GID && e.has(name) {
 				u.AdditionalGids = appendNew(u.AdditionalGids, e.gid)
 			}
 		}
@@ -236,7 +245,8 @@ func userLines(text []byte) func(yield func([]string) bool) {
 			if len(line) == 0 || line[0] == '#' {
 				continue
 			}
-			if !yield(strings.Split(string(line), ":")) {
+			// Of an image's lines, which may consist of colons, no more than passwd(5) has.
+			if !yield(strings.SplitN(string(line), ":", 8)) {
 				return
 			}
 		}
