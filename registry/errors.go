@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/distribution/reference"
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -117,12 +118,12 @@ func codeText(code, message string) string {
 // oneLine keeps what a server says from spoiling a terminal or a log.
 func oneLine(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if unicode.IsControl(r) {
 			return ' '
 		}
 		return r
 	}, s)
-	return strings.TrimSpace(s[:min(len(s), 500)])
+	return strings.TrimSpace(strings.ToValidUTF8(s[:min(len(s), 500)], "")) // a character may have been cut
 }
 
 func (r *refusal) class() fail.Class {

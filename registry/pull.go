@@ -232,8 +232,12 @@ func (r *Repository) HasBlob(ctx context.Context, d oci.Descriptor) (bool, error
 	return true, nil
 }
 
-// maxTagPages bounds what a registry that never ends its list can cost.
-const maxTagPages = 1000
+// Bounds of what a registry that never ends its list can cost: the number of pages, and the bytes
+// of the tags.
+const (
+	maxTagPages = 1000
+	maxTags     = 32 << 20
+)
 
 // Tags lists the repository's tags in lexical order.
 func (r *Repository) Tags(ctx context.Context) ([]string, error) {
@@ -255,6 +259,7 @@ func (r *Repository) Tags(ctx context.Context) ([]string, error) {
 
 func (r *Repository) tags(ctx context.Context, a *access) ([]string, error) {
 	var tags []string
+	size := 0
 	next := r.path + "/tags/list?n=1000"
 	for range maxTagPages {
 		resp, err := a.do(ctx, http.MethodGet, next, scopesFor(r.path, "pull"), nil)
@@ -268,6 +273,12 @@ func (r *Repository) tags(ctx context.Context, a *access) ([]string, error) {
 		resp.Body.Close()
 		if err != nil {
 			return nil, spoiled(fail.New(fail.Unavailable, "%w", err))
+		}
+		for _, t := range page.Tags {
+			size += len(t) + 1
+		}
+		if size > maxTags {
+			return nil, fail.New(fail.Invalid, "the registry lists more than %d MiB of tags", maxTags>>20)
 		}
 		tags = append(tags, page.Tags...)
 		if next = nextPage(resp); next == "" {

@@ -656,6 +656,34 @@ func TestTagListIsReadToItsEnd(t *testing.T) {
 	}
 }
 
+func TestTagListWithoutEndIsRefused(t *testing.T) {
+	long := strings.Repeat("x", 100)
+	page := []byte(`{"tags":["` + strings.Repeat(long+`","`, 50_000) + `z"]}`)
+	asked := 0
+	repo := fake(t, func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		w.Header().Set("Link", fmt.Sprintf(`</v2/app/tags/list?last=%d>; rel="next"`, asked))
+		_, _ = w.Write(page)
+	})
+	if _, err := repo.Tags(t.Context()); !fail.Is(err, fail.Invalid) || asked > 10 {
+		t.Errorf("after %d pages: %v", asked, err)
+	}
+}
+
+func TestWhatAServerSaysCannotSpoilATerminal(t *testing.T) {
+	for said, want := range map[string]string{
+		"two\nlines \x1b[31m":                       "two lines  [31m",
+		"one character for ESC [: \u009b31m":        "one character for ESC [:  31m",
+		strings.Repeat("é", 300):                    strings.Repeat("é", 250),
+		"a" + strings.Repeat("é", 300):              "a" + strings.Repeat("é", 249),
+		"no UTF-8 \x9b[31m, and what a name can be": "no UTF-8 \ufffd[31m, and what a name can be",
+	} {
+		if got := oneLine(said); got != want {
+			t.Errorf("%q: %q", said, got)
+		}
+	}
+}
+
 func TestTransferThatStandsStillEnds(t *testing.T) {
 	release := make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
