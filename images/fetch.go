@@ -276,7 +276,7 @@ func (t transfer) stream(ctx context.Context, w *blob.Writer) (*layer.Staged, er
 		return nil, err
 	}
 	defer body.Close()
-	src := &remembering{r: metered{body, t.meter("Downloading")}}
+	src := &remembering{r: metered{bounded(body, t.d.Size), t.meter("Downloading")}}
 	in := io.TeeReader(src, w)
 	staged, unpackErr := s.unpack(ctx, in, t.diff)
 	if src.err == nil && ctx.Err() == nil {
@@ -375,7 +375,7 @@ func (s *Store) fill(ctx context.Context, w *blob.Writer, d oci.Descriptor, open
 		return err
 	}
 	defer body.Close()
-	if _, err := io.Copy(w, metered{body, m}); err != nil {
+	if _, err := io.Copy(w, metered{bounded(body, d.Size-w.Offset()), m}); err != nil {
 		return err
 	}
 	_, err = w.Commit(d.Size)
@@ -385,3 +385,7 @@ func (s *Store) fill(ctx context.Context, w *blob.Writer, d oci.Descriptor, open
 	s.log.Info("a resumed download was damaged, fetching it anew", "blob", d.Digest)
 	return s.download(ctx, d, open, m)
 }
+
+// bounded is a body of which left bytes are to come, and at most one more, which shows that it
+// is another one.
+func bounded(body io.Reader, left int64) io.Reader { return io.LimitReader(body, left+1) }

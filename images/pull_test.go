@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -512,6 +513,44 @@ func TestAClientThatStandsStillHoldsUpNobodyElsesPull(t *testing.T) {
 	close(free)
 	if err := <-first; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestNoMoreOfABlobIsTakenThanItsDescriptorSays(t *testing.T) {
+	s := newStore(t)
+	f := newFakeRegistry(t)
+	img := gzipImage("endless", layerTar("a", "a"))
+	var m oci.Manifest
+	if err := json.Unmarshal(img.blobs[img.manifest.Digest], &m); err != nil {
+		t.Fatal(err)
+	}
+	m.Config.Size = 0 // by which the registry cannot tell how much is to come
+	md, data, err := describeManifest(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img.manifest, img.blobs[md.Digest] = md, data
+	f.add("1", img)
+	const much = 64 << 20
+	var sent atomic.Int64
+	f.fault = func(w http.ResponseWriter, r *http.Request, d oci.Digest) bool {
+		if d != img.config.Digest {
+			return false
+		}
+		chunk := make([]byte, 1<<20)
+		for n := 0; n < much; n += len(chunk) {
+			if _, err := w.Write(chunk); err != nil {
+				return true
+			}
+			sent.Add(int64(len(chunk)))
+		}
+		return true
+	}
+	if _, err := s.Pull(t.Context(), f.ref(t, ":1"), nil, nil, nil); !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), "expected 0") {
+		t.Error(err)
+	}
+	if n := sent.Load(); n >= much {
+		t.Errorf("%d bytes were taken of a blob of none", n)
 	}
 }
 
