@@ -60,7 +60,7 @@ func decompress(r io.Reader) (io.ReadCloser, compression, error) {
 	case bzipped:
 		u.r = bzip2.NewReader(b)
 	case xzed:
-		u.r, err = xz.NewReader(b)
+		u.r, err = xz.NewReader(newXZGuard(b))
 	default:
 		err = nil
 	}
