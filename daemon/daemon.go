@@ -74,6 +74,8 @@ type daemon struct {
 	live        atomic.Pointer[Settings] // after reloads
 	setRuntimes func(engine.Runtimes)
 	tellReload  func(*Settings)
+	first       bool     // all that we start ends with us
+	fate        string   // of containers, when we end
 	cleanup     []func() // in order of starting; run backwards
 
 	registry *registry.Client
@@ -81,21 +83,33 @@ type daemon struct {
 
 // Run is the engine's whole life. It ends with nil after a signal, when the engine was
 // idle, and when another engine serves already and this one was started on demand.
-func Run(set *Settings) (err error) {
+func Run(set *Settings) error {
 	if set.Knock != "" {
 		return knock(set.Knock)
 	}
+	first, noInit := asFirst()
+	err := live(set, first, noInit)
+	if err == nil && first && !set.EndContainers {
+		return endWithContainer()
+	}
+	return err
+}
+
+// live is Run in this process. With first all that it starts ends with it; noInit is why there is no init
+// before it then.
+func live(set *Settings, first bool, noInit error) (err error) {
 	syscall.Umask(0o022)
 	for i := range passed() {
 		syscall.CloseOnExec(firstInherited + i) // shims must not keep our sockets
 	}
 	level := new(slog.LevelVar)
-	d := &daemon{set: set, level: level, ready: newReadiness(set.ReadyFD)}
+	d := &daemon{set: set, level: level, ready: newReadiness(set.ReadyFD), first: first}
 	d.log = newLog(set, level, d.logTo())
 	d.manager = adoptManager()
 	if group := ownGroup(); group != "" && set.OnDemand {
 		d.note("leave the session that this engine was started in", cgroup.EnterLeaf(group, os.Getpid()))
 	}
+	d.note("start an init: what ends in this container stays a zombie", noInit)
 	d.live.Store(set)
 	defer func() {
 		for _, f := range slices.Backward(d.cleanup) {
@@ -170,6 +184,10 @@ func (d *daemon) run(ctx context.Context) error {
 	if err := d.lock(ctx); err != nil { // needs no room: the files stay, and may be without a name
 		return err
 	}
+	group, lacks, err := d.lookAround(ctx)
+	if err != nil {
+		return err
+	}
 	reserve := durable.OpenReserve(set.DataRoot)
 	d.later(reserve.Close)
 	if err := d.writePidfile(); err != nil {
@@ -225,7 +243,7 @@ func (d *daemon) run(ctx context.Context) error {
 	meters := new(metrics.Registry)
 	eng, err := engine.Open(ctx, engine.Options{
 		DataRoot: set.DataRoot, ExecRoot: set.ExecRoot, DB: db, Images: store, Volumes: vols, Shims: launcher, Events: bus, Log: d.log,
-		WakeEngine: wake, LogRelay: []string{wake[0], LogRelayCommand}, CgroupParent: set.CgroupParent, Scopes: set.CgroupDriver == driverSystemd, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits, Defaults: set.defaults(), SELinux: set.SELinux, Init: set.Init, InitPath: set.InitPath,
+		WakeEngine: wake, LogRelay: []string{wake[0], LogRelayCommand}, CgroupParent: group, Scopes: set.CgroupDriver == driverSystemd, LogDriver: set.LogDriver, LogOpts: set.LogOpts, DefaultUlimits: set.DefaultUlimits, Defaults: set.defaults(), SELinux: set.SELinux, Init: set.Init, InitPath: set.InitPath,
 		Runtimes: set.runtimes(), Networks: timeNetworks(nets, meters), DNS: set.dns, DefaultBindIP: set.publishIP(),
 		HostGateways: set.hostGateways, CDISpecDirs: set.CDISpecDirs, Ending: set.EndContainers,
 	})
@@ -243,7 +261,7 @@ func (d *daemon) run(ctx context.Context) error {
 	api := server.New(server.Config{
 		Containers: eng.Containers, Execs: eng.Execs, Images: store, Volumes: vols, Registry: d.registry, Networks: nets, Events: bus, Log: d.log, Streams: streams, Metrics: meters,
 		Facts: server.Facts{
-			ID: id, DataRoot: set.DataRoot, LogDriver: set.LogDriver, CgroupDriver: set.CgroupDriver, ShimPath: shim, InitPath: set.InitPath, DefaultShmSize: set.DefaultShmSize, Warnings: append(set.dangers(), eng.Warnings()...), SELinux: eng.SELinux(),
+			ID: id, DataRoot: set.DataRoot, LogDriver: set.LogDriver, CgroupDriver: set.CgroupDriver, ShimPath: shim, InitPath: set.InitPath, DefaultShmSize: set.DefaultShmSize, Warnings: slices.Concat(set.dangers(), lacks, eng.Warnings()), SELinux: eng.SELinux(),
 			SeccompProfile: set.SeccompProfile, NoNewPrivileges: set.NoNewPrivileges,
 			Labels:             func() []string { return d.live.Load().Labels },
 			Debug:              func() bool { return d.level.Level() <= slog.LevelDebug },
@@ -335,9 +353,13 @@ func (d *daemon) serve(ctx context.Context, f *front, endStreams func()) error {
 		if d.set.IdleTimeout > 0 {
 			stopIdle()
 		}
-		d.log.Info("ending; containers live on")
+		fate := "containers live on"
+		if d.first {
+			fate = "containers are ended next"
+		}
+		d.log.Info("ending; " + fate)
 		unwatch()
-		d.manager.stopping("finishing requests; containers live on")
+		d.manager.stopping("finishing requests; " + fate)
 		endStreams()
 		d.end(f)
 		return nil
@@ -378,7 +400,7 @@ func (d *daemon) lock(ctx context.Context) error {
 		switch {
 		case fail.Is(err, fail.Conflict) && d.set.OnDemand:
 			l, err = d.takeOver(ctx, path, holder)
-		case fail.Is(err, fail.Conflict) && d.set.EndContainers:
+		case fail.Is(err, fail.Conflict) && (d.set.EndContainers || d.first): // it may be one that a client has just started
 			l, err = d.replace(ctx, path, holder)
 		}
 		if fail.Is(err, fail.Conflict) {

@@ -39,16 +39,23 @@ const replacePatience = time.Minute
 
 // replace ends the engine that holds the lock, and takes it.
 func (d *daemon) replace(ctx context.Context, path, holder string) (*durable.Lock, error) {
-	if err := endHolder(path); err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, replacePatience)
 	defer cancel()
-	l, err := durable.AcquireWait(ctx, path, holder)
-	if err != nil {
-		return nil, fmt.Errorf("the engine that runs does not end: %w", err)
+	for {
+		if err := endHolder(path); err != nil {
+			return nil, err
+		}
+		// Of one that has just begun the lock tells nothing yet.
+		soon, cancel := context.WithTimeout(ctx, time.Second)
+		l, err := durable.AcquireWait(soon, path, holder)
+		cancel()
+		if err == nil {
+			return l, nil
+		}
+		if ctx.Err() != nil || soon.Err() == nil {
+			return nil, fmt.Errorf("the engine that runs does not end: %w", err)
+		}
 	}
-	return l, nil
 }
 
 // endHolder asks the engine that has signed the lock to end. One that is none any more, for its

@@ -162,7 +162,7 @@ func newSettings() *Settings {
 	f.StringVarP(&s.Group, "group", "G", "", "Group of the unix socket (default \"berth\" if it exists)")
 	f.StringVarP(&s.Pidfile, "pidfile", "p", "", "File to write the process ID to (default <exec-root>/berthd.pid)")
 	f.StringVar(&s.ConfigFile, "config-file", defaultConfigFile, "Configuration file with dockerd's keys")
-	f.StringVar(&s.CgroupParent, "cgroup-parent", "", "Parent cgroup of all containers (default \"/berth\"; with the driver systemd a slice, default \"system.slice\")")
+	f.StringVar(&s.CgroupParent, "cgroup-parent", "", "Parent cgroup of all containers (default \"/berth\", in a container that sees the host's groups below that container's; with the driver systemd a slice, default \"system.slice\")")
 	f.StringArrayVar(&s.ExecOpts, "exec-opt", nil, "Option of how containers are run, key=value: native.cgroupdriver=cgroupfs (default) or =systemd, which makes each container's cgroup a scope of systemd's")
 	f.StringVarP(&s.StorageDriver, "storage-driver", "s", "", "How root file systems are made of layers: overlay, or copy where the file system cannot (default: what it can)")
 	f.BoolVarP(&s.Debug, "debug", "D", false, "Log at level debug")

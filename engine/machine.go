@@ -9,13 +9,14 @@ import (
 	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
 
+	"berth/kernel"
 	"berth/kernel/apparmor"
 	"berth/kernel/cgroup"
 )
 
 // machine is what the engine must know of the machine and the kernel, looked up once.
 type machine struct {
-	boot     string   // boot ID: differs after every reboot
+	boot     string   // differs after every boot of the machine, or of the container that the engine is in
 	cpus     int      // CPUs that are online
 	caps     []string // capabilities the kernel knows and this process may hand on
 	limits   cgroup.Support
@@ -27,11 +28,11 @@ type machine struct {
 }
 
 func probeMachine() (*machine, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := bootName()
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{boot: strings.TrimSpace(string(boot)), cpus: onlineCPUs()}
+	m := &machine{boot: boot, cpus: onlineCPUs()}
 	last, err := capability.LastCap()
 	if err != nil {
 		return nil, fmt.Errorf("find the kernel's last capability: %w", err)
@@ -48,6 +49,21 @@ func probeMachine() (*machine, error) {
 	// An invalid descriptor tells a kernel that has the call (EBADF) from one that has not.
 	m.rro = unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}) != unix.ENOSYS
 	return m, nil
+}
+
+// bootName is the machine's boot ID. In a container, with whose first process all others end, there
+// follows when that was started: a container that is started anew is like a machine that was booted.
+func bootName() (string, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	name := strings.TrimSpace(string(boot))
+	if !kernel.InPIDNamespace("/proc") {
+		return name, nil
+	}
+	first, err := kernel.StartTime(1)
+	return name + "." + strconv.FormatUint(first, 10), err
 }
 
 // onlineCPUs counts a list like "0-3,8" of /sys/devices/system/cpu/online.

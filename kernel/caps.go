@@ -71,6 +71,15 @@ func BoundingCapabilities() CapabilitySet {
 	return held
 }
 
+// EffectiveCapabilities are those that the calling thread has now: capget(2).
+func EffectiveCapabilities() CapabilitySet {
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0]); err != nil {
+		return 0
+	}
+	return CapabilitySet(data[1].Effective)<<32 | CapabilitySet(data[0].Effective)
+}
+
 // boundingSets asks PR_CAPBSET_READ once: berth does not shrink its own bounding set.
 var boundingSets = sync.OnceValues(func() (known, held CapabilitySet) {
 	for c := range 64 {

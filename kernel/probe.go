@@ -66,3 +66,10 @@ func line(path string) string {
 	}
 	return strings.TrimSpace(string(b))
 }
+
+// InPIDNamespace tells whether the process numbers in the proc(5) mounted at proc are not the machine's own.
+// That one namespace has the same inode on every Linux: PROC_PID_INIT_INO, linux/proc_ns.h.
+func InPIDNamespace(proc string) bool {
+	link, err := os.Readlink(proc + "/self/ns/pid")
+	return err == nil && link != "pid:[4026531836]"
+}

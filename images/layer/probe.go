@@ -21,7 +21,11 @@ func (s *Store) probe(m overlayMarks) error {
 		return fmt.Errorf("try whether %s can hold layers for the overlay driver: %w", s.root, err)
 	}
 	if err != nil {
-		return fail.New(fail.Unavailable, "%s cannot hold layers for the overlay driver: %w (a directory on ext4, xfs or btrfs can)", s.root, err)
+		way := "a directory on ext4, xfs or btrfs can"
+		if fs := new(unix.Statfs_t); unix.Statfs(s.root, fs) == nil && fs.Type == unix.OVERLAYFS_SUPER_MAGIC {
+			way = "in a container: a volume can, mounted at the data root" // which is /var/lib/berth, if nobody has said otherwise
+		}
+		return fail.New(fail.Unavailable, "%s cannot hold layers for the overlay driver: %w (%s)", s.root, err, way)
 	}
 	return nil
 }

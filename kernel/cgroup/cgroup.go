@@ -192,7 +192,7 @@ func makeDir(h hierarchy, name string) (made []string, err error) {
 	parts := strings.Split(name[1:], "/")
 	for i, part := range parts {
 		if h.unified {
-			enableControllers(at, h.controllers)
+			_ = handOn(at, h.controllers)
 		}
 		at += "/" + part
 		leaf := i == len(parts)-1
@@ -252,13 +252,13 @@ func inheritCpuset(at string) error {
 	return nil
 }
 
-// enableControllers delegates every controller the v2 group dir has to its children.
-// What the kernel refuses (a group with processes of its own cannot delegate) shows when
-// a limit is set, and need not be there when none is.
-func enableControllers(dir string, controllers []string) {
+// handOn delegates every controller that the v2 group dir has to its children. A group with processes of
+// its own cannot (EBUSY); what else the kernel refuses shows when a limit is set, and need not be there
+// when none is.
+func handOn(dir string, controllers []string) error {
 	have, err := readString(dir + "/cgroup.subtree_control")
 	if err != nil {
-		return
+		return err
 	}
 	on := strings.Fields(have)
 	var missing []string
@@ -267,12 +267,21 @@ func enableControllers(dir string, controllers []string) {
 			missing = append(missing, "+"+c)
 		}
 	}
-	if len(missing) == 0 || write(dir+"/cgroup.subtree_control", strings.Join(missing, " ")) == nil {
-		return
+	if len(missing) == 0 {
+		return nil
+	}
+	// With processes of its own it could hand on those that control threads, and nothing but threads
+	// could live below it from then on. The root of all has no type, and no such rule.
+	if pids, err := members(dir); err == nil && len(pids) > 0 && exists(dir+"/cgroup.type") {
+		return unix.EBUSY
+	}
+	if err = write(dir+"/cgroup.subtree_control", strings.Join(missing, " ")); err == nil || unwritable(err) {
+		return err
 	}
 	for _, c := range missing {
-		write(dir+"/cgroup.subtree_control", c)
+		_ = write(dir+"/cgroup.subtree_control", c)
 	}
+	return nil
 }
 
 // delegated are the v2 controllers a container's group gets.

@@ -166,7 +166,7 @@ func createScope(ctx context.Context, hs []hierarchy, p place, res *specs.LinuxR
 	}
 	// systemd delegates the controllers that it knows itself.
 	for at := h.mount; len(at) < len(dirPath); {
-		enableControllers(at, h.controllers)
+		_ = handOn(at, h.controllers)
 		next, _, _ := strings.Cut(dirPath[len(at)+1:], "/")
 		at += "/" + next
 	}

@@ -132,6 +132,10 @@ func TestALimitBelowAGroupWithProcessesSaysWhy(t *testing.T) {
 	if err := g.Freeze(deadline(t), true); err != nil {
 		t.Errorf("what needs no controller: %v", err)
 	}
+	start(t, g, "exec sleep 1000") // it is good for whole processes, not for threads only
+	if err := g.Kill(deadline(t)); err != nil {
+		t.Error(err)
+	}
 	if err := g.Remove(deadline(t)); err != nil {
 		t.Error(err)
 	}
