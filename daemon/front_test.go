@@ -87,6 +87,36 @@ func TestAStaleSocketIsReplaced(t *testing.T) {
 	l.Close()
 }
 
+func TestTheSocketOfWhoComesNextStays(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := listenUnix(path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := os.Remove(path); err != nil { // as systemd does for a socket of its own
+		t.Fatal(err)
+	}
+	next, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.remove()
+	if _, err := os.Lstat(path); err != nil {
+		t.Error(err)
+	}
+	next.Close()
+	l, err = listenUnix(path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.remove()
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("our own: %v", err)
+	}
+}
+
 func TestAnIdleEngineLeavesAndRefusesWhoComesThen(t *testing.T) {
 	f, path := door(t, time.Millisecond, never)
 	f.serve()

@@ -27,6 +27,7 @@ type listener struct {
 	net.Listener
 	host      host
 	path      string // of a unix socket that we made
+	made      os.FileInfo
 	group     string // its group
 	inherited bool   // from systemd, who keeps it when we end
 	tls       *tls.Config
@@ -123,13 +124,14 @@ func listenUnix(path, group string) (*listener, error) {
 	if gid >= 0 {
 		err = os.Chown(tmp, -1, gid)
 	}
-	err = errors.Join(err, os.Chmod(tmp, 0o660), os.Rename(tmp, path))
+	made, statErr := os.Lstat(tmp)
+	err = errors.Join(err, statErr, os.Chmod(tmp, 0o660), os.Rename(tmp, path))
 	if err != nil {
 		l.Close()
 		os.Remove(tmp)
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	return &listener{Listener: l, host: host{text: "unix://" + path, scheme: "unix", addr: path}, path: path, group: group}, nil
+	return &listener{Listener: l, host: host{text: "unix://" + path, scheme: "unix", addr: path}, path: path, made: made, group: group}, nil
 }
 
 // socketGroup is the ID of the group that may talk to us; -1 leaves it as it is.
@@ -310,9 +312,14 @@ func (l *listener) Close() error {
 	return l.Listener.Close()
 }
 
-// remove takes our socket's name away. Only who holds the engine's lock may do so.
+// remove takes our socket's name away, if it is still ours: systemd makes its socket without our
+// lock. Only who holds the engine's lock may do so, and before Close: until then no other file can be
+// taken for ours.
 func (l *listener) remove() {
-	if l.path != "" {
+	if l.path == "" {
+		return
+	}
+	if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.made) {
 		os.Remove(l.path)
 	}
 }
