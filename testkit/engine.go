@@ -206,7 +206,7 @@ func (e *Engine) launch(env []string) string {
 		e.t.Fatal(err)
 	}
 	tell.Close()
-	_ = ready.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = ready.SetReadDeadline(time.Now().Add(patience))
 	buf := make([]byte, 256)
 	n, err := ready.Read(buf)
 	if err != nil {
@@ -249,7 +249,7 @@ func (e *Engine) Await() int {
 	go func() { _ = e.cmd.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(60 * time.Second):
+	case <-time.After(patience):
 		_ = e.cmd.Process.Signal(syscall.SIGQUIT)
 		<-done
 		e.t.Fatalf("berthd does not end:\n%s", e.Log())
@@ -366,11 +366,15 @@ func (e *Engine) Busybox() string {
 	return "busybox"
 }
 
+// patience is how long something that must come is waited for. It only keeps a test from hanging,
+// so it is long: the machine may be busy with other things.
+const patience = 90 * time.Second
+
 // Eventually waits for a condition that nothing can announce, and fails the test if it
 // does not come.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); {
+	for deadline := time.Now().Add(patience); !ok(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain: %s", what)
 		}

@@ -106,7 +106,7 @@ func (h *Host) Start(command ...string) *exec.Cmd {
 	argv := h.Args(command...)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	if err := startBound(h.t, cmd); err != nil {
 		h.t.Fatal(err)
 	}
 	h.t.Cleanup(func() {

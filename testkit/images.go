@@ -36,7 +36,11 @@ func Cached(name string, make func(path string) error) (string, error) {
 	if err := make(filepath.Join(work, name)); err != nil {
 		return "", fmt.Errorf("make %s: %w", name, err)
 	}
-	return path, os.Rename(filepath.Join(work, name), path)
+	err = os.Rename(filepath.Join(work, name), path)
+	if _, made := os.Stat(path); made == nil {
+		return path, nil // by another process, if not by us
+	}
+	return path, err
 }
 
 // BusyboxTar returns the path of a tar with a small root file system: Debian's static

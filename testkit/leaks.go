@@ -29,7 +29,7 @@ func takeStock() stock {
 // ended. Shims and the kernel may need a moment, so it waits for the list to empty.
 func (e *Engine) leaks(before stock) []string {
 	var left []string
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		if left = e.leaksNow(before); len(left) == 0 || time.Now().After(deadline) {
 			return left
 		}
@@ -131,6 +131,10 @@ func isZombie(proc string) bool {
 	_, rest, _ := strings.Cut(string(data), ") ")
 	return strings.HasPrefix(rest, "Z")
 }
+
+// Processes lists everything that is the engine's: itself, its shims with their guardians, clients
+// of its own binary, and what runs in containers.
+func (e *Engine) Processes() []int { return e.processes("") }
 
 // Shims lists the engine's shims (with their guardians).
 func (e *Engine) Shims() []int { return e.processes(shimProgram) }

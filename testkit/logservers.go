@@ -28,7 +28,7 @@ func startProgram(t testing.TB, argv ...string) *program {
 	p := &program{t: t, cmd: exec.Command(argv[0], argv[1:]...), said: &lockedBuffer{}}
 	p.cmd.Stdout, p.cmd.Stderr = p.said, p.said
 	p.cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
+	if err := startBound(t, p.cmd); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -54,26 +54,6 @@ func (p *program) Signal(s unix.Signal) {
 	if err := p.cmd.Process.Signal(s); err != nil {
 		p.t.Fatal(err)
 	}
-}
-
-// FreePort is a port of the loopback address that was free for TCP and UDP a moment ago.
-func FreePort(t testing.TB) string {
-	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, port, _ := net.SplitHostPort(l.Addr().String())
-		u, err := net.ListenPacket("udp", l.Addr().String())
-		l.Close()
-		if err == nil {
-			u.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port")
-	return ""
 }
 
 // SyslogMessage is a message as rsyslog understood it.
@@ -218,7 +198,7 @@ func (j *Journald) Entries(matches ...string) (all []map[string]any) {
 	for line := range strings.Lines(string(out)) {
 		var e map[string]any
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			j.t.Fatal(err)
+			j.t.Fatalf("%v: %q", err, line)
 		}
 		all = append(all, e)
 	}

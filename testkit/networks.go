@@ -1,12 +1,14 @@
 package testkit
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // id is the engine's, empty if it never started.
@@ -29,7 +31,13 @@ func (e *Engine) links() (out []netlink.Link) {
 	if id == "" {
 		return nil
 	}
-	all, _ := netlink.LinkList()
+	var all []netlink.Link
+	for range 100 { // until nobody has changed anything while the kernel was listing
+		var err error
+		if all, err = netlink.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
 	for _, l := range all {
 		if strings.HasPrefix(l.Attrs().Alias, "berth "+id+" ") {
 			out = append(out, l)
@@ -48,7 +56,12 @@ func (e *Engine) tables() (out []*nftables.Table) {
 	if err != nil {
 		return nil
 	}
-	all, _ := c.ListTables()
+	var all []*nftables.Table
+	for range 100 {
+		if all, err = c.ListTables(); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
 	for _, t := range all {
 		if t.Name == "berth_"+id[:8] {
 			out = append(out, t)

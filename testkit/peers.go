@@ -39,9 +39,15 @@ func newPeer(t testing.TB, name string) *Peer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		unmountBelow(dir)
-		removeCgroups("/" + filepath.Base(dir))
-		if err := os.RemoveAll(dir); err != nil {
+		var err error
+		for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) { // its last processes may be writing still
+			unmountBelow(dir)
+			removeCgroups("/" + filepath.Base(dir))
+			if err = os.RemoveAll(dir); err == nil || time.Now().After(deadline) {
+				break
+			}
+		}
+		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	})
@@ -116,7 +122,7 @@ func dockerd(t testing.TB, where []string, flags ...string) *Peer {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-ended:
-		case <-time.After(30 * time.Second):
+		case <-time.After(patience):
 			_ = cmd.Process.Kill()
 			<-ended
 			t.Error("dockerd does not end")
@@ -126,7 +132,7 @@ func dockerd(t testing.TB, where []string, flags ...string) *Peer {
 			t.Logf("dockerd said:\n%s", lastLines(said, 10))
 		}
 	})
-	for deadline := time.Now().Add(60 * time.Second); p.Do("version").Code != 0; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); p.Do("version").Code != 0; time.Sleep(20 * time.Millisecond) {
 		select {
 		case err := <-ended:
 			ended <- err

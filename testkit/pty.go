@@ -95,8 +95,8 @@ func (p *Terminal) Type(keys string) {
 // came up to it.
 func (p *Terminal) Expect(text string) {
 	p.t.Helper()
-	deadline := time.After(20 * time.Second)
-	for {
+	deadline := time.After(patience)
+	for ended := false; ; {
 		p.mu.Lock()
 		before, after, found := strings.Cut(p.seen.String(), text)
 		if found {
@@ -110,6 +110,10 @@ func (p *Terminal) Expect(text string) {
 		select {
 		case <-p.more:
 		case <-p.done:
+			if !ended { // what came last was perhaps not looked at yet
+				ended = true
+				continue
+			}
 			p.t.Fatalf("the program ended without showing %q; it showed %q", text, before)
 		case <-deadline:
 			p.t.Fatalf("waited for %q in vain; the screen shows %q", text, before)
@@ -145,7 +149,7 @@ func (p *Terminal) Exit() int {
 	case <-ended:
 		p.line.Code = p.cmd.ProcessState.ExitCode()
 		return p.line.Code
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.t.Fatalf("%v does not end; the screen shows %q", p.cmd.Args, p.seen.String())

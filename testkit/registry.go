@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -59,12 +58,8 @@ func Registry(t testing.TB, o RegistryOptions) *RegistryServer {
 	r := &RegistryServer{Root: filepath.Join(dir, "data"), t: t, conf: filepath.Join(dir, "config.yml")}
 	// Between choosing a port and listening on it somebody else may take it.
 	for try := 0; ; try++ {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Addr = l.Addr().String()
-		l.Close()
+		var err error
+		r.Addr = "127.0.0.1:" + FreePort(t)
 		conf := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %q}\n  delete: {enabled: true}\nhttp:\n  addr: %q\n", r.Root, r.Addr)
 		if o.TLS != nil {
 			conf += fmt.Sprintf("  tls:\n    certificate: %q\n    key: %q\n", o.TLS.Cert, o.TLS.Key)
@@ -116,7 +111,7 @@ func (r *RegistryServer) start(program string) error {
 	r.ended = ended
 	go func() { ended <- cmd.Wait() }()
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		select {
 		case err := <-ended:
 			r.cmd = nil

@@ -44,12 +44,7 @@ func StartSSHD(t testing.TB, env ...string) *SSHD {
 			t.Fatalf("ssh-keygen: %v: %s", err, out)
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, s.Port, _ = net.SplitHostPort(l.Addr().String())
-	l.Close()
+	s.Port = FreePort(t)
 	host, err := os.ReadFile(filepath.Join(dir, "host.pub"))
 	if err != nil {
 		t.Fatal(err)
