@@ -86,14 +86,13 @@ func attach(ctx context.Context, i *instance, o AttachOptions, hijack Hijack, an
 		i.pending = append(i.present(), a)
 	}
 	i.mu.Unlock()
-	ann.tell(c, "attach")
-	if r == nil {
-		return nil
+	if r != nil {
+		if err := r.shim.Attach(ctx, a); err != nil {
+			_ = conn.Close() // there are no streams to follow, and nobody else knows of it
+			return asGone(err, c)
+		}
 	}
-	if err := r.shim.Attach(ctx, a); err != nil {
-		_ = conn.Close() // there are no streams to follow, and nobody else knows of it
-		return asGone(err, c)
-	}
+	ann.tell(c, "attach") // who hears of it can rely on all that follows being sent
 	return nil
 }
 

@@ -56,7 +56,7 @@ berth run -d --rm --name goes busybox sh -c 'while [ ! -e /tmp/end ]; do sleep 0
 pid=$(berth inspect -f '{{.State.Pid}}' goes)
 kill -9 $(engine)
 touch /proc/$pid/root/tmp/end
-n=0; while [ -e /var/lib/berth/containers/$(ls /var/lib/berth/containers | grep -v $id || echo none) ]; do n=$((n+1)); [ $n -lt 400 ] || { echo "never removed"; exit 1; }; sleep 0.05; done
+n=0; while [ -e /var/lib/berth/containers/$(ls /var/lib/berth/containers | grep -v $id || echo none) ]; do n=$((n+1)); [ $n -lt 1800 ] || { echo "never removed"; exit 1; }; sleep 0.05; done
 berth ps -a --format '{{.Names}}'
 berth rm -f stays
 kill $(engine); while engines >/dev/null; do sleep 0.05; done
@@ -82,7 +82,7 @@ kill $(engine); while engines >/dev/null; do sleep 0.05; done
 }
 
 func TestIdleEngineEndsByItself(t *testing.T) {
-	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--idle-timeout", "2s"}})
+	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--idle-timeout", "5s"}})
 	if code := e.Await(); code != 0 {
 		t.Errorf("exit %d:\n%s", code, e.Log())
 	}
@@ -90,7 +90,7 @@ func TestIdleEngineEndsByItself(t *testing.T) {
 	e.Busybox()
 	e.Must("run", "-d", "--name", "busy", "busybox", "sleep", "1000")
 	busy := e.Pid()
-	e.Must("run", "--rm", "busybox", "sleep", "3") // more than the timeout passes
+	e.Must("run", "--rm", "busybox", "sleep", "6") // more than the timeout passes
 	if _, err := os.Stat(filepath.Join("/proc", itoa(busy))); err != nil {
 		t.Fatal("the engine ended although a container runs")
 	}

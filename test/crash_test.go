@@ -74,7 +74,7 @@ type told struct {
 }
 
 func oneLife(e *testkit.Engine, name string) (t told) {
-	r := e.Berth("create", "--name", name, "--network", "crash", "-p", "127.0.0.1::80", "-v", "/anonymous", "-v", "kept:/kept", "busybox", "sh", "-c", `trap "exit 7" TERM; while :; do sleep 0.05; done`)
+	r := e.Berth("create", "--name", name, "--network", "crash", "-p", "127.0.0.1::80", "-v", "/anonymous", "-v", "kept:/kept", "busybox", "sh", "-c", `trap "exit 7" TERM; : > /ready; while :; do sleep 0.05; done`)
 	if r.Code != 0 {
 		return t
 	}
@@ -85,7 +85,7 @@ func oneLife(e *testkit.Engine, name string) (t told) {
 	if e.Berth("network", "connect", "bridge", t.id).Code != 0 || e.Berth("network", "disconnect", "crash", t.id).Code != 0 {
 		return t
 	}
-	if e.Berth("exec", t.id, "sh", "-c", "exit 33").Code == 33 {
+	if e.Berth("exec", t.id, "sh", "-c", whenReady+"exit 33").Code == 33 {
 		t.execCode = "33"
 	}
 	if e.Berth("stop", t.id).Code != 0 {
@@ -97,6 +97,9 @@ func oneLife(e *testkit.Engine, name string) (t told) {
 	t.removed = true
 	return t
 }
+
+// whenReady waits for the container's trap: before that, PID 1 hears no signal.
+const whenReady = "until [ -e /ready ]; do sleep 0.02; done; "
 
 // settle checks, after a restart, that what clients were told is true, and clears up.
 func settle(t *testing.T, e *testkit.Engine, name string, x told) {
@@ -121,7 +124,7 @@ func settle(t *testing.T, e *testkit.Engine, name string, x told) {
 		case "created":
 		case "running":
 			// It runs, unless the stop that got no answer is just ending it.
-			r := e.Berth("exec", id, "echo", "alive")
+			r := e.Berth("exec", id, "sh", "-c", whenReady+"echo alive")
 			if r.Stdout != "alive\n" {
 				testkit.Eventually(t, fmt.Sprintf("%s says it runs, exec says %+v", name, r), func() bool {
 					return e.Must("inspect", "-f", "{{.State.Status}}", id) == "exited"

@@ -49,7 +49,7 @@ func TestOfficialClientOnARegistry(t *testing.T) {
 	if code := p.Exit(); code != 6 {
 		t.Errorf("exec -it ends with %d, want 6", code)
 	}
-	if top := e.MustDocker("top", "web"); !strings.Contains(top, "sleep 0.1") {
+	if top := e.MustDocker("top", "web"); !strings.Contains(top, "sh -c trap") {
 		t.Errorf("top: %q", top)
 	}
 	e.MustDocker("stop", "web")

@@ -86,7 +86,7 @@ create --name bad/name busybox
 create --nosuch busybox
 create
 create --pull never nosuch
-create --cidfile $DIR/cid --name two busybox sh -c 'echo out; sleep 0.2; echo err >&2; exit 3'
+create --cidfile $DIR/cid --name two busybox sh -c 'echo out; echo err >&2; exit 3'
 create --cidfile $DIR/cid busybox
 ps
 ps -a
@@ -130,13 +130,15 @@ start -a two
 start -a one two
 logs two
 logs -f two
-logs -f --tail 1 two
-logs --tail 1 two
 logs -t two
 logs --since 1h two
 logs --until 1h two
 logs --since nonsense two
 logs nosuch
+run --name lines busybox seq 3
+logs --tail 1 lines
+logs -f --tail 2 lines
+rm lines
 wait two
 wait nosuch
 wait

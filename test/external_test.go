@@ -208,7 +208,11 @@ func TestRuntimeThatHangsDiesWithItsShim(t *testing.T) {
 		pid = strings.TrimSpace(string(data))
 		return err == nil
 	})
-	if err := syscall.Kill(parent(pid), syscall.SIGKILL); err != nil {
+	shim := parent(pid)
+	if shim <= 1 {
+		t.Fatalf("process %s, the runtime, has the parent %d", pid, shim)
+	}
+	if err := syscall.Kill(shim, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if r := <-done; r.Code != 125 || !strings.Contains(r.Stderr, "the supervisor is gone") {

@@ -47,7 +47,7 @@ func layeredImage(t *testing.T) (*testkit.RegistryServer, testkit.PushedImage) {
 // a way of its own. The pull succeeds, and what it brings is right to the last byte.
 func TestAPullOvercomesARegistryThatFailsInEveryWay(t *testing.T) {
 	reg, img := layeredImage(t)
-	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--registry-stall-timeout=500ms", "--max-download-attempts=8"}})
+	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--registry-stall-timeout=1s", "--max-download-attempts=8"}})
 	sums := ""
 	for seed := range uint64(4) {
 		proxy := testkit.NewFaultyRegistry(t, reg.Addr, seed)
@@ -77,7 +77,7 @@ func TestAPullOvercomesARegistryThatFailsInEveryWay(t *testing.T) {
 // the image is to be seen.
 func TestAPullFromABrokenRegistryEndsWithOneLineAndNoImage(t *testing.T) {
 	reg, img := layeredImage(t)
-	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--registry-stall-timeout=700ms", "--max-download-attempts=2"}})
+	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--registry-stall-timeout=2s", "--max-download-attempts=2"}})
 	proxy := testkit.NewFaultyRegistry(t, reg.Addr, 7)
 	for fault, want := range map[testkit.Fault]string{
 		testkit.FaultReset:          `connection reset|EOF`,
@@ -111,7 +111,7 @@ func TestAPullFromABrokenRegistryEndsWithOneLineAndNoImage(t *testing.T) {
 
 func TestAPushOvercomesARegistryThatFailsInEveryWay(t *testing.T) {
 	_, img := layeredImage(t)
-	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--registry-stall-timeout=500ms", "--max-download-attempts=8"}})
+	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--registry-stall-timeout=1s", "--max-download-attempts=8"}})
 	e.Must("pull", img.Ref)
 	for seed := range uint64(3) {
 		target := testkit.Registry(t, testkit.RegistryOptions{})

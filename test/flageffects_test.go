@@ -67,6 +67,7 @@ func TestFlagsOfRunTakeEffectInTheContainer(t *testing.T) {
 		t.Fatal(out)
 	}
 	e.Must("run", "-d", "--name", "donor", "--ipc", "shareable", "-v", "/kept", "busybox", "sh", "-c", "echo there >/dev/shm/left; echo there >/kept/left; exec sleep 1000")
+	testkit.Eventually(t, "the donor has left its notes", func() bool { return e.Berth("exec", "donor", "cat", "/kept/left").Stdout == "there\n" })
 	group := e.CgroupParent
 	if e.Systemd {
 		group = filepath.Base(group) // slices are given by name

@@ -242,9 +242,7 @@ func limitsHold(t *testing.T, e *testkit.Engine) {
 			return false
 		}
 		e.Must("pause", "busy")
-		if moves() {
-			t.Error("a paused container uses the processor")
-		}
+		testkit.Eventually(t, "a paused container does not use the processor", func() bool { return !moves() })
 		e.Must("unpause", "busy")
 		testkit.Eventually(t, "it goes on", moves)
 		e.Must("pause", "busy")

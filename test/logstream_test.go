@@ -55,7 +55,6 @@ func follow(t *testing.T, e *testkit.Engine, args ...string) *follower {
 	}
 	f := &follower{exec.Command(filepath.Join(e.Bin, "berth"), append([]string{"logs", "-f"}, args...)...), out}
 	f.Env, f.Stdout = e.Env(), out
-	f.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := f.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package test
 import (
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"os/exec"
 	"strings"
@@ -32,12 +31,7 @@ func TestMetricsAreWhatDashboardsExpect(t *testing.T) {
 	if exec.Command(python, "-c", "import prometheus_client").Run() != nil {
 		t.Skip("python3-prometheus-client is missing")
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := free.Addr().String()
-	free.Close()
+	addr := freeAddress(t)
 	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--metrics-addr", addr}})
 	e.Busybox()
 	raw := func() string {

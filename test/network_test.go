@@ -35,7 +35,7 @@ func serve(t *testing.T, e *testkit.Engine, name string, flags ...string) (id st
 // fetch gets a page as somebody on the host.
 func fetch(t *testing.T, url string) string {
 	t.Helper()
-	c := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	c := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 	r, err := c.Get(url)
 	if err != nil {
 		t.Errorf("%v", err)
@@ -51,7 +51,7 @@ func fetch(t *testing.T, url string) string {
 
 // nobodyAt reports whether nobody listens at an address.
 func nobodyAt(address string) bool {
-	c, err := net.DialTimeout("tcp", address, 2*time.Second)
+	c, err := net.DialTimeout("tcp", address, 5*time.Second)
 	if err == nil {
 		c.Close()
 	}
@@ -101,22 +101,10 @@ func address(e *testkit.Engine, name, network string) string {
 	return e.Must("inspect", "-f", fmt.Sprintf("{{(index .NetworkSettings.Networks %q).IPAddress}}", network), name)
 }
 
-// freePort is one that nobody listens on.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
-}
-
 func TestPublishedPorts(t *testing.T) {
 	e := testkit.StartEngine(t, testkit.EngineOptions{})
 	e.Busybox()
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	id := serve(t, e, "web", "-p", port+":80")
 	gateway := e.Must("inspect", "-f", "{{.NetworkSettings.Networks.bridge.Gateway}}", "web")
 	for _, from := range []string{"127.0.0.1", "[::1]", hostAddress(t), gateway} {
@@ -125,11 +113,11 @@ func TestPublishedPorts(t *testing.T) {
 		}
 	}
 	for _, target := range []string{"web", address(e, "web", "bridge"), gateway + ":" + port, hostAddress(t) + ":" + port, "host.berth.internal:" + port} {
-		if r := e.Berth("run", "--rm", "busybox", "timeout", "5", "wget", "-qO-", "http://"+target); r.Stdout != "I am web\n" {
+		if r := e.Berth("run", "--rm", "busybox", "timeout", "60", "wget", "-qO-", "http://"+target); r.Stdout != "I am web\n" {
 			t.Errorf("from another container, by %s: %+v", target, r)
 		}
 	}
-	if r := e.Berth("exec", "web", "timeout", "5", "wget", "-qO-", "http://"+gateway+":"+port); r.Stdout != "I am web\n" {
+	if r := e.Berth("exec", "web", "timeout", "60", "wget", "-qO-", "http://"+gateway+":"+port); r.Stdout != "I am web\n" {
 		t.Errorf("from itself by the host's address: %+v", r)
 	}
 	if got := ports(t, e, "web")["80/tcp"]; fmt.Sprint(got) != fmt.Sprintf("[0.0.0.0:%s [::]:%s]", port, port) {
@@ -201,6 +189,13 @@ func TestContainersFindEachOther(t *testing.T) {
 	serve(t, e, "web", "--network", "shop", "--network-alias", "www", "--hostname", "front")
 	ask := func(t *testing.T, want string, args ...string) {
 		t.Helper()
+		if want != "" { // who comes is waited for
+			for n, a := range args {
+				if a == "timeout" {
+					args[n+1] = "60"
+				}
+			}
+		}
 		r := e.Berth(append([]string{"run", "--rm"}, args...)...)
 		if strings.TrimSpace(r.Stdout) != want {
 			t.Errorf("%v: %q, want %q (%s)", args, r.Stdout, want, r.Stderr)
@@ -256,13 +251,14 @@ func TestContainersMoveBetweenNetworks(t *testing.T) {
 	e.Busybox()
 	e.Must("network", "create", "--subnet", "10.211.0.0/24", "blue")
 	e.Must("network", "create", "green")
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	serve(t, e, "web", "--network", "blue", "--ip", "10.211.0.99", "-p", port+":80")
 	serve(t, e, "peer", "--network", "green")
-	reach := func(from, url string) bool {
-		return e.Berth("exec", from, "timeout", "3", "wget", "-qO", "/dev/null", "http://"+url).Code == 0
+	within := func(seconds, from, url string) bool {
+		return e.Berth("exec", from, "timeout", seconds, "wget", "-qO", "/dev/null", "http://"+url).Code == 0
 	}
-	if reach("web", "peer") || reach("web", address(e, "peer", "green")) {
+	reach := func(from, url string) bool { return within("60", from, url) }
+	if within("3", "web", "peer") || within("3", "web", address(e, "peer", "green")) {
 		t.Error("networks are not isolated")
 	}
 	e.Must("network", "connect", "--alias", "shop", "green", "web")

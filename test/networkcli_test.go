@@ -23,11 +23,30 @@ import (
 // someSubnet is the beginning of a /24 that only this test uses: all tests share the host's
 // routes.
 func someSubnet(e *testkit.Engine, more string) string {
-	h := fnv.New32a()
-	_, _ = io.WriteString(h, e.Dir+more)
-	n := h.Sum32()
-	return fmt.Sprintf("10.%d.%d", 100+n%120, n>>8&0xff)
+	var routes []*net.IPNet
+	addresses, _ := net.InterfaceAddrs()
+	for _, a := range addresses {
+		if route, ok := a.(*net.IPNet); ok {
+			routes = append(routes, route)
+		}
+	}
+	for try := 0; ; try++ {
+		h := fnv.New32a()
+		_, _ = fmt.Fprint(h, e.Dir, more, try)
+		n := h.Sum32()
+		subnet := fmt.Sprintf("10.%d.%d", 100+n%110, n>>8&0xff)
+		taken := func(r *net.IPNet) bool { return r.Contains(net.ParseIP(subnet + ".0")) }
+		if someSubnets[subnet] == "" && !slices.ContainsFunc(routes, taken) {
+			someSubnets[subnet] = e.Dir + more
+		}
+		if someSubnets[subnet] == e.Dir+more {
+			return subnet
+		}
+	}
 }
+
+// someSubnets are those that were given, and to whom.
+var someSubnets = map[string]string{}
 
 // page fetches what a web server in a container serves.
 func page(address string) string {
@@ -71,7 +90,7 @@ func TestNetworkCommands(t *testing.T) {
 			}
 		}
 
-		port := freePort(t)
+		port := testkit.FreePort(t)
 		web := c.must(e, "run", "-d", "--name", "web", "--network", "front", "--ip", subnet+".140", "--network-alias", "www", "--mac-address", "02:42:0a:00:00:8c",
 			"-p", "127.0.0.1:"+port+":80", "-p", "53/udp", "--expose", "443", "busybox", "sh", "-c", webServer)
 		testkit.Eventually(t, "the page is served on loopback", func() bool { return page("127.0.0.1:"+port) == "hello from "+web[:12] })
@@ -217,9 +236,8 @@ func TestPublishing(t *testing.T) {
 		}
 		c.must(e, "rm", "-f", "all")
 
-		low := freePort(t)
-		n, _ := strconv.Atoi(low)
-		high := strconv.Itoa(n + 1)
+		n := testkit.FreePorts(t, 10)
+		low, high := strconv.Itoa(n), strconv.Itoa(n+1)
 		c.must(e, "run", "-d", "--name", "range", "-p", "127.0.0.1:"+low+"-"+high+":80-81", "busybox", "sleep", "1000")
 		if got := c.must(e, "port", "range"); got != "80/tcp -> 127.0.0.1:"+low+"\n81/tcp -> 127.0.0.1:"+high {
 			t.Errorf("range: %q", got)
@@ -244,7 +262,7 @@ func TestBadNetworkInput(t *testing.T) {
 	e.Must("network", "create", "auto")
 	e.Must("network", "create", "--config-only", "--subnet", someSubnet(e, "pattern")+".0/24", "pattern")
 	e.Must("run", "-d", "--name", "here", "--network", "taken", "--ip", subnet+".7", "busybox", "sleep", "1000")
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	e.Must("run", "-d", "--name", "holder", "-p", port+":80", "busybox", "sleep", "1000")
 	e.Must("run", "-d", "--name", "on-host", "--network", "host", "busybox", "sleep", "1000")
 	for _, row := range []struct {
@@ -381,7 +399,7 @@ func TestWithoutAFirewall(t *testing.T) {
 	e := testkit.StartEngine(t, testkit.EngineOptions{Flags: []string{"--firewall-backend", "none", "--dns", "192.0.2.53", "--dns-search", "example.org", "--dns-opt", "ndots:3",
 		"--default-network-opt", "bridge=com.docker.network.driver.mtu=1300", "--default-address-pool", "base=" + "10.253.7" + ".0/24,size=28"}})
 	e.Busybox()
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	id := e.Must("run", "-d", "--name", "web", "-p", port+":80", "busybox", "sh", "-c", webServer)
 	testkit.Eventually(t, "the page", func() bool { return page("127.0.0.1:"+port) == "hello from "+id[:12] })
 	if got := page(net.JoinHostPort(hostAddress(t), port)); got != "hello from "+id[:12] {
@@ -450,7 +468,7 @@ func TestABridgeOfTheAdministrators(t *testing.T) {
 	if got := e.Must("exec", "web", "ip", "route"); !strings.Contains(got, "default via "+subnet+".9 ") {
 		t.Errorf("routes: %q", got)
 	}
-	if got := e.Must("exec", "web", "ping", "-c1", "-W2", subnet+".1"); !strings.Contains(got, " 0% packet loss") {
+	if got := e.Must("exec", "web", "ping", "-c1", "-W60", subnet+".1"); !strings.Contains(got, " 0% packet loss") {
 		t.Errorf("the host's side: %q", got)
 	}
 	e.Must("network", "create", "-o", "com.docker.network.bridge.host_binding_ipv4=127.0.0.1", "private")

@@ -170,18 +170,15 @@ func (v *validation) result(program string) (ok bool, report string) {
 // the names of groups and run one after another.
 func (v *validation) all(programs []string) map[string]bool {
 	var mu sync.Mutex
-	results := map[string]bool{}
+	results, reports := map[string]bool{}, map[string]string{}
 	var lanes sync.WaitGroup
 	lane := func(list <-chan string) {
 		lanes.Go(func() {
 			for p := range list {
 				ok, report := v.result(p)
 				mu.Lock()
-				results[p] = ok
+				results[p], reports[p] = ok, report
 				mu.Unlock()
-				if !ok {
-					v.Logf("%s:\n%s", p, report)
-				}
 			}
 		})
 	}
@@ -199,6 +196,14 @@ func (v *validation) all(programs []string) map[string]bool {
 	lane(others)
 	lane(others)
 	lanes.Wait()
+	for p, ok := range results {
+		if !ok { // once more, with nobody beside it
+			results[p], reports[p] = v.result(p)
+		}
+		if !results[p] {
+			v.Logf("%s:\n%s", p, reports[p])
+		}
+	}
 	return results
 }
 
@@ -266,6 +271,9 @@ func TestTheValidationProgramsOfTheOCIPassAsTheTableSays(t *testing.T) {
 	programs = slices.DeleteFunc(programs, func(p string) bool {
 		if rows[p] == "" {
 			t.Errorf("%s is not in %s", p, conformanceTable)
+		}
+		if strings.HasSuffix(p, "_cpus") && runtime.NumCPU() == 1 {
+			return true // it takes 0-0 for another set than 0
 		}
 		// Those about control groups know their version 1 only.
 		return rows[p] != "passes" && !passesHere(p) || (strings.HasPrefix(p, "linux_cgroups") || strings.HasPrefix(p, "delete_")) && !v1

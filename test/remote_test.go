@@ -17,15 +17,10 @@ import (
 	"berth/testkit"
 )
 
-// freeAddress is a loopback address that nobody listens on just now.
+// freeAddress is a loopback address that nobody listens on.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return "127.0.0.1:" + testkit.FreePort(t)
 }
 
 // oneLine checks that a client was refused in one line that says so.
@@ -232,7 +227,7 @@ func activate(t *testing.T, e *testkit.Engine, names string, sockets []*net.Unix
 		t.Fatal(err)
 	}
 	tell.Close()
-	_ = ready.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = ready.SetReadDeadline(time.Now().Add(90 * time.Second))
 	if said, err := io.ReadAll(io.LimitReader(ready, 1)); err != nil || string(said) != "\n" {
 		text, _ := os.ReadFile(log.Name())
 		t.Errorf("not ready: %q %v\n%s", said, err, text)

@@ -87,7 +87,19 @@ func (c *foreign) clean() {
 	}
 	groups, _ := filepath.Glob("/sys/fs/cgroup/*" + c.cgroup())
 	for _, g := range append(groups, "/sys/fs/cgroup"+c.cgroup()) {
-		below, _ := filepath.Glob(g + "/*/cgroup.procs")
+		var below []string
+		for range 200 { // conmon ends behind the client's back
+			below, _ = filepath.Glob(g + "/*/cgroup.procs")
+			if len(below) == 0 {
+				break
+			}
+			for _, procs := range below {
+				if dir := filepath.Dir(procs); strings.Contains(dir, "conmon") {
+					unix.Rmdir(dir)
+				}
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
 		for _, procs := range below {
 			// conmon has a group of its own beside the container's.
 			if dir := filepath.Dir(procs); !strings.Contains(dir, "conmon") {
@@ -116,7 +128,7 @@ func (c *foreign) clean() {
 // run executes the client and returns what it prints, together, and its exit status.
 func (c *foreign) run(stdin string, args ...string) (string, int) {
 	c.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // also for what cleans up
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute) // also for what cleans up
 	defer cancel()
 	cmd := exec.CommandContext(ctx, c.command[0], append(slices.Clone(c.command[1:]), args...)...)
 	cmd.Env, cmd.Stdin, cmd.WaitDelay = c.env, strings.NewReader(stdin), 20*time.Second
@@ -156,7 +168,7 @@ func (c *foreign) onTerminal(args ...string) *testkit.Terminal {
 
 func (c *foreign) eventually(what string, ok func() bool) {
 	c.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(90 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			c.Fatalf("%s does not come", what)
 		}
@@ -180,7 +192,7 @@ func (c *foreign) serve(ready []string, name string, args ...string) {
 	log.Close()
 	c.Cleanup(func() {
 		daemon.Process.Signal(unix.SIGTERM)
-		late := time.AfterFunc(20*time.Second, func() { daemon.Process.Kill() })
+		late := time.AfterFunc(90*time.Second, func() { daemon.Process.Kill() })
 		daemon.Wait()
 		late.Stop()
 		if c.Failed() {
@@ -352,7 +364,7 @@ func TestPodmanUsesBerthRuntime(t *testing.T) {
 func TestDockerdUsesBerthRuntime(t *testing.T) {
 	c := docker(t, false, false)
 	c.lives()
-	c.expect(0, "true\n", "inspect", "--format", "{{.State.OOMKilled}}", "oom")
+	c.eventually("dockerd hears of the kill for memory", func() bool { return c.must("inspect", "--format", "{{.State.OOMKilled}}", "oom") == "true\n" })
 	c.must("rm", "oom")
 	c.expect(0, "berth", "info", "--format", "{{json .Runtimes}}")
 }

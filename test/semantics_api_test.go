@@ -98,6 +98,7 @@ func eventStream(s *subject) {
 	s.must("exec", "eventful", "touch", "/go")
 	s.must("wait", "eventful")
 	told.await("die")
+	told.await("exec_die")
 	found := map[string]event{}
 	for _, e := range told.all() {
 		found[e.Action] = e

@@ -6,6 +6,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"time"
 )
 
 var networkSemantics = []semantic{
@@ -114,6 +115,7 @@ func publishedEverywhere(s *subject) {
 				return false
 			}
 			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 			said, _ := io.ReadAll(conn)
 			return string(said) == "it is me\n"
 		})

@@ -62,8 +62,17 @@ var streamSemantics = []semantic{
 }
 
 func logsOfAllRuns(s *subject) {
-	s.must("run", "--name", "runs", "busybox", "sh", "-c", "echo out; sleep 0.1; echo err >&2; sleep 0.1; printf end")
-	s.must("start", "-a", "runs")
+	// Each line waits until the one before it, of the other stream, is in the log.
+	const wait = "until [ -e /go ]; do sleep 0.05; done; rm /go; "
+	s.must("create", "--name", "runs", "busybox", "sh", "-c", "echo out; "+wait+"echo err >&2; "+wait+"printf end")
+	for n := range 2 {
+		s.must("start", "runs")
+		for _, line := range []string{"out", "err"} {
+			s.eventually(line+" is in the log", func() bool { r := s.do("logs", "runs"); return strings.Count(r.Stdout+r.Stderr, line) == n+1 })
+			s.must("exec", "runs", "touch", "/go")
+		}
+		s.must("wait", "runs")
+	}
 	r := s.do("logs", "runs")
 	if r.Stdout != "out\nendout\nend" || r.Stderr != "err\nerr\n" {
 		s.Errorf("logs of two runs: %q, %q", r.Stdout, r.Stderr)

@@ -146,9 +146,10 @@ func TestShimAndGuardianKilledTogetherLeaveNothing(t *testing.T) {
 				return os.IsNotExist(err)
 			})
 			for _, pattern := range []string{"/sys/fs/cgroup/*" + e.Cgroup(id), "/sys/fs/cgroup" + e.Cgroup(id)} {
-				if left, _ := filepath.Glob(pattern); len(left) > 0 {
-					t.Errorf("cgroups are left: %v", left)
-				}
+				testkit.Eventually(t, "no control groups are left", func() bool {
+					left, _ := filepath.Glob(pattern)
+					return len(left) == 0
+				})
 			}
 			// And it is as good as any that ended.
 			e.Must("start", id)

@@ -80,7 +80,7 @@ func tour(t *testing.T, e *testkit.Engine, c client, hub string) {
 		expect("ps -a after stop", c.must(e, "ps", "-a", "--filter", "id="+id, "--format", "{{.Status}}"), `^Exited \(137\)`)
 	})
 	t.Run("serve", func(t *testing.T) {
-		port := freePort(t)
+		port := testkit.FreePort(t)
 		get := func() (int, string) {
 			r, err := http.Get("http://localhost:" + port)
 			if err != nil {
@@ -110,7 +110,7 @@ func tour(t *testing.T, e *testkit.Engine, c client, hub string) {
 		c.must(e, "rm", "-f", id)
 	})
 	t.Run("a real command", func(t *testing.T) {
-		port, data := freePort(t), filepath.Join(e.Dir, "webapp")
+		port, data := testkit.FreePort(t), filepath.Join(e.Dir, "webapp")
 		c.must(e, "run", "-d", "--name", "webapp", "-p", port+":80", "-v", data+":/var/www/data", "-e", "DB_URL=postgres://db/webapp", "--restart", "unless-stopped", "nginx")
 		for _, want := range []string{`"Binds": \[\n\s+"` + data + `:/var/www/data"`, `"HostPort": "` + port + `"`, `"Name": "unless-stopped"`,
 			`"Destination": "/var/www/data"`, `"DB_URL=postgres://db/webapp"`, `"IPAddress": "\d`} {

@@ -247,7 +247,7 @@ func TestClientsThatVanishFromTLSLeaveNothing(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				_ = tcp.SetDeadline(time.Now().Add(30 * time.Second))
+				_ = tcp.SetDeadline(time.Now().Add(time.Minute))
 				if request == "" {
 					_, _ = io.WriteString(tcp, "\x16\x03\x01")
 				} else {
