@@ -78,7 +78,7 @@ func (c *ttyContainer) routes() map[string]http.HandlerFunc {
 
 func (c *ttyContainer) expect(t *testing.T, want string) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	var seen []string
 	for {
 		select {

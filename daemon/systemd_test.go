@@ -28,7 +28,7 @@ func systemd(t *testing.T, watchdog time.Duration) (*manager, func() string) {
 	return adoptManager(), func() string {
 		t.Helper()
 		buffer := make([]byte, 4096)
-		_ = l.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = l.SetReadDeadline(time.Now().Add(time.Minute))
 		n, err := l.Read(buffer)
 		if err != nil {
 			t.Fatal(err)

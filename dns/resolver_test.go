@@ -99,7 +99,7 @@ func askRaw(t *testing.T, network, addr string, raw []byte) []byte {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(15 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	if network == "tcp" {
 		raw = framed(raw)
 	}
@@ -505,7 +505,7 @@ func TestSetAndCloseActAtOnce(t *testing.T) {
 	}
 	begun := time.Now()
 	r.Close()
-	if time.Since(begun) > 900*time.Millisecond {
+	if time.Since(begun) > 2500*time.Millisecond { // in two rounds a query waits for four seconds
 		t.Error("Close waits for a server")
 	}
 }

@@ -426,7 +426,7 @@ func (f *fixture) status(ref string) string {
 // eventually polls what no event tells.
 func eventually(t *testing.T, what string, fn func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if fn() {
 			return
 		}

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -17,7 +18,7 @@ import (
 // machine is what the engine must know of the machine and the kernel, looked up once.
 type machine struct {
 	boot     string   // differs after every boot of the machine, or of the container that the engine is in
-	cpus     int      // CPUs that are online
+	cpus     int      // CPUs that the engine, and so what it starts, may use; info tells the same number
 	caps     []string // capabilities the kernel knows and this process may hand on
 	limits   cgroup.Support
 	apparmor bool
@@ -32,7 +33,7 @@ func probeMachine() (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{boot: boot, cpus: onlineCPUs()}
+	m := &machine{boot: boot, cpus: runtime.NumCPU()}
 	last, err := capability.LastCap()
 	if err != nil {
 		return nil, fmt.Errorf("find the kernel's last capability: %w", err)

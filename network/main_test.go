@@ -110,7 +110,7 @@ func (g *ground) open() {
 func (g *ground) nothingLeft() {
 	g.t.Helper()
 	var left []string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		left = nil
 		links, err := whole(netlink.LinkList)
 		if err != nil {

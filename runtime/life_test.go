@@ -277,7 +277,7 @@ func TestWithAnExecFifoAMissingProgramFailsInCreate(t *testing.T) {
 // until polls for what no event tells.
 func until(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !f() {
 		if time.Now().After(deadline) {
 			t.Fatalf("never: %s", what)

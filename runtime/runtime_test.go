@@ -120,7 +120,7 @@ func create(t testing.TB, cfg Config) *Container {
 
 func destroy(t testing.TB, c *Container) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := c.Destroy(ctx); err != nil {
 		t.Error(err)

@@ -137,7 +137,7 @@ func TestReadinessIsPassedOnToTheServiceManager(t *testing.T) {
 		conn.Write([]byte("X=1\nREADY=1\n"))
 		conn.Close()
 		var text [256]byte
-		manager.SetReadDeadline(time.Now().Add(10 * time.Second))
+		manager.SetReadDeadline(time.Now().Add(time.Minute))
 		n, err := manager.Read(text[:])
 		if err != nil || !strings.HasPrefix(string(text[:n]), "READY=1\nMAINPID=") {
 			t.Errorf("%s: got %q, %v", verb, text[:n], err)

@@ -351,7 +351,7 @@ func TestAFailedCreateOrRunLeavesNothing(t *testing.T) {
 // receive takes one descriptor from a console socket.
 func receive(t *testing.T, l *net.UnixListener) *os.File {
 	t.Helper()
-	l.SetDeadline(time.Now().Add(10 * time.Second))
+	l.SetDeadline(time.Now().Add(time.Minute))
 	conn, err := l.AcceptUnix()
 	if err != nil {
 		t.Fatal(err)
@@ -387,7 +387,7 @@ func TestTerminalsGoToTheConsoleSocket(t *testing.T) {
 	defer l.Close()
 	expect := func(console *os.File, want string) {
 		t.Helper()
-		console.SetReadDeadline(time.Now().Add(10 * time.Second))
+		console.SetReadDeadline(time.Now().Add(time.Minute))
 		var seen []byte
 		for !strings.Contains(string(seen), want) {
 			b := make([]byte, 512)

@@ -156,7 +156,7 @@ func (c *testClient) collect() {
 func (c *testClient) expect(t *testing.T, want string) {
 	t.Helper()
 	got := make([]byte, 0, 4096)
-	c.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	c.conn.SetReadDeadline(time.Now().Add(time.Minute))
 	for !bytes.Contains(got, []byte(want)) {
 		buf := make([]byte, 4096)
 		n, err := c.conn.Read(buf)
@@ -276,7 +276,7 @@ func children() (pids []int) {
 // eventually polls, where there is no event to wait for.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Errorf("in vain waited until %s", what)

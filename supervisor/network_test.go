@@ -158,7 +158,7 @@ func (n *netns) resolve(network, name string) (list []string, code dnsmessage.RC
 			return err
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		in := make([]byte, 4096)
 		if network == "tcp" {
 			raw = append([]byte{0, byte(len(raw))}, raw...)
@@ -192,7 +192,7 @@ func (n *netns) resolve(network, name string) (list []string, code dnsmessage.RC
 // talk says something through a published port, and waits for the echo.
 func talk(t *testing.T, c net.Conn) {
 	t.Helper()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	in := make([]byte, 16)
 	if _, err := c.Write([]byte("hello")); err != nil {
 		t.Errorf("write: %v", err)

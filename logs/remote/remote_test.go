@@ -72,7 +72,7 @@ func receive(t *testing.T) (path string, next func() string) {
 	t.Cleanup(func() { c.Close() })
 	return path, func() string {
 		buf, oob := make([]byte, 1<<20), make([]byte, 100)
-		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 		n, m, _, _, err := c.ReadMsgUnix(buf, oob)
 		if err != nil {
 			t.Fatal(err)
@@ -164,7 +164,7 @@ func TestGELFMessages(t *testing.T) {
 		var packed []byte
 		buf := make([]byte, 64<<10)
 		for i := 0; ; i++ {
-			_ = server.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_ = server.SetReadDeadline(time.Now().Add(time.Minute))
 			n, _, err := server.ReadFrom(buf)
 			if err != nil {
 				t.Fatal(err)
@@ -243,7 +243,7 @@ func (s *server) expect(t *testing.T, text string) {
 		if !strings.HasSuffix(got, text) {
 			t.Fatalf("got %q, want %q", got, text)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("%q does not come", text)
 	}
 }

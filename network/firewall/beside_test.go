@@ -119,7 +119,7 @@ func TestBesideADockerDaemonThatDropsWhatItDoesNotKnow(t *testing.T) {
 		d.expect("172.20.0.2:80", "")
 		d.expect("192.0.2.1:8000", "a1 172.17.0.2")
 		inner.expect("192.0.2.1:8000", "")
-		if got := w.a1.ask("tcp", "172.17.0.2:81"); got != "docker 172.20.0.1" && got != "docker 172.17.0.1" {
+		if got := w.a1.get("tcp", "172.17.0.2:81"); got != "docker 172.20.0.1" && got != "docker 172.17.0.1" {
 			t.Errorf("what Docker publishes is reached from our network: %q", got)
 		}
 	}
@@ -239,7 +239,7 @@ func startDocker(t *testing.T, dir string) (stop func()) {
 			cmd.Process.Signal(os.Interrupt)
 			select {
 			case <-ended:
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute):
 				cmd.Process.Kill()
 				<-ended
 			}
@@ -346,7 +346,7 @@ func TestWhatCannotBeSeenBesideUsStaysAsItWas(t *testing.T) {
 	w := newTown(t)
 	table := openTable(t, Config{Bridges: []Bridge{bridgeA, bridgeB}})
 	run(t, "iptables -w -P FORWARD DROP")
-	passes := func() bool { return w.a1.ask("tcp", "192.0.2.2:80") != "" }
+	passes := func() bool { return w.a1.get("tcp", "192.0.2.2:80") != "" }
 	eventually(t, "containers find their way out", passes)
 
 	blind, err := nftables.New(nftables.WithTestDial(func([]netlink.Message) ([]netlink.Message, error) { return nil, unix.ENOBUFS }))

@@ -315,6 +315,13 @@ func hostOf(a net.Addr) string {
 
 const patience = 120 * time.Millisecond // for answers that must not come; those that must have longer
 
+// get is ask for an answer that must come.
+func (n *node) get(proto, addr string) (answer string) {
+	n.t.Helper()
+	n.do(func() { answer = ask(proto, addr, 30*time.Second) })
+	return answer
+}
+
 // ask connects and returns what the server said, or "" if nobody answered.
 func (n *node) ask(proto, addr string) (answer string) {
 	n.t.Helper()
@@ -347,7 +354,7 @@ func answer(c net.Conn, wait time.Duration) string {
 // connect opens a connection to a server and reads its greeting.
 func (n *node) connect(addr string) (c net.Conn, err error) {
 	n.do(func() {
-		if c, err = net.DialTimeout("tcp", addr, 5*time.Second); err == nil {
+		if c, err = net.DialTimeout("tcp", addr, 30*time.Second); err == nil {
 			_, err = bufio.NewReaderSize(c, 16).ReadString('\n')
 		}
 	})
@@ -356,7 +363,7 @@ func (n *node) connect(addr string) (c net.Conn, err error) {
 
 // echo sends a line on an open connection and returns what comes back.
 func echo(c net.Conn, line string) string {
-	c.SetDeadline(time.Now().Add(5 * time.Second))
+	c.SetDeadline(time.Now().Add(30 * time.Second))
 	defer c.SetDeadline(time.Time{})
 	if _, err := io.WriteString(c, line+"\n"); err != nil {
 		return err.Error()
@@ -383,10 +390,10 @@ func (n *node) expect(addr, want string) {
 			udp = answer(u, patience/4)
 		}
 		if want != "" && tcp == "" { // a busy machine
-			tcp = ask("tcp", addr, 5*time.Second)
+			tcp = ask("tcp", addr, 30*time.Second)
 		}
 		if want != "" && udp == "" {
-			udp = ask("udp", addr, 5*time.Second)
+			udp = ask("udp", addr, 30*time.Second)
 		}
 	})
 	if tcp != want {
