@@ -73,7 +73,7 @@ func TestPassingFaultsOfARegistryAreOvercome(t *testing.T) {
 	if err := direct.PushManifest(t.Context(), md, manifest, "1"); err != nil {
 		t.Fatal(err)
 	}
-	stall := max(500*time.Millisecond, 10*time.Since(begun)) // a slow machine answers late without a fault
+	stall := max(250*time.Millisecond, 10*time.Since(begun)) // a slow machine answers late without a fault
 	type one struct {
 		name   string
 		seed   uint64
