@@ -375,6 +375,7 @@ func TestSysctlsOfTheContainersNamespacesAreSetAndOthersRefused(t *testing.T) {
 	}
 }
 
+// A descriptor of the program that makes the container would lead out of it (CVE-2024-21626).
 func TestTheWorkingDirectoryIsMadeAndNeverOutside(t *testing.T) {
 	needRoot(t)
 	lower := layer(t)

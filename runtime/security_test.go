@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"berth/kernel"
 	"berth/kernel/stage"
 	oci "berth/oci/bundle"
 )
@@ -181,5 +183,106 @@ func TestWhoEntersAContainerCannotBeLookedInto(t *testing.T) {
 	}
 	if text != "there\n" {
 		t.Errorf("the container's root sees %q", text)
+	}
+}
+
+// without leaves out the mounts at and below a path.
+func without(list []oci.Mount, at string) []oci.Mount {
+	return slices.DeleteFunc(slices.Clone(list), func(m oci.Mount) bool {
+		return m.Destination == at || strings.HasPrefix(m.Destination, at+"/")
+	})
+}
+
+// What covers a file is the host's null device, whatever the image calls /dev/null (CVE-2025-31133).
+func TestFilesAreMaskedByNothingOfTheImages(t *testing.T) {
+	needRoot(t)
+	lower := layer(t)
+	os.Mkdir(lower+"/victim", 0o755)
+	write(t, lower+"/victim/file", "secret", 0o644)
+	write(t, lower+"/other", "another", 0o644)
+	os.Symlink("/other", lower+"/dev/null")
+	cfg := config(t)
+	cfg.Root = overlay(t, lower)
+	cfg.Spec.Mounts = without(cfg.Spec.Mounts, "/dev")
+	cfg.Spec.Linux.MaskedPaths = []string{"/victim/file"}
+	stdio, err := os.Open("/proc/version") // nil ones would need a /dev/null
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdio.Close()
+	cfg.Stdio = [3]*os.File{stdio, stdio, stdio}
+	c := running(t, cfg)
+	st := fileOf(t, fmt.Sprintf("/proc/%d/root/victim/file", c.Pid()))
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+		t.Errorf("the file is covered by one of mode %o, device %d", st.Mode, st.Rdev)
+	}
+}
+
+// The terminal does not come where the image's /dev/console leads (CVE-2025-52565), and what the
+// image puts in the place of the terminals is not opened.
+func TestATerminalIsNotMountedThroughALink(t *testing.T) {
+	needRoot(t)
+	for _, tc := range []struct{ name, from, to, keep string }{
+		{"console", "/dev/console", "/proc/sysrq-trigger", "/dev/pts"},
+		{"terminals", "/dev/pts", "/tmp", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			lower := layer(t)
+			if err := os.Symlink(tc.to, lower+tc.from); err != nil {
+				t.Fatal(err)
+			}
+			cfg := config(t, "true")
+			cfg.Root = overlay(t, lower)
+			mounts := without(cfg.Spec.Mounts, "/dev")
+			for _, m := range cfg.Spec.Mounts {
+				if m.Destination == tc.keep {
+					mounts = append(mounts, m)
+				}
+			}
+			cfg.Spec.Mounts, cfg.Spec.Process.Terminal = mounts, true
+			c, err := Create(context.Background(), cfg)
+			if err == nil {
+				t.Errorf("mounts: %v", mountsOf(t, c.Pid()))
+				destroy(t, c)
+			}
+		})
+	}
+}
+
+// Parameters go to the kernel, whatever the image has at /proc (CVE-2025-52881).
+func TestSysctlsAreNotWrittenToFilesOfTheImage(t *testing.T) {
+	needRoot(t)
+	lower := layer(t)
+	fake := lower + "/proc/sys/net/ipv4"
+	if err := os.MkdirAll(fake, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, lower+"/trigger", "", 0o666)
+	os.Symlink("/trigger", fake+"/ip_forward")
+	cfg := config(t)
+	cfg.Root = overlay(t, lower)
+	cfg.Spec.Mounts = without(cfg.Spec.Mounts, "/proc")
+	cfg.Spec.Linux.MaskedPaths, cfg.Spec.Linux.ReadonlyPaths = nil, nil
+	cfg.Spec.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "1"}
+	c := running(t, cfg)
+	if text := inside(t, c, "sh", "-c", "cat /trigger; echo done"); text != "done\n" {
+		t.Errorf("the image's file holds %q", text)
+	}
+	var forward []byte
+	kernel.OnOwnThread(func() {
+		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", c.Pid()))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer ns.Close()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			t.Error(err)
+			return
+		}
+		forward, _ = os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+	})
+	if string(forward) != "1\n" {
+		t.Errorf("the kernel has %q", forward)
 	}
 }

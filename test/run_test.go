@@ -188,6 +188,10 @@ func TestWhatTheProcessMayDo(t *testing.T) {
 		{"devices are the usual", nil, "ls /dev | sort | tr '\n' ' '", `^(core )?fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero`},
 		{"a device can be added", []string{"--device", "/dev/kmsg:/dev/mine:r"}, "test -c /dev/mine && echo there", `there`},
 		{"other devices are denied", []string{"--cap-add", "MKNOD"}, "mknod /tmp/k c 1 11 && cat /tmp/k 2>&1 | head -1", `Operation not permitted`},
+		// Who can mount cgroups of v1, or write there, has a program executed on the host (CVE-2022-0492).
+		{"no release agent can be set", nil, `for f in $(find /sys/fs/cgroup -name release_agent); do echo /x > $f && echo written; done 2>/dev/null
+			unshare -r true 2>/dev/null && echo "a user namespace"
+			mkdir /mnt; for c in memory rdma cpu; do mount -t cgroup -o $c c /mnt 2>/dev/null && echo mounted; done; echo end`, `^end$`},
 		{"privileged", []string{"--privileged"}, "grep CapEff /proc/self/status; grep Seccomp: /proc/self/status; test -e /dev/kmsg && echo devices", `(?s)00000[01]ff.*0.*devices`},
 		{"the host's pids on request", []string{"--pid", "host"}, fmt.Sprintf("test -d /proc/%d && echo seen", os.Getpid()), `seen`},
 		{"the host's network on request", []string{"--network", "host"}, "ls /sys/class/net | wc -l", `^[1-9]`},

@@ -27,6 +27,7 @@ func parent(pid string) int {
 	return 0
 }
 
+// A container that executes /proc/self/exe executes what made it (CVE-2019-5736).
 func TestContainerCannotReachTheProgramThatMadeIt(t *testing.T) {
 	e := testkit.StartEngine(t, testkit.EngineOptions{})
 	if e.Runtime != "" {
