@@ -2,12 +2,52 @@ package kernel
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"berth/fail"
 )
+
+// Signal sends sig to the process that the descriptor f is of; pid is for messages. A process
+// that has ended, or a closed descriptor, gives class NotFound.
+func Signal(f *os.File, pid int, sig unix.Signal) error {
+	raw, err := f.SyscallConn()
+	if err == nil {
+		var inner error
+		if err = raw.Control(func(fd uintptr) { inner = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err == nil {
+			err = inner
+		}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ESRCH), errors.Is(err, os.ErrClosed):
+		return fail.New(fail.NotFound, "process %d has ended", pid)
+	case errors.Is(err, unix.EINVAL):
+		return fail.New(fail.Invalid, "signal %d: %w", int(sig), err)
+	}
+	return fail.New(fail.Internal, "signal process %d: %w", pid, err)
+}
+
+// SignalGroup sends sig to the process group that leader leads. There is no descriptor of a
+// group, and its number is nobody else's only until its leader is reaped: that is for the
+// caller to know.
+func SignalGroup(leader int, sig unix.Signal) error {
+	switch err := unix.Kill(-leader, sig); err {
+	case nil:
+		return nil
+	case unix.ESRCH:
+		return fail.New(fail.NotFound, "process %d leads no group", leader)
+	case unix.EINVAL:
+		return fail.New(fail.Invalid, "signal %d: %w", int(sig), err)
+	default:
+		return fail.New(fail.Internal, "signal the group of process %d: %w", leader, err)
+	}
+}
 
 // OpenProcess gives a process descriptor of pid, provided that the process is the one
 // that started at startTime (see StartTime): pids are used again.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
+	"berth/kernel"
 	"berth/kernel/stage"
 )
 
@@ -155,44 +156,19 @@ func (p *Process) Signal(sig unix.Signal) error {
 	if pidfd == nil {
 		return fail.New(fail.NotFound, "process %d has ended", p.pid)
 	}
-	conn, err := pidfd.SyscallConn()
-	if err == nil {
-		var inner error
-		if err = conn.Control(func(fd uintptr) { inner = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err == nil {
-			err = inner
-		}
-	}
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.ESRCH), errors.Is(err, os.ErrClosed):
-		return fail.New(fail.NotFound, "process %d has ended", p.pid)
-	case errors.Is(err, unix.EINVAL):
-		return fail.New(fail.Invalid, "signal %d: %w", int(sig), err)
-	}
-	return fail.New(fail.Internal, "signal process %d: %w", p.pid, err)
+	return kernel.Signal(pidfd, p.pid, sig)
 }
 
-// SignalGroup sends sig to the process group that the process leads. There is no
-// descriptor of a group, and its number is its leader's pid, which is nobody else's only
-// until the leader is reaped: from then on the answer is class NotFound, although others
-// of the group may live.
+// SignalGroup sends sig to the process group that the process leads. Once the leader is
+// reaped the answer is class NotFound, although others of the group may live: the group's
+// number may then be another's.
 func (p *Process) SignalGroup(sig unix.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.gone || p.child == nil {
 		return fail.New(fail.NotFound, "process %d has ended", p.pid)
 	}
-	err := unix.Kill(-p.pid, sig)
-	switch err {
-	case nil:
-		return nil
-	case unix.ESRCH:
-		return fail.New(fail.NotFound, "process %d leads no group", p.pid)
-	case unix.EINVAL:
-		return fail.New(fail.Invalid, "signal %d: %w", int(sig), err)
-	}
-	return fail.New(fail.Internal, "signal the group of process %d: %w", p.pid, err)
+	return kernel.SignalGroup(p.pid, sig)
 }
 
 // Release closes what the caller holds of the process. A process made by Exec that has

@@ -1,7 +1,6 @@
 package external
 
 import (
-	"errors"
 	"os"
 	"strconv"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/fail"
+	"berth/kernel"
 	"berth/runtime"
 )
 
@@ -79,22 +79,7 @@ func (p *process) Signal(sig unix.Signal) error {
 	if p.pidfd == nil || p.ended() {
 		return fail.New(fail.NotFound, "process %d has ended", p.pid)
 	}
-	raw, err := p.pidfd.SyscallConn()
-	if err == nil {
-		var inner error
-		if err = raw.Control(func(fd uintptr) { inner = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err == nil {
-			err = inner
-		}
-	}
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.ESRCH), errors.Is(err, os.ErrClosed):
-		return fail.New(fail.NotFound, "process %d has ended", p.pid)
-	case errors.Is(err, unix.EINVAL):
-		return fail.New(fail.Invalid, "signal %d: %w", int(sig), err)
-	}
-	return fail.New(fail.Internal, "signal process %d: %w", p.pid, err)
+	return kernel.Signal(p.pidfd, p.pid, sig)
 }
 
 // SignalGroup sends sig to the process group that the process leads; see
@@ -108,16 +93,7 @@ func (p *process) SignalGroup(sig unix.Signal) error {
 	if p.ended() {
 		return fail.New(fail.NotFound, "process %d has ended", p.pid)
 	}
-	err := unix.Kill(-p.pid, sig)
-	switch err {
-	case nil:
-		return nil
-	case unix.ESRCH:
-		return fail.New(fail.NotFound, "process %d leads no group", p.pid)
-	case unix.EINVAL:
-		return fail.New(fail.Invalid, "signal %d: %w", int(sig), err)
-	}
-	return fail.New(fail.Internal, "signal the group of process %d: %w", p.pid, err)
+	return kernel.SignalGroup(p.pid, sig)
 }
 
 // Release closes what is held of the process.
