@@ -378,9 +378,17 @@ func TestSecurityOptionsConfine(t *testing.T) {
 		{"an annotation", "--annotation a=b", "echo fine", 0, "fine"},
 		{"a domain name", "--domainname example.org --hostname h", "cat /proc/sys/kernel/domainname", 0, "example.org"},
 		{"the host's UTS", "--uts host", "hostname", 0, hostName()},
-		{"the host's cgroups", "--cgroupns host", "grep -qE '/[0-9a-f]{64}$' /proc/self/cgroup && echo its path", 0, "its path"},
+		{"the host's cgroups", "--cgroupns host", "grep -qE '[/-][0-9a-f]{64}(\\.scope)?$' /proc/self/cgroup && echo its path", 0, "its path"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if e.Systemd { // then a parent is a slice
+				switch c.name {
+				case "another parent group":
+					c.code, c.want = 125, `should be a valid slice named as "xxx.slice"`
+				case "systemd's slices":
+					c.code, c.want = 0, ""
+				}
+			}
 			args := []string{"run", "--rm", "--network", "none"}
 			for _, f := range strings.Fields(c.flags) {
 				if strings.HasPrefix(f, "c_") {
