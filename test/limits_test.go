@@ -316,7 +316,7 @@ func TestContainersThatSayNothingGetTheEnginesDefaults(t *testing.T) {
 	if got := e.Must("inspect", "-f", "{{.HostConfig.CgroupnsMode}} {{.HostConfig.IpcMode}} {{.HostConfig.SecurityOpt}}", "donor"); got != "host shareable []" {
 		t.Error(got)
 	}
-	const look = `mkdir /x 2>/dev/null && echo made; grep -o 'NoNewPrivs:.*' /proc/self/status; grep -qE '/[0-9a-f]{64}$' /proc/self/cgroup && echo host; true`
+	const look = `mkdir /x 2>/dev/null && echo made; grep -o 'NoNewPrivs:.*' /proc/self/status; grep -qE '[/-][0-9a-f]{64}(\.scope)?$' /proc/self/cgroup && echo host; true`
 	for _, c := range []struct{ flags, want string }{
 		{"", "NoNewPrivs:\t1\nhost"},
 		{"--ipc container:donor", "NoNewPrivs:\t1\nhost"},
