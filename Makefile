@@ -2,7 +2,8 @@
 # make check    formatting, vet, linter, unit tests: no root, under two minutes
 # make test     everything, as root, and a chosen part in a virtual machine
 # make test-vm  the same in a virtual machine with cgroup v2, systemd and AppArmor (hours
-#               where there is no KVM; VM=-run and other flags of `bin/vm test` narrow it)
+#               where there is no KVM; VM=-run and other flags of `bin/vm test` narrow it;
+#               BERTH_TEST_CGROUP_DRIVER=systemd has systemd make the control groups)
 # make platforms  docs/platforms.md: what ran where, and what was skipped
 # make vm-shell a shell in such a machine with berthd running
 # make demo     builds, makes a Debian image and runs a container of it, as root
@@ -70,6 +71,7 @@ bin/vm:
 test-vm: apt tools bin/vm
 	bin/vm test $(VM) ./...
 	BERTH_VM=1 BERTH_POWERCUTS=$(POWERCUTS) $(GO) test -count=1 -timeout 180m ./testkit/vm ./test/machine
+	BERTH_VM=1 BERTH_POWERCUTS=8 BERTH_POWERCUT_FS=xfs $(GO) test -count=1 -timeout 60m -run PowerFails ./test/machine
 
 # A chosen part of it, of `make test`, in two machines at once and within fifteen minutes.
 test-vm-chosen: tools bin/vm

@@ -4,6 +4,8 @@
 //	vm test [-in DIR] [-profile NAME] [-run REGEXP] [-json FILE] PACKAGE[=REGEXP]...
 //	vm shell [-profile NAME]
 //	vm up DIR | ssh DIR [COMMAND] | reset DIR | down DIR
+//
+// Variables that tell tests how to run (BERTH_TEST_…) are passed on to the machine.
 package main
 
 import (
