@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"berth/kernel"
 	"berth/testkit"
 )
 
@@ -153,4 +154,36 @@ func TestBerthInBerthWithTheHostsControlGroups(t *testing.T) {
 		t.Errorf("it is not there: %s", pid)
 	}
 	removeOuter(t, e)
+}
+
+// Nothing of Berth is around it here.
+func TestBerthInOthers(t *testing.T) {
+	bin, tar := testkit.Binaries(t), testkit.BusyboxTar(t)
+	for name, start := range map[string]func(testing.TB) *testkit.Peer{"dockerd": testkit.Dockerd, "podman": testkit.Podman} {
+		t.Run(name, func(t *testing.T) {
+			if name == "dockerd" && kernel.BoundingCapabilities() != kernel.KnownCapabilities() {
+				t.Skip("this machine withholds capabilities, of which Docker gives a privileged container all")
+			}
+			p := start(t)
+			p.Must("import", tar, "busybox")
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Log(p.Do("logs", "outer").Stderr)
+				}
+				p.Do("rm", "-f", "-v", "outer")
+			})
+			p.Must(append(p.Flags("run", "-d", "--name", "outer", "--privileged", "--network", "none", "-v", bin+":/usr/local/bin:ro", "-v", tar+":/busybox.tar:ro", "-v", "/var/lib/berth"), "busybox", "berthd")...)
+			testkit.Eventually(t, "the engine in the container serves", func() bool { return p.Do("exec", "outer", "test", "-S", "/run/berth/berth.sock").Code == 0 })
+			p.Must("exec", "outer", "berth", "import", "/busybox.tar", "busybox")
+			if r := p.Do("exec", "outer", "berth", "run", "--rm", "-m", "32m", "busybox", "sh", "-c", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; ip -o addr show eth0 | grep -c 'inet '"); r.Stdout != "33554432\n1\n" {
+				t.Errorf("got %+v", r)
+			}
+			if r := p.Do("exec", "outer", "berth", "info"); strings.Contains(r.Stderr, "control groups") || strings.Contains(r.Stderr, "limits of containers") {
+				t.Errorf("info: %s", r.Stderr)
+			}
+			if r := p.Do("stop", "-t", "20", "outer"); r.Code != 0 || strings.TrimSpace(p.Must("inspect", "-f", "{{.State.ExitCode}}", "outer")) != "0" {
+				t.Errorf("it does not stop in order: %+v", r)
+			}
+		})
+	}
 }

@@ -207,6 +207,11 @@ func (p *Peer) Must(args ...string) string {
 	return strings.TrimSuffix(r.Stdout, "\n")
 }
 
+// Flags is the beginning of a command line that makes a container, with the flags that it needs here.
+func (p *Peer) Flags(command string, flags ...string) []string {
+	return slices.Concat([]string{command}, p.run, flags)
+}
+
 // Run runs a container of the image without a network, to its end.
 func (p *Peer) Run(image string, command ...string) string {
 	p.t.Helper()
