@@ -286,7 +286,8 @@ func (d *daemon) run(ctx context.Context) error {
 func (d *daemon) openNetworks(ctx context.Context, db *durable.DB, id string) (*network.Networks, error) {
 	cfg := d.set.networks
 	cfg.DB, cfg.RunDir, cfg.EngineID, cfg.Log = db, filepath.Join(d.set.ExecRoot, "networks"), id, d.log
-	cfg.DefaultEngine = d.set.DataRoot == defaultDataRoot
+	// One in a container may share the machine's network with the machine's own.
+	cfg.DefaultEngine = d.set.DataRoot == defaultDataRoot && !kernel.Contained()
 	nets, err := network.Open(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open the networks: %w", err)

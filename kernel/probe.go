@@ -73,3 +73,13 @@ func InPIDNamespace(proc string) bool {
 	link, err := os.Readlink(proc + "/self/ns/pid")
 	return err == nil && link != "pid:[4026531836]"
 }
+
+// Contained tells whether we are in a container: with process numbers of its own, or a root directory that
+// the machine's first process does not have.
+func Contained() bool {
+	if InPIDNamespace("/proc") {
+		return true
+	}
+	var own, first unix.Stat_t
+	return unix.Stat("/", &own) == nil && unix.Stat("/proc/1/root", &first) == nil && (own.Dev != first.Dev || own.Ino != first.Ino)
+}

@@ -180,7 +180,7 @@ type Config struct {
 	DB       *durable.DB
 	RunDir   string // <exec-root>/networks: sandbox files and zones
 	EngineID string
-	// DefaultEngine is true for the engine of the default data root, which alone calls
+	// DefaultEngine is true for the engine of the machine's default data root, which alone calls
 	// its bridge berth0 and its nft table berth.
 	DefaultEngine bool
 	Firewall      string // nftables (default) or none

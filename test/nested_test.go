@@ -76,6 +76,10 @@ func TestBerthInBerth(t *testing.T) {
 	if mine.Overlaps(theirs) {
 		t.Errorf("the subnets %s and %s overlap", mine, theirs)
 	}
+	// With --network host they would be the machine's engine's.
+	if links := nested(e, "ip -o link"); strings.Contains(links, "berth0") || !strings.Contains(links, "br-") {
+		t.Errorf("interfaces: %s", links)
+	}
 	if first := nested(e, "cat /proc/1/cgroup"); testkit.UnifiedCgroups() && first != "0::/berth-init" {
 		t.Errorf("the first process is in %q", first)
 	}
