@@ -104,9 +104,7 @@ func newLive(t *testing.T) *live {
 		for _, pattern := range []string{"/sys/fs/cgroup/*" + l.CgroupParent, "/sys/fs/cgroup" + l.CgroupParent} {
 			groups, _ := filepath.Glob(pattern)
 			for _, g := range groups {
-				if err := os.Remove(g); err != nil {
-					t.Errorf("a cgroup is left: %v", err)
-				}
+				eventually(t, "no control group is left below "+g, func() bool { return os.Remove(g) == nil })
 			}
 		}
 	})

@@ -357,11 +357,19 @@ func TestAnEngineComesBackToItsContainer(t *testing.T) {
 
 func TestAShimWithoutAnEngineRecordsTheExitAndWakesOne(t *testing.T) {
 	s := newStage(t, 0)
-	cfg := s.config("sh", "-c", "sleep 0.2; exit 4")
+	cfg := s.config("sh", "-c", "trap 'exit 4' TERM; echo ready; while :; do sleep 0.05; done")
 	woken := filepath.Join(s.dir, "woken")
 	cfg.WakeEngine = []string{"busybox", "touch", woken}
 	shim := s.start(cfg)
+	eventually(t, "it has its trap", func() bool { return s.logged(cfg) == "ready\n" })
+	st, err := shim.State(s.ctx())
+	if err != nil {
+		t.Fatal(err)
+	}
 	shim.Close()
+	if err := unix.Kill(st.Pid, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, "the engine is woken", func() bool { _, err := os.Stat(woken); return err == nil })
 	if r, err := ReadExit(cfg.Dir); err != nil || r.Code != 4 {
 		t.Errorf("%+v, %v", r, err)
