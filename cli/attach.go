@@ -77,7 +77,7 @@ func (a *app) attach(ctx context.Context, name string, o attachFlags) error {
 	}
 	err = streams.wait()
 	close(attached)
-	if errors.Is(err, errDetached) || errors.Is(err, context.Canceled) {
+	if errors.Is(err, errDetached) || errors.Is(err, context.Canceled) || errors.As(err, new(outputError)) {
 		return err
 	}
 	return <-exited

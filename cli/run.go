@@ -129,8 +129,11 @@ func (a *app) runContainer(ctx context.Context, id string, request *containerReq
 		fmt.Fprintln(a.Out, id)
 	}
 	if attached {
-		if err := streams.wait(); errors.Is(err, errDetached) {
+		switch err := streams.wait(); {
+		case errors.Is(err, errDetached):
 			return nil
+		case errors.As(err, new(outputError)):
+			return err
 		}
 	}
 	if !watching {

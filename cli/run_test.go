@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/docker/cli/cli/config"
@@ -272,5 +273,36 @@ func TestProxiesOfTheConfigurationBecomeEnvironment(t *testing.T) {
 	want := []any{"HTTP_PROXY=mine", "NO_PROXY=x", "http_proxy=http://p:1", "no_proxy=x"}
 	if got, _ := body["Env"].([]any); !slices.Equal(got, want) {
 		t.Errorf("environment %v, want %v", got, want)
+	}
+}
+
+// fullDisk takes nothing.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+func TestOutputThatCannotBeWrittenEndsTheCommandAsAFailure(t *testing.T) {
+	for _, args := range [][]string{
+		{"run", "alpine", "talk"},
+		{"start", "-a", containerID},
+		{"attach", containerID},
+	} {
+		t.Run(args[0], func(t *testing.T) {
+			c := &fakeContainer{out: "hello\n"}
+			routes := c.routes()
+			running := args[0] == "attach"
+			routes["GET /containers/"+containerID+"/json"] = answer(map[string]any{
+				"Id": containerID, "State": map[string]any{"Running": running}, "Config": map[string]any{}, "HostConfig": map[string]any{},
+			})
+			if running {
+				close(c.started)
+			}
+			e := newFakeEngine(t, routes)
+			var stderr strings.Builder
+			code := Main(append([]string{"berth", "-H", e.host()}, args...), Streams{In: strings.NewReader(""), Out: fullDisk{}, Err: &stderr})
+			if code != 1 || !strings.Contains(stderr.String(), "no space left on device") {
+				t.Errorf("exit code %d, %q", code, stderr.String())
+			}
+		})
 	}
 }

@@ -91,8 +91,11 @@ func (a *app) startAttached(ctx context.Context, name string, o startFlags) erro
 	if config.Tty {
 		a.followSize(ctx, a.resizeContainer(engine, c.ID))
 	}
-	if err := streams.wait(); errors.Is(err, errDetached) {
+	switch err := streams.wait(); {
+	case errors.Is(err, errDetached):
 		return nil
+	case errors.As(err, new(outputError)):
+		return err
 	}
 	return <-exited
 }

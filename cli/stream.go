@@ -97,9 +97,9 @@ func (c conversation) copyOutput() error {
 	case c.stdout == nil && c.stderr == nil:
 		_, err = io.Copy(io.Discard, c.connection.Reader)
 	case c.tty:
-		_, err = io.Copy(orDiscard(c.stdout), c.connection.Reader)
+		_, err = io.Copy(output{orDiscard(c.stdout)}, c.connection.Reader)
 	default:
-		_, err = stdcopy.StdCopy(orDiscard(c.stdout), orDiscard(c.stderr), c.connection.Reader)
+		_, err = stdcopy.StdCopy(output{orDiscard(c.stdout)}, output{orDiscard(c.stderr)}, c.connection.Reader)
 	}
 	return err
 }
@@ -114,6 +114,23 @@ func (c conversation) copyInput(input io.Reader) error {
 	_ = c.connection.CloseWrite()
 	return nil
 }
+
+// output is a stream of the user's: what it does not take is an outputError.
+type output struct{ to io.Writer }
+
+func (o output) Write(p []byte) (int, error) {
+	n, err := o.to.Write(p)
+	if err != nil {
+		err = outputError{err}
+	}
+	return n, err
+}
+
+// outputError ends a conversation whose user's output takes no more: the disk is full, or nobody
+// reads the pipe. Nothing else would tell that what the container says is lost.
+type outputError struct{ error }
+
+func (e outputError) Unwrap() error { return e.error }
 
 func orDiscard(w io.Writer) io.Writer {
 	if w == nil {
