@@ -286,3 +286,41 @@ func FuzzCompression(f *testing.F) {
 		}
 	})
 }
+
+func TestDocumentsOfMillionsOfNothingsAreRefusedWhereverTheyComeFrom(t *testing.T) {
+	s := newStore(t)
+	nothings := "[0" + strings.Repeat(",0", 1_000_000) + "]"
+	f := newFakeRegistry(t)
+	give := func(tag, mediaType, of string) {
+		data := []byte(`{"schemaVersion":2,"` + of + `":` + nothings + `}`)
+		d := describe(mediaType, data)
+		f.add(tag, testImage{blobs: map[oci.Digest][]byte{d.Digest: data}, manifest: d})
+	}
+	give("index", ocispec.MediaTypeImageIndex, "manifests")
+	give("manifest", ocispec.MediaTypeImageManifest, "layers")
+	img := gzipImage("history", layerTar("a", "a"))
+	var m oci.Manifest
+	if err := json.Unmarshal(img.blobs[img.manifest.Digest], &m); err != nil {
+		t.Fatal(err)
+	}
+	config := []byte(`{"history":` + nothings + `}`)
+	m.Config = describe(ocispec.MediaTypeImageConfig, config)
+	img.blobs[m.Config.Digest] = config
+	d, data, err := describeManifest(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img.manifest, img.blobs[d.Digest] = d, data
+	f.add("config", img)
+	for _, tag := range []string{":index", ":manifest", ":config"} {
+		if _, err := s.Pull(t.Context(), f.ref(t, tag), nil, nil, nil); !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), "elements") {
+			t.Errorf("%s: %v", tag, err)
+		}
+	}
+	for _, name := range []string{"index.json", "manifest.json"} {
+		_, err := s.Load(t.Context(), bytes.NewReader(layerTar(name, nothings)), LoadOptions{}, nil)
+		if !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), "elements") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

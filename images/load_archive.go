@@ -5,7 +5,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -330,7 +329,7 @@ func (a *shelf) json(name string, v any) (found bool, err error) {
 	if err != nil {
 		return true, err
 	}
-	if err := json.Unmarshal(data, v); err != nil {
+	if err := oci.Decode(data, v); err != nil {
 		return true, fail.New(fail.Invalid, "%s: %w", name, err)
 	}
 	return true, nil

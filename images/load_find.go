@@ -3,7 +3,6 @@ package images
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -184,7 +183,7 @@ func (w *walk) visit(d oci.Descriptor, depth int, c *contents) error {
 			return fail.New(fail.Invalid, "index %s is nested too deep", d.Digest)
 		}
 		var ix oci.Index
-		if err := json.Unmarshal(data, &ix); err != nil {
+		if err := oci.Decode(data, &ix); err != nil {
 			return fail.New(fail.Invalid, "index %s: %w", d.Digest, err)
 		}
 		if depth > 0 {

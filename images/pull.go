@@ -3,7 +3,6 @@ package images
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -151,7 +150,7 @@ func (src source) choose(ctx context.Context, target oci.Descriptor) (manifest o
 		return manifest, nil, err
 	}
 	var ix oci.Index
-	if err := json.Unmarshal(index, &ix); err != nil {
+	if err := oci.Decode(index, &ix); err != nil {
 		return manifest, nil, fail.New(fail.Invalid, "index %s: %w", target.Digest, err)
 	}
 	if manifest, err = src.chooseManifest(ctx, ix.Manifests); err != nil {
@@ -248,7 +247,7 @@ func (src source) askPlatform(ctx context.Context, d oci.Descriptor) (*oci.Platf
 		return nil, err
 	}
 	var img oci.Image
-	if err := json.Unmarshal(raw, &img); err != nil {
+	if err := oci.Decode(raw, &img); err != nil {
 		return nil, fail.New(fail.Invalid, "image configuration %s: %w", v.Config.Digest, err)
 	}
 	if img.OS == "" {
@@ -261,7 +260,6 @@ func (src source) askPlatform(ctx context.Context, d oci.Descriptor) (*oci.Platf
 type plan struct {
 	arrived
 	diffs []oci.Digest
-	image oci.Image
 	ready *unpackedLayers // nil: none
 }
 
@@ -289,7 +287,7 @@ func isForeign(d oci.Descriptor) bool {
 // the type of what cannot be unpacked and run, and empty for an image.
 func parseManifest(d oci.Descriptor, data []byte) (v variant, artifact string, err error) {
 	var m oci.Manifest
-	if err := json.Unmarshal(data, &m); err != nil {
+	if err := oci.Decode(data, &m); err != nil {
 		return v, "", fail.New(fail.Invalid, "manifest %s: %w", d.Digest, err)
 	}
 	if m.SchemaVersion == 1 {
@@ -329,10 +327,11 @@ const maxConfig = 16 << 20
 // newPlan joins a manifest and the configuration it names.
 func newPlan(v variant, raw []byte) (plan, error) {
 	p := plan{arrived: arrived{id: v.Config.Digest, v: v}}
-	if err := json.Unmarshal(raw, &p.image); err != nil {
+	var img oci.Image
+	if err := oci.Decode(raw, &img); err != nil {
 		return p, fail.New(fail.Invalid, "image configuration %s: %w", v.Config.Digest, err)
 	}
-	p.diffs = p.image.RootFS.DiffIDs
+	p.diffs = img.RootFS.DiffIDs
 	if len(p.diffs) != len(v.Layers) {
 		return p, fail.New(fail.Invalid, "manifest %s has %d layers, its configuration %d", v.Manifest.Digest, len(v.Layers), len(p.diffs))
 	}
@@ -344,7 +343,7 @@ func newPlan(v variant, raw []byte) (plan, error) {
 		chain = oci.NextChainID(chain, d)
 		p.chains = append(p.chains, chain)
 	}
-	p.platform = p.image.Platform
+	p.platform = img.Platform
 	if said := v.Manifest.Platform; said != nil && p.platform.Variant == "" && said.Architecture == p.platform.Architecture {
 		p.platform.Variant = said.Variant // which old configurations do not tell
 	}

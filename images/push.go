@@ -234,7 +234,7 @@ func (p push) document(ctx context.Context, d oci.Descriptor, depth int) error {
 		Layers    []oci.Descriptor `json:"layers"`
 		Manifests []oci.Descriptor `json:"manifests"`
 	}
-	if err := json.Unmarshal(data, &m); err != nil {
+	if err := oci.Decode(data, &m); err != nil {
 		return fail.New(fail.Invalid, "manifest %s: %w", d.Digest, err)
 	}
 	if len(m.Manifests) > 0 && depth == maxNesting {

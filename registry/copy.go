@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -28,7 +27,7 @@ func (r *Repository) Copy(ctx context.Context, from *Repository, d oci.Descripto
 	if oci.IsIndex(d.MediaType) {
 		return fail.New(fail.Invalid, "%s is an index, not a manifest", d.Digest)
 	}
-	if err := json.Unmarshal(data, &m); err != nil {
+	if err := oci.Decode(data, &m); err != nil {
 		return fail.New(fail.Invalid, "manifest %s: %w", d.Digest, err)
 	}
 	blobs := m.Layers

@@ -143,7 +143,7 @@ func mediaType(resp *http.Response, data []byte) string {
 		Manifests []json.RawMessage `json:"manifests"`
 		Layers    []json.RawMessage `json:"layers"`
 	}
-	_ = json.Unmarshal(data, &m)
+	_ = oci.Decode(data, &m)
 	switch {
 	case m.MediaType != "":
 		return m.MediaType
@@ -161,7 +161,7 @@ func readManifest(body io.Reader) ([]byte, error) {
 		return nil, spoiled(fail.New(fail.Unavailable, "%w", err))
 	}
 	if len(data) > maxManifest {
-		return nil, fail.New(fail.Invalid, "larger than the %d bytes that a manifest may have", maxManifest)
+		return nil, fail.New(fail.Invalid, "larger than the %d bytes that a document may have", maxManifest)
 	}
 	return data, nil
 }
@@ -269,13 +269,16 @@ func (r *Repository) tags(ctx context.Context, a *access) ([]string, error) {
 		var page struct {
 			Tags []string `json:"tags"`
 		}
-		err = json.NewDecoder(io.LimitReader(resp.Body, maxManifest)).Decode(&page)
+		data, err := readManifest(resp.Body)
 		resp.Body.Close()
+		if err == nil {
+			err = oci.Decode(data, &page)
+		}
 		if err != nil {
 			return nil, spoiled(fail.New(fail.Unavailable, "%w", err))
 		}
 		for _, t := range page.Tags {
-			size += len(t) + 1
+			size += len(t) + 16
 		}
 		if size > maxTags {
 			return nil, fail.New(fail.Invalid, "the registry lists more than %d MiB of tags", maxTags>>20)

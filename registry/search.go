@@ -2,14 +2,13 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
 
 	"berth/fail"
+	"berth/oci"
 )
 
 // Found is a repository that a search found, in the form of Docker's index API ("v1").
@@ -74,7 +73,11 @@ func (c *Client) Search(ctx context.Context, term string, limit int, a *Auth) ([
 	var got struct {
 		Results []Found `json:"results"`
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxManifest)).Decode(&got); err != nil {
+	data, err := readManifest(resp.Body)
+	if err == nil {
+		err = oci.Decode(data, &got)
+	}
+	if err != nil {
 		return nil, fail.New(fail.Unavailable, "%s cannot be searched: its answer is not that of a search: %w", e.way.host, err)
 	}
 	return got.Results[:min(len(got.Results), limit)], nil
