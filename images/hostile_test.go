@@ -324,3 +324,27 @@ func TestDocumentsOfMillionsOfNothingsAreRefusedWhereverTheyComeFrom(t *testing.
 		}
 	}
 }
+
+func TestDocumentsOfAnArchiveDoNotFillTheMemoryTogether(t *testing.T) {
+	defer func(most int) { maxDocuments = most }(maxDocuments)
+	maxDocuments = 1 << 20
+	s := newStore(t)
+	var files []string
+	var docker []dockerManifest
+	for i := range 3 {
+		name := string(rune('a'+i)) + ".json"
+		files = append(files, name, `{"author":"`+name+strings.Repeat("x", 400<<10)+`","rootfs":{"type":"layers"}}`)
+		docker = append(docker, dockerManifest{Config: name})
+	}
+	load := func(n int) error {
+		all := append(slices.Clone(files), "manifest.json", toJSON(docker[:n]))
+		_, err := s.Load(t.Context(), bytes.NewReader(layerTar(all...)), LoadOptions{}, nil)
+		return err
+	}
+	if err := load(2); err != nil {
+		t.Error(err)
+	}
+	if err := load(3); !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), "altogether") {
+		t.Error(err)
+	}
+}

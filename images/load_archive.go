@@ -32,6 +32,7 @@ type shelf struct {
 	links  map[string]string
 	// unended: the archive has no mark of its end, which some writers leave out.
 	unended bool
+	told    int // bytes of documents
 
 	mu    sync.Mutex                // guards files while fill runs
 	files map[string]oci.Descriptor // digest and size
@@ -320,12 +321,28 @@ func (a *shelf) find(name string) (oci.Descriptor, bool) {
 	return oci.Descriptor{}, false
 }
 
+// maxDocuments bounds the indexes, manifests and configurations of one archive, in bytes: what they
+// say of its images is in memory until all are there. Tests lower it.
+var maxDocuments = 256 << 20
+
+// document reads one of them.
+func (a *shelf) document(d oci.Digest) ([]byte, error) {
+	data, err := a.store.blobs.Read(d)
+	if err != nil {
+		return nil, err
+	}
+	if a.told += len(data); a.told > maxDocuments {
+		return nil, fail.New(fail.Invalid, "the archive's manifests and configurations are larger than %d MiB altogether", maxDocuments>>20)
+	}
+	return data, nil
+}
+
 func (a *shelf) json(name string, v any) (found bool, err error) {
 	d, ok := a.find(name)
 	if !ok {
 		return false, nil
 	}
-	data, err := a.store.blobs.Read(d.Digest)
+	data, err := a.document(d.Digest)
 	if err != nil {
 		return true, err
 	}

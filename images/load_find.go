@@ -173,7 +173,7 @@ func (w *walk) visit(d oci.Descriptor, depth int, c *contents) error {
 		return nil
 	}
 	w.lease.keepBlobs(d.Digest)
-	data, err := w.store.blobs.Read(d.Digest)
+	data, err := w.document(d.Digest)
 	if err != nil {
 		return err
 	}
@@ -222,7 +222,7 @@ func (w *walk) manifest(d oci.Descriptor, data []byte, depth int, c *contents) e
 	if !w.store.blobs.Has(v.Config.Digest) {
 		return fail.New(fail.Invalid, "the archive lacks the configuration %s of manifest %s", v.Config.Digest, d.Digest)
 	}
-	raw, err := w.store.blobs.Read(v.Config.Digest)
+	raw, err := w.document(v.Config.Digest)
 	if err != nil {
 		return err
 	}
@@ -285,7 +285,7 @@ func (a *shelf) dockerImage(ctx context.Context, m dockerManifest, known []loada
 	if c.Size > maxConfig {
 		return img, fail.New(fail.Invalid, "a configuration of %d bytes is too large", c.Size)
 	}
-	raw, err := a.store.blobs.Read(c.Digest)
+	raw, err := a.document(c.Digest)
 	if err != nil {
 		return img, err
 	}
