@@ -301,6 +301,32 @@ func (s *Store) what(name string) presence {
 
 func (s *Store) mounted(name string) bool { return s.what(name) == mount }
 
+// escapes are those of proc_pid_mountinfo(5).
+var escapes = strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`)
+
+// within finds what is mounted on a volume's directory or below it, empty: nothing. A container with
+// shared propagation may have put it there, and who deletes the volume's files must not get into it.
+func (s *Store) within(name string) (string, error) {
+	dir, err := filepath.EvalSymlinks(s.mountpoint(name))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	mounts, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	dir = escapes.Replace(dir)
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 4 && (f[4] == dir || strings.HasPrefix(f[4], dir+"/")) {
+			return f[4], nil
+		}
+	}
+	return "", nil
+}
+
 // unmount takes the mount away now; a process that still has a file open there keeps it
 // until it closes that.
 func (s *Store) unmount(name string) error {

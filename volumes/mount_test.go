@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -123,6 +124,38 @@ func TestOneThreadAtMostWaitsForADeadServer(t *testing.T) {
 	err := errors.Join(h.Unmount("data", "c1"), h.Unmount("data", "c2"), h.Unmount("data", "c3"), h.Remove(t.Context(), "data"))
 	if left := h.files(); err != nil || len(left) > 0 {
 		t.Errorf("%v; left: %v", err, left)
+	}
+}
+
+func TestWhatIsMountedInAVolumeIsNotDeletedWithIt(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	h := newHouse(t)
+	v := h.create("data")
+	sub := filepath.Join(v.Mountpoint, "a b")
+	if err := os.Mkdir(sub, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", sub, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(sub, unix.MNT_DETACH)
+	file := filepath.Join(sub, "precious")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Remove(t.Context(), "data"); !fail.Is(err, fail.Conflict) || !strings.Contains(err.Error(), "unmount that first") {
+		t.Error(err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Unmount(sub, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Remove(t.Context(), "data"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -404,6 +404,9 @@ func (s *Store) hide(name string) (hidden string, err error) {
 			return "", err
 		}
 	}
+	if at, err := s.within(name); err != nil || at != "" {
+		return "", cmp.Or(err, fail.New(fail.Conflict, "%s is mounted and no part of the volume: unmount that first", at))
+	}
 	for n := 0; ; n++ { // an earlier one of that name may still be on its way
 		hidden = filepath.Join(s.dir, fmt.Sprintf("%s%d-%s", gone, n, name))
 		err := unix.Renameat2(unix.AT_FDCWD, filepath.Join(s.dir, name), unix.AT_FDCWD, hidden, unix.RENAME_NOREPLACE)
