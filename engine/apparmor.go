@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"berth/durable"
 	"berth/fail"
+	"berth/kernel"
 	"berth/kernel/apparmor"
 	"berth/supervisor"
 )
@@ -19,6 +21,7 @@ type profileKeeper struct {
 	record string // file under the exec root: what this engine, or one before it, has loaded
 	log    *slog.Logger
 	lacks  string // what is missing to load it: then containers have no default profile
+	stays  bool   // they keep the engine's own
 
 	turn  chan struct{}  // capacity 1; whoever sent into it may use entry
 	entry apparmor.Entry // where it was last seen
@@ -55,6 +58,10 @@ func newProfileKeeper(record string, m *machine, log *slog.Logger) *profileKeepe
 	}
 	if e, ok := k.kernel.find(); ok && k.lacks != "" { // somebody else has loaded it
 		k.lacks, k.entry = "", e
+	}
+	if own := apparmor.Of(os.Getpid()); kernel.Contained() && own != "" && own != apparmor.Unconfined {
+		k.stays = true // a container's profile lets nobody out
+		k.lacks = fmt.Sprintf("this engine is in a container under the profile %s, which they keep, and which may forbid it to mount anything (start that with --privileged, or --security-opt apparmor=unconfined)", own)
 	}
 	return k
 }
@@ -128,7 +135,7 @@ func (k *profileKeeper) begin(ctx context.Context) {
 // the engine itself is.
 func (k *profileKeeper) standard(privileged bool) string {
 	switch {
-	case k == nil:
+	case k == nil, k.stays:
 		return ""
 	case privileged, k.lacks != "":
 		return apparmor.Unconfined

@@ -108,6 +108,8 @@ func TestProcessesGetTheirProfile(t *testing.T) {
 	with, _ := new(fakeProfiles).keeper(t, "/nonexistent", "x")
 	without, _ := new(fakeProfiles).keeper(t, "/nonexistent", "x")
 	without.lacks = "the program is missing"
+	confined, _ := new(fakeProfiles).keeper(t, "/nonexistent", "x")
+	confined.lacks, confined.stays = "it is in a container itself", true
 	for name, c := range map[string]struct {
 		keeper     *profileKeeper
 		privileged bool
@@ -121,6 +123,8 @@ func TestProcessesGetTheirProfile(t *testing.T) {
 		"named the old way":                  {with, false, "apparmor:mine", "mine"},
 		"unconfined":                         {with, false, "apparmor=unconfined", "unconfined"},
 		"without the parser":                 {without, false, "", "unconfined"},
+		"an engine that is confined":         {confined, false, "", ""},
+		"privileged, by one that is":         {confined, true, "", ""},
 		"without the parser, named":          {without, false, "apparmor=mine", "mine"},
 		"a kernel without AppArmor":          {nil, false, "", ""},
 		"a kernel without AppArmor, asked":   {nil, false, "apparmor=unconfined", ""},
