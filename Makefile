@@ -78,7 +78,7 @@ test-vm-chosen: tools bin/vm
 	$(MAKE) -j2 -O chosen-suites chosen-machines
 
 VM_CHOSEN := ./kernel ./kernel/cgroup ./kernel/apparmor ./kernel/systemd ./runtime \
-	'./test=^(TestRunGivesOutputAndExitCode|TestLimits.*|TestAppArmor.*|TestSecurityOptionsConfine|TestLifeOfAContainer|TestMountsOfEveryKind)$$'
+	'./test=^(TestRunGivesOutputAndExitCode|TestLimits.*|TestAppArmor.*|TestSecurityOptionsConfine|TestLifeOfAContainer|TestMountsOfEveryKind|TestBerthInBerth)$$'
 chosen-suites:
 	bin/vm test -timeout 20m -skip /docker $(VM_CHOSEN)
 	BERTH_VM=1 $(GO) test -count=1 -timeout 30m -run LivingWithSystemd ./test/machine

@@ -178,10 +178,13 @@ func mayVacate(root string) error {
 		return fail.New(fail.Unavailable, "the control group %s has processes that are not this container's: they are left where they are", root)
 	}
 	// A unit's group is systemd's unless that has given it away: systemd, "Control Group APIs and Delegation".
+	unit, given := false, false
 	for _, space := range []string{"trusted.", "user."} {
-		if attribute(root, space+"invocation_id") != "" && attribute(root, space+"delegate") != "1" {
-			return fail.New(fail.Unavailable, "the control group %s is a unit's of systemd without Delegate=yes: its processes are left where they are", root)
-		}
+		unit = unit || attribute(root, space+"invocation_id") != ""
+		given = given || attribute(root, space+"delegate") == "1"
+	}
+	if unit && !given {
+		return fail.New(fail.Unavailable, "the control group %s is a unit's of systemd without Delegate=yes: its processes are left where they are", root)
 	}
 	return nil
 }
