@@ -101,7 +101,9 @@ type endpoint struct {
 	client *Client
 	way    way
 
-	mu   sync.Mutex // serialises finding out; guards the rest
+	finding chan struct{} // holds one while somebody finds out
+
+	mu   sync.Mutex // guards the rest
 	base string     // scheme://host/root, empty: not known yet
 	http *http.Client
 	// probed: the scheme was tried out, and may change.
@@ -117,7 +119,7 @@ func (c *Client) endpoint(w way, print string) *endpoint {
 	defer c.mu.Unlock()
 	e, ok := c.endpoints[key]
 	if !ok {
-		e = &endpoint{client: c, way: w}
+		e = &endpoint{client: c, way: w, finding: make(chan struct{}, 1)}
 		c.endpoints[key] = e
 	}
 	return e
@@ -154,37 +156,60 @@ func (e *endpoint) insecure(ctx context.Context) bool {
 // need not be secure are asked by https first (without verification) and by http then, as
 // Docker does; the answer is remembered.
 func (e *endpoint) connect(ctx context.Context) (string, *http.Client, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.base != "" {
-		return e.base, e.http, nil
+	if base, hc := e.found(); base != "" {
+		return base, hc, nil
 	}
-	insecure := e.insecure(ctx)
-	tlsConfig, err := e.way.tlsConfig(insecure)
+	select {
+	case e.finding <- struct{}{}:
+		defer func() { <-e.finding }()
+	case <-ctx.Done():
+		return "", nil, context.Cause(ctx)
+	}
+	if base, hc := e.found(); base != "" {
+		return base, hc, nil
+	}
+	base, hc, probed, err := e.find(ctx)
 	if err != nil {
 		return "", nil, err
 	}
-	hc := e.httpClient(tlsConfig)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.base, e.http, e.probed = base, hc, probed
+	return base, hc, nil
+}
+
+// found is what connect has remembered.
+func (e *endpoint) found() (base string, hc *http.Client) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.base, e.http
+}
+
+// find does what connect is for; probed: the scheme was tried out.
+func (e *endpoint) find(ctx context.Context) (base string, hc *http.Client, probed bool, err error) {
+	insecure := e.insecure(ctx)
+	tlsConfig, err := e.way.tlsConfig(insecure)
+	if err != nil {
+		return "", nil, false, err
+	}
+	hc = e.httpClient(tlsConfig)
 	rest := e.way.host + e.way.root
 	switch {
 	case e.way.scheme != "":
-		e.base, e.http = e.way.scheme+"://"+rest, hc
-		return e.base, e.http, nil
+		return e.way.scheme + "://" + rest, hc, false, nil
 	case !insecure:
-		e.base, e.http = "https://"+rest, hc
-		return e.base, e.http, nil
+		return "https://" + rest, hc, false, nil
 	}
 	for _, scheme := range []string{"https://", "http://"} {
 		if err = e.answers(ctx, hc, scheme+rest); err == nil {
-			e.base, e.http, e.probed = scheme+rest, hc, true
-			return e.base, e.http, nil
+			return scheme + rest, hc, true, nil
 		}
 		if ctx.Err() != nil || speaksTLS(err) {
 			break
 		}
 	}
 	hc.CloseIdleConnections()
-	return "", nil, err
+	return "", nil, false, err
 }
 
 // speaksTLS reports whether err came out of a conversation in TLS.

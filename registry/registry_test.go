@@ -684,6 +684,51 @@ func TestWhatAServerSaysCannotSpoilATerminal(t *testing.T) {
 	}
 }
 
+func TestNobodyWaitsForAnotherWhoFindsOutHowToReachARegistry(t *testing.T) {
+	asked, release := make(chan struct{}), make(chan struct{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() { // who takes connections and says nothing
+		for first := true; ; first = false {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if first {
+				close(asked)
+			}
+			go func() { <-release; c.Close() }()
+		}
+	}()
+	c := impatient(Config{})
+	tags := func(ctx context.Context) error {
+		_, err := c.Repository(named(t, l.Addr().String()+"/app"), nil).Tags(ctx)
+		return err
+	}
+	patient := make(chan error)
+	go func() { patient <- tags(t.Context()) }()
+	<-asked
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	ended := make(chan error)
+	go func() { ended <- tags(ctx) }()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("who gave up waits for who did not")
+	}
+	close(release)
+	if err := <-patient; !fail.Is(err, fail.Unavailable) {
+		t.Error(err)
+	}
+}
+
 func TestTransferThatStandsStillEnds(t *testing.T) {
 	release := make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
