@@ -8,15 +8,21 @@ import (
 	"berth/oci"
 )
 
+// course is what those have in common who can share a flight.
+type course struct {
+	target, manifest oci.Digest
+	platform         string // that was asked for
+}
+
 // flight is one manifest's way into the store, shared by all who want it at the same
 // time. It ends early when the last of them gives up.
 type flight struct {
-	manifest oci.Digest
-	lease    *lease // on the content, until all who wanted it have recorded it
-	cancel   context.CancelCauseFunc
-	done     chan struct{}
-	got      arrived // valid, like err, once done is closed
-	err      error
+	course
+	lease  *lease // on the content, until all who wanted it have recorded it
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+	got    arrived // valid, like err, once done is closed
+	err    error
 
 	// Guarded by Store.mu.
 	riders int
@@ -52,10 +58,10 @@ func (w *watcher) add(s Step) {
 // fetcher does a flight's work.
 type fetcher func(context.Context, Progress, *lease) (arrived, error)
 
-// board brings manifest into the store by work, or joins who is at it already. The
+// board brings a manifest into the store by work, or joins who is at it already. The
 // content is leased until leave is called, which must be.
-func (s *Store) board(ctx context.Context, manifest oci.Digest, report Progress, work fetcher) (got arrived, leave func(), err error) {
-	f, err := s.join(ctx, manifest, work)
+func (s *Store) board(ctx context.Context, c course, report Progress, work fetcher) (got arrived, leave func(), err error) {
+	f, err := s.join(ctx, c, work)
 	if err != nil {
 		return arrived{}, func() {}, err
 	}
@@ -75,38 +81,38 @@ func (s *Store) board(ctx context.Context, manifest oci.Digest, report Progress,
 	}
 }
 
-// join finds the flight of manifest, or starts it.
-func (s *Store) join(ctx context.Context, manifest oci.Digest, work fetcher) (*flight, error) {
-	if f := s.underWay(manifest); f != nil {
+// join finds the flight of a course, or starts it.
+func (s *Store) join(ctx context.Context, c course, work fetcher) (*flight, error) {
+	if f := s.underWay(c); f != nil {
 		return f, nil
 	}
-	l, err := s.newLease("pull", manifest.String())
+	l, err := s.newLease("pull", c.manifest.String())
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
-	if f := s.underWayLocked(manifest); f != nil { // somebody was faster
+	if f := s.underWayLocked(c); f != nil { // somebody was faster
 		s.mu.Unlock()
 		l.release()
 		return f, nil
 	}
 	fctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	f := &flight{manifest: manifest, lease: l, cancel: cancel, done: make(chan struct{}), riders: 1,
+	f := &flight{course: c, lease: l, cancel: cancel, done: make(chan struct{}), riders: 1,
 		watchers: map[*watcher]struct{}{}, latest: map[string]Step{}}
-	s.flights[manifest] = f
+	s.flights[c] = f
 	s.mu.Unlock()
 	go s.fly(fctx, f, work)
 	return f, nil
 }
 
-func (s *Store) underWay(manifest oci.Digest) *flight {
+func (s *Store) underWay(c course) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.underWayLocked(manifest)
+	return s.underWayLocked(c)
 }
 
-func (s *Store) underWayLocked(manifest oci.Digest) *flight {
-	f := s.flights[manifest]
+func (s *Store) underWayLocked(c course) *flight {
+	f := s.flights[c]
 	if f == nil || f.ended && f.err != nil {
 		return nil
 	}
@@ -139,8 +145,8 @@ func (s *Store) alight(f *flight, cause error) {
 	s.mu.Lock()
 	f.riders--
 	last, ended := f.riders == 0, f.ended
-	if last && s.flights[f.manifest] == f {
-		delete(s.flights, f.manifest)
+	if last && s.flights[f.course] == f {
+		delete(s.flights, f.course)
 	}
 	s.mu.Unlock()
 	switch {

@@ -79,7 +79,7 @@ type Store struct {
 	mu      sync.Mutex   // guards the rest
 	index   index
 	leases  map[*lease]struct{}
-	flights map[oci.Digest]*flight
+	flights map[course]*flight
 	damaged map[string]error // images whose records cannot be read, and why
 }
 
@@ -88,7 +88,7 @@ type Store struct {
 func Open(cfg Config) (*Store, error) {
 	s := &Store{
 		root: cfg.Root, db: cfg.DB, registry: cfg.Registry, events: cfg.Events, log: cfg.Log,
-		pushForeign: cfg.PushForeign, downloads: cmp.Or(cfg.Downloads, defaultDownloads), uploads: cmp.Or(cfg.Uploads, defaultUploads), cacheMax: cfg.CacheMax, leases: map[*lease]struct{}{}, flights: map[oci.Digest]*flight{}, damaged: map[string]error{},
+		pushForeign: cfg.PushForeign, downloads: cmp.Or(cfg.Downloads, defaultDownloads), uploads: cmp.Or(cfg.Uploads, defaultUploads), cacheMax: cfg.CacheMax, leases: map[*lease]struct{}{}, flights: map[course]*flight{}, damaged: map[string]error{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

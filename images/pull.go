@@ -52,16 +52,16 @@ func (s *Store) Pull(ctx context.Context, ref reference.Named, platform *oci.Pla
 		known = promise
 	}
 	before := s.named(known)
-	got, leave, err := s.board(ctx, manifest.Digest, report, func(ctx context.Context, report Progress, l *lease) (arrived, error) {
+	c := course{target: target.Digest, manifest: manifest.Digest}
+	if platform != nil {
+		c.platform = platforms.FormatAll(*platform)
+	}
+	got, leave, err := s.board(ctx, c, report, func(ctx context.Context, report Progress, l *lease) (arrived, error) {
 		return src.fetch(ctx, l, target, index, manifest, report)
 	})
 	defer leave()
 	if err != nil {
 		return Image{}, pulling(ref, err)
-	}
-	if target.Digest != got.v.Target.Digest {
-		// Whoever was at it came to the same manifest by another index.
-		got.v.Target = manifest
 	}
 	durable.Failpoint("images.pull.fetched")
 	arrival := arrival{arrived: got, digest: promise}

@@ -464,6 +464,52 @@ func TestOneOfTwoPullsMayGiveUp(t *testing.T) {
 	}
 }
 
+func TestAPullForAnotherPlatformFailsAlone(t *testing.T) {
+	s := newStore(t)
+	f := newFakeRegistry(t)
+	img := gzipImage("amd64 alone", layerTar("a", "a"))
+	f.add("1", img)
+	asked, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	f.fault = func(w http.ResponseWriter, r *http.Request, d oci.Digest) bool {
+		if d == img.config.Digest {
+			once.Do(func() { close(asked) })
+			<-release
+		}
+		return false
+	}
+	pull := func(platform *oci.Platform) chan error {
+		result := make(chan error, 1)
+		go func() {
+			_, err := s.Pull(t.Context(), f.ref(t, ":1"), platform, nil, nil)
+			result <- err
+		}()
+		return result
+	}
+	arm := parse(t, "linux/arm64")
+	other := pull(&arm)
+	<-asked
+	whatever := pull(nil)
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		s.mu.Lock()
+		n := len(s.flights)
+		for _, f := range s.flights {
+			n += f.riders - 1
+		}
+		s.mu.Unlock()
+		if n == 2 {
+			break
+		}
+	}
+	close(release)
+	if err := <-other; !fail.Is(err, fail.NotFound) {
+		t.Errorf("for arm64: %v", err)
+	}
+	if err := <-whatever; err != nil {
+		t.Errorf("for any: %v", err)
+	}
+}
+
 func TestAClientThatStandsStillHoldsUpNobodyElsesPull(t *testing.T) {
 	s := newStore(t)
 	f := newFakeRegistry(t)
