@@ -3,7 +3,6 @@ package cgroup
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 
@@ -65,53 +64,6 @@ func pidsBelow(dir string) ([]int, error) {
 	})
 	slices.Sort(pids)
 	return slices.Compact(pids), err
-}
-
-// walk visits dir and the groups below it, parents first. Groups that vanish meanwhile
-// are passed over.
-func walk(dir string, visit func(dir string) error) error {
-	if err := visit(dir); err != nil {
-		return err
-	}
-	children, err := childGroups(dir)
-	if err != nil {
-		return err
-	}
-	for _, c := range children {
-		if err := walk(c, visit); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// childGroups lists the directories in dir. Most groups have none, which the link count
-// of the directory tells without reading it.
-func childGroups(dir string) ([]string, error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(dir, &st); err != nil {
-		if gone(err) {
-			return nil, nil
-		}
-		return nil, &os.PathError{Op: "stat", Path: dir, Err: err}
-	}
-	if st.Nlink == 2 {
-		return nil, nil
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		if gone(err) {
-			return nil, nil
-		}
-		return nil, err
-	}
-	var children []string
-	for _, e := range entries {
-		if e.IsDir() {
-			children = append(children, dir+"/"+e.Name())
-		}
-	}
-	return children, nil
 }
 
 // Signal sends sig to every process of the group once. Class NotFound when there is none.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 
 	"golang.org/x/sys/unix"
 
@@ -64,30 +63,4 @@ func (g *Group) removeBusy(ctx context.Context, d dir) error {
 		}
 	}
 	return retry(ctx, try)
-}
-
-// removeTree removes a group and the groups below it, innermost first. One that is gone
-// already is fine.
-func removeTree(dir string) error {
-	err := unix.Rmdir(dir)
-	if err == nil || err == unix.ENOENT {
-		return nil
-	}
-	if err == unix.EBUSY || err == unix.ENOTEMPTY {
-		children, cerr := childGroups(dir)
-		if cerr != nil {
-			return cerr
-		}
-		if len(children) > 0 {
-			for _, c := range children {
-				if err := removeTree(c); err != nil {
-					return err
-				}
-			}
-			if err = unix.Rmdir(dir); err == nil || err == unix.ENOENT {
-				return nil
-			}
-		}
-	}
-	return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
 }
