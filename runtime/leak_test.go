@@ -54,6 +54,16 @@ func sweep(t *testing.T, do func(left int) error) {
 	}
 }
 
+// settled is what is left once it is no more than before: who watches for an end lets go last.
+func settled(t *testing.T, before []string) (after []string) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		if after = leftovers(t); slices.Equal(after, before) || time.Now().After(end) {
+			return after
+		}
+	}
+}
+
 func TestNothingIsLeftWhenDescriptorsRunOut(t *testing.T) {
 	needRoot(t)
 	if _, err := hostNull(); err != nil { // kept for the process's life
@@ -72,7 +82,7 @@ func TestNothingIsLeftWhenDescriptorsRunOut(t *testing.T) {
 		if err == nil {
 			destroy(t, made)
 		}
-		if after := leftovers(t); !slices.Equal(after, before) {
+		if after := settled(t, before); !slices.Equal(after, before) {
 			t.Errorf("%d left, %v:\nbefore %v\nafter  %v", left, err, before, after)
 		}
 		return err
@@ -89,11 +99,7 @@ func TestNothingIsLeftWhenDescriptorsRunOut(t *testing.T) {
 			}
 			p.Release()
 		}
-		after := leftovers(t)
-		for end := time.Now().Add(10 * time.Second); !slices.Equal(after, before) && time.Now().Before(end); after = leftovers(t) {
-			time.Sleep(time.Millisecond) // who watches for its end lets go last
-		}
-		if !slices.Equal(after, before) {
+		if after := settled(t, before); !slices.Equal(after, before) {
 			t.Errorf("exec, %d left, %v:\nbefore %v\nafter  %v", left, err, before, after)
 		}
 		return err
