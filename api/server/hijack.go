@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -95,6 +96,10 @@ func closeFrom(conns []*net.UnixConn, fds []int) (err error) {
 	return err
 }
 
+// farewell is how long a client of a relay may take to close its connection after all was said; as
+// long as with a shim, who speaks to the others.
+const farewell = 2 * time.Second
+
 // relay carries bytes between outer and the returned connection until both directions
 // have ended; an end of one direction is passed on as such.
 func relay(outer net.Conn) (net.Conn, error) {
@@ -102,24 +107,48 @@ func relay(outer net.Conn) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	go func() {
-		done := make(chan struct{})
-		go func() { // client → container
-			if _, err := io.Copy(ours, outer); err != nil {
-				ours.Close() // the client is gone: a container that is silent would never notice
-			} else {
-				_ = ours.CloseWrite()
-			}
-			close(done)
+	go func() { // ends with the container's output, or with the client
+		inputEnded := make(chan struct{})
+		go func() {
+			defer close(inputEnded)
+			passInput(ours, outer)
 		}()
-		_, _ = io.Copy(outer, ours) // container → client
+		_, _ = io.Copy(outer, ours)
 		if c, ok := outer.(interface{ CloseWrite() error }); ok {
 			_ = c.CloseWrite()
+			// Closed with input unread it would be reset, which takes the end of the output along.
+			_ = outer.SetReadDeadline(time.Now().Add(farewell))
+			<-inputEnded
 		}
-		// The container's streams have ended: what the client may still say has no reader.
 		outer.Close()
-		<-done
+		<-inputEnded
 		ours.Close()
 	}()
 	return inner, nil
+}
+
+// passInput carries what the client says until it says no more.
+func passInput(container *net.UnixConn, client net.Conn) {
+	from := &source{r: client}
+	_, err := io.Copy(container, from)
+	switch {
+	case from.broken:
+		container.Close() // the client is gone: a container that is silent would never notice
+	case err == nil:
+		_ = container.CloseWrite()
+	default: // the container takes no more, and may still say something
+		_, _ = io.Copy(io.Discard, client)
+	}
+}
+
+// source remembers whether reading has failed.
+type source struct {
+	r      io.Reader
+	broken bool
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	s.broken = err != nil && err != io.EOF
+	return n, err
 }

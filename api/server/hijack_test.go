@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"berth/engine"
 	"berth/fail"
@@ -251,4 +252,51 @@ func TestRelayPassesBothEnds(t *testing.T) {
 	if got, err := io.ReadAll(client); err != nil || string(got) != "out" {
 		t.Fatal(string(got), err)
 	}
+}
+
+// plain hides that a connection is a TCP socket, as TLS does.
+type plain struct{ net.Conn }
+
+func (p plain) CloseWrite() error { return p.Conn.(*net.TCPConn).CloseWrite() }
+
+func TestRelayDeliversAllOutputToAClientThatStillSpeaks(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	outer, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner, err := relay(plain{outer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan struct{})
+	go func() { // a client that never stops
+		defer close(said)
+		for some := make([]byte, 64<<10); ; {
+			if _, err := client.Write(some); err != nil {
+				return
+			}
+		}
+	}()
+	const size = 8 << 20 // more than the sockets hold
+	go func() {
+		_, _ = inner.Write(make([]byte, size))
+		inner.Close()
+	}()
+	time.Sleep(50 * time.Millisecond) // it is slow: what the relay has to say waits in sockets
+	got, err := io.Copy(io.Discard, client)
+	if err != nil || got != size {
+		t.Errorf("%d bytes of %d came (%v)", got, size, err)
+	}
+	client.Close()
+	<-said
 }

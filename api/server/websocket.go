@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"berth/fail"
 )
@@ -100,8 +101,11 @@ func (ws *webSocket) serve(stream *net.UnixConn, framed bool) {
 	}()
 	_ = ws.sendAll(stream, framed)
 	_ = ws.write(opClose, []byte{0x03, 0xE8}) // 1000, normal closure
-	ws.conn.Close()
+	// The client's own comes back (RFC 6455, 7.1.1). Closed with input unread the connection would be
+	// reset, which takes the end of the output along.
+	_ = ws.conn.SetReadDeadline(time.Now().Add(farewell))
 	<-done
+	ws.conn.Close()
 	stream.Close()
 }
 
@@ -137,7 +141,7 @@ func (ws *webSocket) sendAll(stream io.Reader, framed bool) error {
 	}
 }
 
-// receive writes the client's messages to stream until it closes (nil) or breaks.
+// receive writes the client's messages to stream until it closes (nil) or its connection breaks.
 func (ws *webSocket) receive(stream io.Writer) error {
 	for {
 		op, payload, err := readFrame(ws.r)
@@ -150,7 +154,9 @@ func (ws *webSocket) receive(stream io.Writer) error {
 		case opPing:
 			err = ws.write(opPong, payload)
 		case opText, opBinary, opContinuation:
-			_, err = stream.Write(payload)
+			if _, err := stream.Write(payload); err != nil {
+				stream = io.Discard // the container takes no more, and may still say something
+			}
 		}
 		if err != nil {
 			return err
