@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -109,15 +111,37 @@ func (a *app) create(ctx context.Context, id string, o *creation, wait, detached
 		}
 		cfg.ExecFifo = a.fifo(id)
 	}
+	// The home is this user's: exec's process, whose environment is made of what is kept, may be another's.
+	env := spec.Process.Env
+	cfg.Prepare = func(root *os.File) error {
+		spec.Process.Env = withHome(spec.Process, root)
+		return nil
+	}
 	c, err := runtime.Create(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
+	spec.Process.Env = env
 	a.warn(c.Warnings())
 	if err := a.announce(c, o); err != nil {
 		return nil, errors.Join(err, a.destroy(id, c))
 	}
 	return c, nil
+}
+
+// withHome is the environment of a process with HOME, which callers leave to the runtime, as runc does:
+// the home of its user by the container's own passwd(5), "/" if that does not tell.
+func withHome(p *oci.Process, root *os.File) []string {
+	const name = "HOME="
+	env := slices.DeleteFunc(slices.Clone(p.Env), func(e string) bool { return e == name })
+	if root == nil || slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, name) }) {
+		return env
+	}
+	_, home, err := runtime.ResolveUser(root, strconv.FormatUint(uint64(p.User.UID), 10), nil)
+	if err != nil || strings.IndexByte(home, 0) >= 0 {
+		home = "/"
+	}
+	return append(env, name+home)
 }
 
 // announce makes a new container known to everybody who waits for it.

@@ -89,6 +89,7 @@ func (a *app) exec(ctx context.Context, o *execution, id string, args []string) 
 	if err := checkConsole(proc, o.consoleSocket, o.detach); err != nil {
 		return 0, err
 	}
+	proc.Env = withHome(proc, c.Root())
 	extra, err := preserved(o.preserveFDs)
 	if err != nil {
 		return 0, err

@@ -288,6 +288,33 @@ func TestRunInTheForegroundIsLikeTheProcessItself(t *testing.T) {
 	h.refuse("container does not exist", "state", h.id)
 }
 
+// containerd leaves HOME to the runtime.
+func TestAProcessHasTheHomeOfItsUser(t *testing.T) {
+	h := newHost(t)
+	passwd := "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n"
+	if err := os.WriteFile(filepath.Join(h.bundle, "rootfs", "etc", "passwd"), []byte(passwd), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for uid, want := range map[uint32]string{0: "/root", 1000: "/home/ann", 7: "/"} {
+		h.configure(func(s *oci.Spec) {
+			s.Process.Args, s.Process.User.UID = []string{"sh", "-c", "echo home $HOME"}, uid
+			s.Process.Env = append(s.Process.Env, "HOME=")
+		})
+		if got := h.must("run", "--bundle", h.bundle, h.id); got != "home "+want+"\n" {
+			t.Errorf("user %d: %q", uid, got)
+		}
+	}
+	h.configure(func(s *oci.Spec) { s.Process.Args = []string{"sleep", "1000"} })
+	h.must("run", "--detach", "--bundle", h.bundle, "--pid-file", filepath.Join(h.dir, "pid"), h.id)
+	h.pid(filepath.Join(h.dir, "pid"))
+	for args, want := range map[string]string{"": "/root", "--user 1000": "/home/ann", "--env HOME=/own": "/own"} {
+		all := append(append([]string{"exec"}, strings.Fields(args)...), h.id, "sh", "-c", "echo home $HOME")
+		if got := h.must(all...); got != "home "+want+"\n" {
+			t.Errorf("exec %s: %q", args, got)
+		}
+	}
+}
+
 func TestRunPassesSignalsOn(t *testing.T) {
 	h := newHost(t, "sh", "-c", "trap 'exit 9' HUP; echo ready; while :; do sleep 0.01; done")
 	cmd := h.command("run", "-b", h.bundle, h.id)
