@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -322,6 +323,35 @@ func TestDocumentsOfMillionsOfNothingsAreRefusedWhereverTheyComeFrom(t *testing.
 		if !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), "elements") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestMoreLayersOrPlatformsThanAnybodyNeedsAreRefusedInOneLine(t *testing.T) {
+	s := newStore(t)
+	f := newFakeRegistry(t)
+	layer := layerTar("a", "a")
+	deep := makeImage("deep", ocispec.MediaTypeImageLayer, bytes.Clone, slices.Repeat([][]byte{layer}, maxLayers+1)...)
+	f.add("deep", deep)
+	if _, err := s.Pull(t.Context(), f.ref(t, ":deep"), nil, nil, nil); !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), "4097 layers") {
+		t.Error(err)
+	}
+	var ix oci.Index
+	for i := range 100_000 {
+		d := deep.manifest
+		d.Platform = &oci.Platform{OS: "plan" + strconv.Itoa(i), Architecture: "mips"}
+		ix.Manifests = append(ix.Manifests, d)
+	}
+	wide := multi{testImage: testImage{blobs: map[oci.Digest][]byte{}}}
+	ix.MediaType = ocispec.MediaTypeImageIndex
+	wide.seal(ix)
+	for len(wide.blobs[wide.manifest.Digest]) > 8<<20 { // as large as a document may be
+		ix.Manifests = ix.Manifests[:len(ix.Manifests)*9/10]
+		clear(wide.blobs)
+		wide.seal(ix)
+	}
+	f.add("wide", wide.testImage)
+	if _, err := s.Pull(t.Context(), f.ref(t, ":wide"), nil, nil, nil); !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), "plan0/mips, plan1/mips") || len(err.Error()) > 1000 {
+		t.Errorf("%.2000v", err)
 	}
 }
 

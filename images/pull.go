@@ -171,8 +171,11 @@ func checkManifestType(t string) error {
 	return fail.New(fail.Invalid, "unsupported manifest media type %q", t)
 }
 
-// maxUndescribed bounds how many manifests of an index are asked for their platform.
-const maxUndescribed = 16
+// How many manifests of an index are asked for their platform, and how many platforms an error lists.
+const (
+	maxUndescribed = 16
+	maxListed      = 20
+)
 
 // chooseManifest picks the manifest that suits the wanted platform best (nil: this
 // machine's). Of entries that do not tell their platform, the configuration does.
@@ -207,7 +210,7 @@ func (src source) chooseManifest(ctx context.Context, all []oci.Descriptor) (oci
 		if p == nil || p.OS == "unknown" { // an artifact or an attestation
 			continue
 		}
-		if text := platformText(*p); !slices.Contains(there, text) {
+		if text := platformText(*p); len(there) < maxListed && !slices.Contains(there, text) {
 			there = append(there, text)
 		}
 		if match.Match(*p) && (best.Digest == "" || match.Less(*p, *best.Platform)) {
@@ -219,6 +222,9 @@ func (src source) chooseManifest(ctx context.Context, all []oci.Descriptor) (oci
 		list := "; there is none for any platform"
 		if len(there) > 0 {
 			list = "; there are: " + strings.Join(there, ", ")
+		}
+		if len(there) == maxListed {
+			list += ", …"
 		}
 		return best, fail.New(fail.NotFound, "no matching manifest for %s in the manifest list entries%s", platforms.Format(want), list)
 	}
@@ -324,6 +330,10 @@ func parseManifest(d oci.Descriptor, data []byte) (v variant, artifact string, e
 // maxConfig bounds a configuration, which is read into memory.
 const maxConfig = 16 << 20
 
+// maxLayers is more than other tools can use: the same small layer a hundred thousand times would take
+// hours, and an inode or more each.
+const maxLayers = 4096
+
 // newPlan joins a manifest and the configuration it names.
 func newPlan(v variant, raw []byte) (plan, error) {
 	p := plan{arrived: arrived{id: v.Config.Digest, v: v}}
@@ -334,6 +344,9 @@ func newPlan(v variant, raw []byte) (plan, error) {
 	p.diffs = img.RootFS.DiffIDs
 	if len(p.diffs) != len(v.Layers) {
 		return p, fail.New(fail.Invalid, "manifest %s has %d layers, its configuration %d", v.Manifest.Digest, len(v.Layers), len(p.diffs))
+	}
+	if len(p.diffs) > maxLayers {
+		return p, fail.New(fail.Invalid, "manifest %s has %d layers, more than the %d that an image may have", v.Manifest.Digest, len(p.diffs), maxLayers)
 	}
 	var chain oci.Digest
 	for _, d := range p.diffs {
