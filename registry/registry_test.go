@@ -755,6 +755,43 @@ func TestTransferThatStandsStillEnds(t *testing.T) {
 	}
 }
 
+func TestWhoReadsSlowlyFromAURLIsNotTakenForAServerThatStandsStill(t *testing.T) {
+	defer func(c *http.Client) { urlClient = c }(urlClient)
+	const stall = 100 * time.Millisecond
+	urlClient = &http.Client{Transport: &watched{headers: stall, idle: stall, next: http.DefaultTransport}}
+	release := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "10")
+		_, _ = io.WriteString(w, "12345")
+		w.(http.Flusher).Flush()
+		if r.URL.Path != "/stands-still" {
+			_, _ = io.WriteString(w, "67890")
+			return
+		}
+		<-release
+	}))
+	t.Cleanup(s.Close)
+	t.Cleanup(func() { close(release) })
+	body, err := OpenURL(t.Context(), s.URL, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := make([]byte, 3)
+	if _, err := io.ReadFull(body, first); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(3 * stall) // as the disk may take
+	if rest, err := io.ReadAll(body); err != nil || string(rest) != "4567890" {
+		t.Errorf("%q, %v", rest, err)
+	}
+	if body, err = OpenURL(t.Context(), s.URL+"/stands-still", 0); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(body); !fail.Is(err, fail.Unavailable) || !strings.Contains(err.Error(), "nothing came") || string(got) != "12345" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 func TestInsecureHostsAreLoopbackAndTheConfiguredOnes(t *testing.T) {
 	tr := newTrust([]string{"registry.test:5000", "http://plain.test/", "10.0.0.0/8"})
 	for host, want := range map[string]bool{
