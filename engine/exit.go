@@ -147,6 +147,7 @@ func (l *lifecycle) ended(i *instance, r *run, rec supervisor.ExitRecord) {
 	i.run = nil
 	told, sb := i.now().State.OOMKilled, i.now().Network
 	c, plan := l.recordExit(i, rec)
+	waiting := i.pick(anyExit)
 	i.mu.Unlock()
 	if sb != nil {
 		l.wire.leave(c, r, sb)
@@ -155,7 +156,7 @@ func (l *lifecycle) ended(i *instance, r *run, rec supervisor.ExitRecord) {
 	if c.State.OOMKilled && !told { // the kill was the end, and there was no time to tell of it
 		l.ann.tell(c, "oom")
 	}
-	l.tellExit(i, c, rec)
+	l.tellExit(i, c, rec, waiting)
 	if sb == nil {
 		l.wire.left(c, r, nil)
 	}
@@ -194,13 +195,14 @@ func (l *lifecycle) recordExit(i *instance, rec supervisor.ExitRecord) (Containe
 	return c, plan
 }
 
-func (l *lifecycle) tellExit(i *instance, c Container, rec supervisor.ExitRecord) {
+// tellExit tells of an exit those who waited for it when it was recorded.
+func (l *lifecycle) tellExit(i *instance, c Container, rec supervisor.ExitRecord, waiting []*waiter) {
 	ran := max(rec.ExitedAt.Sub(c.State.StartedAt), 0)
 	l.ann.tell(c, "die", "exitCode", decimal(rec.Code), "execDuration", decimal(int64(ran/time.Second)))
 	durable.Failpoint("engine.exit.told")
-	i.mu.Lock()
-	i.tell(anyExit, WaitResult{ExitCode: rec.Code})
-	i.mu.Unlock()
+	for _, w := range waiting {
+		w.c <- WaitResult{ExitCode: rec.Code}
+	}
 	l.rec.later(i)
 }
 

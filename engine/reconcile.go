@@ -297,8 +297,9 @@ func (r reconciler) record(i *instance, rec record, exit supervisor.ExitRecord, 
 	}
 	c, plan := r.life.recordExit(i, exit)
 	again := plan < 0 && restartAtOpen(rec, rebooted)
+	waiting := i.pick(anyExit)
 	i.mu.Unlock()
-	r.life.tellExit(i, c, exit)
+	r.life.tellExit(i, c, exit, waiting)
 	if again {
 		r.startAgain(i, 0)
 		return

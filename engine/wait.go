@@ -56,12 +56,21 @@ func (i *instance) wait(ctx context.Context, cond WaitCondition) (<-chan WaitRes
 
 // tell answers the waiters that which picks. The caller holds mu.
 func (i *instance) tell(which func(*waiter) bool, r WaitResult) {
+	for _, w := range i.pick(which) {
+		w.c <- r
+	}
+}
+
+// pick takes waiters out who are to be answered, by whoever calls it: who comes after that does
+// not wait for what has just happened. The caller holds mu.
+func (i *instance) pick(which func(*waiter) bool) (picked []*waiter) {
 	for w := range i.waiters {
 		if which(w) {
-			w.c <- r
+			picked = append(picked, w)
 			delete(i.waiters, w)
 		}
 	}
+	return picked
 }
 
 func anyExit(w *waiter) bool { return w.cond != WaitRemoved }

@@ -18,11 +18,13 @@ import (
 func run(t testing.TB, line string) string {
 	t.Helper()
 	words := strings.Fields(line)
-	out, err := exec.Command(words[0], words[1:]...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", line, err, out)
+	var out, errs strings.Builder // a warning is no rule
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: %v\n%s%s", line, err, out.String(), errs.String())
 	}
-	return string(out)
+	return out.String()
 }
 
 // needIptables skips without an iptables that speaks nftables.
