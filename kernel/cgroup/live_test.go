@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -448,6 +449,28 @@ func TestKillOutrunsATreeThatForks(t *testing.T) {
 			t.Fatalf("still alive: %v, %v", pids, err)
 		}
 	})
+}
+
+// A container that may write to its groups can have threaded ones, which do not list processes.
+func TestProcessesWithThreadsInGroupsOfTheirOwnAreListedAndKilled(t *testing.T) {
+	g := group(t, unified(t), nil)
+	below := g.dirs[0].path + "/threads"
+	if err := os.Mkdir(below, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(below+"/cgroup.type", "threaded"); err != nil {
+		t.Skipf("no threaded groups: %v", err)
+	}
+	cmd := start(t, g, "exec sleep 1000")
+	if err := write(below+"/cgroup.threads", strconv.Itoa(cmd.Process.Pid)); err != nil {
+		t.Fatal(err)
+	}
+	if pids, err := g.Pids(); err != nil || !slices.Equal(pids, []int{cmd.Process.Pid}) {
+		t.Errorf("%v, %v; want %d", pids, err, cmd.Process.Pid)
+	}
+	if err := g.killEach(deadline(t)); err != nil { // as before cgroup.kill (Linux 5.14)
+		t.Error(err)
+	}
 }
 
 func TestGroupsMadeInsideAreSeenKilledAndRemoved(t *testing.T) {

@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -45,7 +46,9 @@ func pidsBelow(dir string) ([]int, error) {
 	err := walk(dir, func(dir string) error {
 		b, err := read(dir + "/cgroup.procs")
 		if err != nil {
-			if gone(err) {
+			// A threaded group (cgroup-v2.rst, "Threads") does not tell. Its processes are those of
+			// the domain above, which is dir or below it: a group that has processes cannot become threaded.
+			if gone(err) || errors.Is(err, unix.EOPNOTSUPP) {
 				return nil
 			}
 			return err
