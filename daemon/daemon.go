@@ -87,7 +87,7 @@ func Run(set *Settings) error {
 	if set.Knock != "" {
 		return knock(set.Knock)
 	}
-	first, noInit := asFirst()
+	first, noInit := asFirst(set.OnDemand)
 	err := live(set, first, noInit)
 	if err == nil && first && !set.EndContainers {
 		return endWithContainer()

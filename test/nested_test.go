@@ -33,6 +33,11 @@ func awaitNested(t *testing.T, e *testkit.Engine) {
 func removeOuter(t *testing.T, e *testkit.Engine) {
 	t.Helper()
 	e.Must("rm", "-f", "-v", "outer")
+	awaitFiles(t, e)
+}
+
+func awaitFiles(t *testing.T, e *testkit.Engine) {
+	t.Helper()
 	testkit.Eventually(t, "the container's files have gone", func() bool {
 		left, err := os.ReadDir(filepath.Join(e.DataRoot, "containers"))
 		return err == nil && len(left) == 0
@@ -104,6 +109,27 @@ func TestBerthInBerth(t *testing.T) {
 	removeOuter(t, e)
 }
 
+// The containers of an engine behind an init are ended before that ends; a client needs no engine there.
+func TestBerthInBerthWithAnInit(t *testing.T) {
+	e := testkit.StartEngine(t, testkit.EngineOptions{})
+	e.Busybox()
+	e.Must(append(within(t, e, "-d", "--init", "--privileged"), "busybox", "berthd")...)
+	awaitNested(t, e)
+	nested(e, `berth run -d --network none -v said:/said busybox sh -c 'trap "echo TERM >/said/last; exit" TERM; while :; do sleep 0.1; done'`)
+	e.Must("stop", "-t", "20", "outer")
+	e.Must("start", "outer")
+	if got := nested(e, "cat /var/lib/berth/volumes/said/_data/last"); got != "TERM" {
+		t.Errorf("of its end it noticed %q", got)
+	}
+	removeOuter(t, e)
+
+	r := e.Berth(append(within(t, e, "--rm", "--privileged"), "busybox", "sh", "-ec", "berth import /busybox.tar busybox >/dev/null; berth run -d --network none busybox sleep 1000 >/dev/null; berth run --rm -m 32m busybox echo on demand")...)
+	if r.Code != 0 || r.Stdout != "on demand\n" {
+		t.Errorf("without an engine: %+v", r)
+	}
+	awaitFiles(t, e)
+}
+
 // What an engine in a container needs is said in one line.
 func TestWhatAnEngineInAContainerLacksIsSaid(t *testing.T) {
 	e := testkit.StartEngine(t, testkit.EngineOptions{})
@@ -111,6 +137,7 @@ func TestWhatAnEngineInAContainerLacksIsSaid(t *testing.T) {
 	if r := e.Berth(append(within(t, e, "--rm"), "busybox", "berthd")...); r.Code != 1 || strings.TrimSpace(r.Stderr) != "berthd: berthd lacks the capability CAP_SYS_ADMIN, without which it can make no container: if it runs in a container, start that with --privileged" {
 		t.Errorf("without privileges: %+v", r)
 	}
+	awaitFiles(t, e)
 	e.Must(append(within(t, e, "-d", "--cap-add", "SYS_ADMIN"), "busybox", "berthd")...)
 	awaitNested(t, e)
 	info := nested(e, "berth info 2>&1")
