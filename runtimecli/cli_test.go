@@ -56,6 +56,10 @@ func TestCommandLinesThatCannotBe(t *testing.T) {
 		{[]string{"exec", "gone", "true"}, "container does not exist"},
 		{[]string{"ps", "gone"}, "container does not exist"},
 		{[]string{"update", "--memory", "lots", "gone"}, "invalid"},
+		{[]string{"update", "--memory", "-2", "gone"}, "-2 is out of range"},
+		{[]string{"update", "--cpu-share", "-1", "gone"}, "-1 is out of range"},
+		{[]string{"update", "--blkio-weight", "65546", "gone"}, "65546 is out of range"},
+		{[]string{"update", "--cpu-idle", "2", "gone"}, "2 is out of range"},
 		{[]string{"list", "--format", "xml"}, "invalid format option"},
 		{[]string{"create", "--bundle", t.TempDir(), "x"}, "config.json not found"},
 	} {

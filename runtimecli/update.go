@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"io"
+	"math"
 	"os"
 	"strconv"
 
@@ -21,22 +23,23 @@ var limitFlags = []struct {
 	name, about string
 	set         func(r *oci.LinuxResources, n int64)
 	bytes       bool
+	least, most int64
 }{
-	{"memory", "memory limit (`bytes`, or with a unit; -1: none)", func(r *oci.LinuxResources, n int64) { memory(r).Limit = &n }, true},
-	{"memory-reservation", "soft memory limit (`bytes`)", func(r *oci.LinuxResources, n int64) { memory(r).Reservation = &n }, true},
-	{"memory-swap", "limit of memory and swap together (`bytes`)", func(r *oci.LinuxResources, n int64) { memory(r).Swap = &n }, true},
-	{"cpu-share", "CPU shares", func(r *oci.LinuxResources, n int64) { u := uint64(n); cpu(r).Shares = &u }, false},
-	{"cpu-quota", "CPU time in a period (µs; -1: no limit)", func(r *oci.LinuxResources, n int64) { cpu(r).Quota = &n }, false},
-	{"cpu-period", "length of a period (µs)", func(r *oci.LinuxResources, n int64) { u := uint64(n); cpu(r).Period = &u }, false},
-	{"cpu-burst", "CPU time that may be saved up (µs)", func(r *oci.LinuxResources, n int64) { u := uint64(n); cpu(r).Burst = &u }, false},
-	{"cpu-rt-period", "length of a period of realtime scheduling (µs)", func(r *oci.LinuxResources, n int64) { u := uint64(n); cpu(r).RealtimePeriod = &u }, false},
-	{"cpu-rt-runtime", "realtime CPU time in a period (µs)", func(r *oci.LinuxResources, n int64) { cpu(r).RealtimeRuntime = &n }, false},
-	{"cpu-idle", "1: run only when nobody else wants to; 0: not so", func(r *oci.LinuxResources, n int64) { cpu(r).Idle = &n }, false},
-	{"pids-limit", "number of processes (-1: no limit)", func(r *oci.LinuxResources, n int64) { r.Pids = &specs.LinuxPids{Limit: &n} }, false},
+	{"memory", "memory limit (`bytes`, or with a unit; -1: none)", func(r *oci.LinuxResources, n int64) { memory(r).Limit = &n }, true, -1, math.MaxInt64},
+	{"memory-reservation", "soft memory limit (`bytes`)", func(r *oci.LinuxResources, n int64) { memory(r).Reservation = &n }, true, -1, math.MaxInt64},
+	{"memory-swap", "limit of memory and swap together (`bytes`)", func(r *oci.LinuxResources, n int64) { memory(r).Swap = &n }, true, -1, math.MaxInt64},
+	{"cpu-share", "CPU shares", func(r *oci.LinuxResources, n int64) { u := uint64(n); cpu(r).Shares = &u }, false, 0, math.MaxInt64},
+	{"cpu-quota", "CPU time in a period (µs; -1: no limit)", func(r *oci.LinuxResources, n int64) { cpu(r).Quota = &n }, false, -1, math.MaxInt64},
+	{"cpu-period", "length of a period (µs)", func(r *oci.LinuxResources, n int64) { u := uint64(n); cpu(r).Period = &u }, false, 0, math.MaxInt64},
+	{"cpu-burst", "CPU time that may be saved up (µs)", func(r *oci.LinuxResources, n int64) { u := uint64(n); cpu(r).Burst = &u }, false, 0, math.MaxInt64},
+	{"cpu-rt-period", "length of a period of realtime scheduling (µs)", func(r *oci.LinuxResources, n int64) { u := uint64(n); cpu(r).RealtimePeriod = &u }, false, 0, math.MaxInt64},
+	{"cpu-rt-runtime", "realtime CPU time in a period (µs)", func(r *oci.LinuxResources, n int64) { cpu(r).RealtimeRuntime = &n }, false, -1, math.MaxInt64},
+	{"cpu-idle", "1: run only when nobody else wants to; 0: not so", func(r *oci.LinuxResources, n int64) { cpu(r).Idle = &n }, false, 0, 1},
+	{"pids-limit", "number of processes (-1: no limit)", func(r *oci.LinuxResources, n int64) { r.Pids = &specs.LinuxPids{Limit: &n} }, false, -1, math.MaxInt64},
 	{"blkio-weight", "block IO weight, 10 to 1000", func(r *oci.LinuxResources, n int64) {
 		w := uint16(n)
 		r.BlockIO = &specs.LinuxBlockIO{Weight: &w}
-	}, false},
+	}, false, 0, 1000},
 }
 
 func memory(r *oci.LinuxResources) *specs.LinuxMemory {
@@ -61,6 +64,9 @@ func updateFlags(f *flag.FlagSet) action {
 			n, err := strconv.ParseInt(text, 10, 64)
 			if err != nil && l.bytes {
 				n, err = units.RAMInBytes(text)
+			}
+			if err == nil && (n < l.least || n > l.most) {
+				err = fmt.Errorf("%d is out of range", n)
 			}
 			if err == nil {
 				l.set(res, n)
