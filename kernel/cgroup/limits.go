@@ -12,8 +12,17 @@ import (
 
 func pidsAsked(r *specs.LinuxResources) bool { return r.Pids != nil && r.Pids.Limit != nil }
 
+// taskLimit makes one task of none, as runc does: no more of them can be made either way, but one
+// has to be there, and systemd takes no 0.
+func taskLimit(n int64) int64 {
+	if n == 0 {
+		return 1
+	}
+	return n
+}
+
 func pids(dir string, r *specs.LinuxResources) error {
-	return set("pids limit", dir+"/pids.max", maxOr(*r.Pids.Limit))
+	return set("pids limit", dir+"/pids.max", maxOr(taskLimit(*r.Pids.Limit)))
 }
 
 func hugetlbAsked(r *specs.LinuxResources) bool { return len(r.HugepageLimits) > 0 }

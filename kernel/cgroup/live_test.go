@@ -264,6 +264,7 @@ func TestLimitsReachTheKernel(t *testing.T) {
 			{"memory", "memory.memsw.limit_in_bytes", "9223372036854771712", "memory.swap.max", "max"},
 			{"pids", "pids.max", "max", "pids.max", "max"},
 		}},
+		{"no further tasks", &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(0))}}, []shown{{"pids", "pids.max", "1", "pids.max", "1"}}},
 		{"quota, period and burst", &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(200000)), Period: ptr(uint64(500000)), Burst: ptr(uint64(1000))}}, []shown{
 			{"cpu", "cpu.cfs_quota_us", "200000", "cpu.max", "200000 500000"},
 			{"cpu", "cpu.cfs_period_us", "500000", "cpu.max", "200000 500000"},

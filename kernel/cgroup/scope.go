@@ -300,7 +300,7 @@ func scopeProperties(r *specs.LinuxResources, now period, bfq bool) ([]systemd.P
 		}
 	}
 	if p := r.Pids; p != nil && p.Limit != nil {
-		add("TasksMax", asLimit(*p.Limit))
+		add("TasksMax", asLimit(taskLimit(*p.Limit)))
 	}
 	if b := r.BlockIO; b != nil && weightGiven(b.Weight) {
 		add("IOWeight", systemdWeight(*b.Weight, bfq))

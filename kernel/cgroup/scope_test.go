@@ -102,6 +102,7 @@ func TestLimitsAreTheScopesProperties(t *testing.T) {
 			"MemoryMax=64 MemoryLow=32 MemorySwapMax=36"},
 		{"no limit", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(-1))}, Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}}, period{}, false,
 			"MemoryMax=18446744073709551615 MemorySwapMax=18446744073709551615 TasksMax=18446744073709551615"},
+		{"no further tasks", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(0))}}, period{}, false, "TasksMax=1"},
 		{"shares", specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr(uint64(1024))}}, period{}, false, "CPUWeight=100"},
 		{"quota", specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(20000)), Period: ptr(uint64(50000))}}, period{}, false,
 			"CPUQuotaPeriodUSec=50000 CPUQuotaPerSecUSec=400000"},
