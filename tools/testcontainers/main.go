@@ -26,7 +26,7 @@ import (
 )
 
 func main() {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	act := use
 	if len(os.Args) > 1 && os.Args[1] == "reaper" {
@@ -72,7 +72,7 @@ func use(ctx context.Context) (err error) {
 		testcontainers.WithConfigModifier(func(c *container.Config) {
 			c.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "pg_isready", "-h", "/tmp"}, Interval: time.Second, Timeout: 10 * time.Second, Retries: 60}
 		}),
-		testcontainers.WithWaitStrategyAndDeadline(time.Minute,
+		testcontainers.WithWaitStrategyAndDeadline(2*time.Minute,
 			wait.ForLog("database system is ready to accept connections"),
 			wait.ForListeningPort("5432/tcp"),
 			wait.ForExec([]string{"pg_isready", "-h", "/tmp"}),
@@ -93,8 +93,12 @@ func use(ctx context.Context) (err error) {
 	if code, out, err := run(ctx, db, "psql", "-h", "/tmp", "-v", "ON_ERROR_STOP=1", "-f", "/tmp/fill.sql", "postgres"); err != nil || code != 0 {
 		return fmt.Errorf("fill the database: %d %s %w", code, out, err)
 	}
-	if !logs.has("ready to accept connections") {
-		return errors.New("the log consumer has not heard that the database is ready")
+	for !logs.has("ready to accept connections") { // it is told beside all else
+		select {
+		case <-ctx.Done():
+			return errors.New("the log consumer has not heard that the database is ready")
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 	state, err := db.State(ctx)
 	if err != nil || !state.Running || state.Health == nil || state.Health.Status != "healthy" {
