@@ -32,7 +32,7 @@ type Config struct {
 	Disks   []int         // further blank disks, GiB each: /dev/vdb, /dev/vdc, …
 	Forward []int         // TCP ports of the guest that the host reaches, see Machine.Forwarded
 	Append  string        // further words for the kernel's command line
-	Within  time.Duration // how long the boot may take; 0: 6 minutes
+	Within  time.Duration // how long the boot may take; 0: 12 minutes, many times what a busy host needs
 	Stays   bool          // the machine outlives this process
 }
 
@@ -62,7 +62,7 @@ func Start(ctx context.Context, dir string, c Config) (*Machine, error) {
 		c.CPUs = 2
 	}
 	if c.Within == 0 {
-		c.Within = 6 * time.Minute
+		c.Within = 12 * time.Minute
 	}
 	p, err := profile(c.Profile)
 	if err != nil {
@@ -296,14 +296,7 @@ func freePort() (int, error) {
 
 // await waits until the guest answers, and mounts what it shares with the host.
 func (m *Machine) await(ctx context.Context) error {
-	err := waitFor(ctx, m.Within, func() bool {
-		if !m.alive() {
-			return true
-		}
-		once, cancel := context.WithTimeout(ctx, 15*time.Second)
-		defer cancel()
-		return m.ssh(once, "-o", "ConnectTimeout=10", "true").Run() == nil
-	})
+	err := m.awaitAnswer(ctx, func(string) bool { return true })
 	if err == nil && !m.alive() {
 		err = fmt.Errorf("QEMU ended: %s", Tail(m.read("qemu.log"), 3))
 	}
@@ -325,6 +318,46 @@ func (m *Machine) await(ctx context.Context) error {
 		return fmt.Errorf("the shared directories cannot be mounted: %w: %s", err, out)
 	}
 	return nil
+}
+
+// bootID is a command whose output is another one after each boot.
+const bootID = "cat /proc/sys/kernel/random/boot_id"
+
+// awaitAnswer waits until the guest says that it is in a boot that is the right one, or until QEMU has ended.
+func (m *Machine) awaitAnswer(ctx context.Context, right func(boot string) bool) error {
+	began := m.processorTime()
+	patience := 15 * time.Second // on a busy host the handshake alone takes long
+	err := waitFor(ctx, m.Within, func() bool {
+		once, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		boot, err := m.ssh(once, "-o", fmt.Sprintf("ConnectTimeout=%d", int(patience.Seconds())-5), bootID).Output()
+		if err == nil && right(string(boot)) || !m.alive() {
+			return true
+		}
+		m.forgetConnection() // it may be one to the boot before
+		if once.Err() != nil {
+			patience = min(patience+15*time.Second, 2*time.Minute)
+		}
+		return false
+	})
+	if err != nil {
+		// A guest that hangs uses nothing, or as many processors as it has; one that is slow something in between.
+		err = fmt.Errorf("%w, in which QEMU used %s of the processors", err, (m.processorTime() - began).Round(time.Second))
+	}
+	return err
+}
+
+// processorTime is what QEMU has used of the host's processors.
+func (m *Machine) processorTime() time.Duration {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.PIDs[0]))
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0
+	}
+	user, _ := strconv.Atoi(f[11]) // in ticks of 10 ms: proc_pid_stat(5)
+	system, _ := strconv.Atoi(f[12])
+	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
 func waitFor(ctx context.Context, within time.Duration, done func() bool) error {
@@ -446,18 +479,12 @@ func (m *Machine) Reset(ctx context.Context) error {
 
 // Reboot has the guest shut down in order and boot again.
 func (m *Machine) Reboot(ctx context.Context) error {
-	before, err := m.Command(ctx, "cat /proc/sys/kernel/random/boot_id").Output()
+	before, err := m.Command(ctx, bootID).Output()
 	if err != nil {
 		return fmt.Errorf("the machine does not answer: %w", err)
 	}
 	_ = m.Command(ctx, "systemctl --no-block reboot").Run()
-	err = waitFor(ctx, m.Within, func() bool {
-		m.forgetConnection()
-		once, cancel := context.WithTimeout(ctx, 15*time.Second)
-		defer cancel()
-		now, err := m.ssh(once, "-o", "ConnectTimeout=10", "cat /proc/sys/kernel/random/boot_id").Output()
-		return err == nil && string(now) != string(before) || !m.alive()
-	})
+	err = m.awaitAnswer(ctx, func(boot string) bool { return boot != string(before) })
 	if err != nil {
 		return fmt.Errorf("the machine did not reboot: %w; the end of its console:\n%s", err, Tail(m.Console(), 30))
 	}
