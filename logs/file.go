@@ -1,6 +1,7 @@
 package logs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -82,15 +83,20 @@ func (l *fileLog) Flush() {
 		return
 	}
 	n, err := l.f.Write(l.out)
+	written := int64(n)
 	if err != nil && n > 0 {
-		// No half entry may stay: the next one would be glued to it.
-		err = errors.Join(err, l.f.Truncate(l.size))
+		// No half entry may stay: the next one would be glued to it. Whole ones do, for somebody
+		// may have read them already.
+		var e error
+		if written, e = l.format.whole(bytes.NewReader(l.out), written); e == nil {
+			e = l.f.Truncate(l.size + written)
+		}
+		err = errors.Join(err, e)
 	}
 	if err != nil {
 		l.note(fmt.Errorf("write log: %w", err))
-	} else {
-		l.size += int64(n)
 	}
+	l.size += written
 	if l.out = l.out[:0]; cap(l.out) > 4*flushSize {
 		l.out = nil
 	}

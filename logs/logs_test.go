@@ -11,9 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func write(t *testing.T, path string, o Options, stream, text string) {
@@ -223,6 +226,60 @@ func TestARotationCutInTwoIsFinished(t *testing.T) {
 	write(t, path, Options{}, Stdout, "two\n")
 	if got := all(t, path); got != "one\ntwo\n" {
 		t.Errorf("after repair: %q", got)
+	}
+}
+
+// smallDisk is a directory with room for so many bytes, or a reason to skip.
+func smallDisk(t *testing.T, size int) string {
+	t.Helper()
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		t.Skip("no file system can be made: ", err)
+	}
+	defer unix.Close(fs)
+	if err := errors.Join(unix.FsconfigSetString(fs, "size", strconv.Itoa(size)), unix.FsconfigCreate(fs)); err != nil {
+		t.Skip("no file system can be made: ", err)
+	}
+	at, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		t.Skip("no file system can be made: ", err)
+	}
+	t.Cleanup(func() { unix.Close(at) })
+	return "/proc/self/fd/" + strconv.Itoa(at)
+}
+
+func TestAFullDiskLeavesWholeEntriesThatStay(t *testing.T) {
+	for _, driver := range []string{DriverJSONFile, DriverLocal} {
+		dir := smallDisk(t, 64<<10)
+		path := filepath.Join(dir, "log")
+		w, err := Open(t.Context(), path, Options{Driver: driver})
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := 0 // by somebody who follows
+		for range 10 {
+			if err := w.Copy(Stdout, strings.NewReader(strings.Repeat("0123456789\n", 500)), nil); err != nil {
+				t.Fatal(err)
+			}
+			entries := read(t, path, driver, ReadOptions{Tail: -1})
+			if len(entries) < seen || strings.Trim(strings.Join(entries, ""), "0123456789\n") != "" {
+				t.Fatalf("%s: %d entries where there were %d", driver, len(entries), seen)
+			}
+			seen = len(entries)
+		}
+		if err := w.Close(); !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("%s: %v", driver, err)
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, _ := f.Stat()
+		format, _ := Options{Driver: driver}.format()
+		if end, err := format.whole(f, info.Size()); err != nil || end != info.Size() || info.Size() < 60<<10 {
+			t.Errorf("%s: %d entries, whole up to %d of %d, %v", driver, seen, end, info.Size(), err)
+		}
+		f.Close()
 	}
 }
 
