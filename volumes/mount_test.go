@@ -186,3 +186,36 @@ func TestWhatIsAtAVolumesDirectory(t *testing.T) {
 		}
 	}
 }
+
+func TestAContainerCannotLeadTheMeasuringOutOfItsVolume(t *testing.T) {
+	h := newHouse(t)
+	v := h.create("data")
+	outside := t.TempDir()
+	if err := os.WriteFile(filepath.Join(outside, "huge"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir, link := filepath.Join(v.Mountpoint, "dir"), filepath.Join(v.Mountpoint, "link")
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.Symlink(outside, link)); err != nil {
+		t.Fatal(err)
+	}
+	done, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				_ = unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	for range 2000 {
+		if n, err := h.Size(t.Context(), "data"); err != nil || n >= 1<<20 {
+			t.Errorf("%d bytes, %v", n, err)
+			break
+		}
+	}
+	close(done)
+	<-stopped
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"syscall"
 
@@ -20,40 +21,66 @@ func (s *Store) Size(ctx context.Context, name string) (int64, error) {
 	if v.Mounts() {
 		return -1, nil
 	}
-	type inode struct{ dev, ino uint64 }
-	seen := map[inode]bool{}
-	var total int64
-	err = filepath.WalkDir(v.Mountpoint, func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, fs.ErrNotExist): // changed meanwhile
-			return nil
-		case err != nil:
-			return err
-		case d.IsDir():
-			return nil
-		}
-		info, err := d.Info()
-		if err != nil {
-			return nil // deleted meanwhile
-		}
-		size := info.Size()
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			id := inode{st.Dev, st.Ino}
-			if st.Nlink > 1 && seen[id] {
-				return nil
-			}
-			if st.Nlink > 1 {
-				seen[id] = true
-			}
-			size = min(size, st.Blocks*512) // holes take nothing
-		}
-		total += size
-		return nil
-	})
-	if err != nil && ctx.Err() == nil {
+	root, err := os.OpenRoot(v.Mountpoint)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
 		return 0, fail.New(fail.Internal, "measure volume %s: %w", name, err)
 	}
-	return total, err
+	defer root.Close()
+	m := measuring{seen: map[inode]bool{}}
+	// Containers may change it meanwhile, and lead nobody out of it.
+	for dirs := []string{"."}; len(dirs) > 0; {
+		if ctx.Err() != nil {
+			return m.total, ctx.Err()
+		}
+		dir := dirs[len(dirs)-1]
+		entries, err := readDir(root, dir)
+		if err != nil && dir == "." {
+			return 0, fail.New(fail.Internal, "measure volume %s: %w", name, err)
+		}
+		dirs = dirs[:len(dirs)-1]
+		for _, e := range entries {
+			if e.IsDir() {
+				dirs = append(dirs, filepath.Join(dir, e.Name()))
+			} else if info, err := e.Info(); err == nil {
+				m.add(info)
+			}
+		}
+	}
+	return m.total, nil
+}
+
+// readDir lists a directory of root, which could be another kind of file by now.
+func readDir(root *os.Root, dir string) ([]fs.DirEntry, error) {
+	f, err := root.OpenFile(dir, syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.ReadDir(-1)
+}
+
+type inode struct{ dev, ino uint64 }
+
+// measuring sums up sizes.
+type measuring struct {
+	total int64
+	seen  map[inode]bool // files with several links
+}
+
+func (m *measuring) add(info fs.FileInfo) {
+	size := info.Size()
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		id := inode{st.Dev, st.Ino}
+		if st.Nlink > 1 && m.seen[id] {
+			return
+		}
+		if st.Nlink > 1 {
+			m.seen[id] = true
+		}
+		size = min(size, st.Blocks*512) // holes take nothing
+	}
+	m.total += size
 }

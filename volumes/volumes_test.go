@@ -332,11 +332,18 @@ func TestSizeCountsAFileOnce(t *testing.T) {
 	if err := os.Link(filepath.Join(h.Mountpoint("data"), "f"), filepath.Join(h.Mountpoint("data"), "g")); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := h.Size(t.Context(), "data"); err != nil || n != 5 {
+	odd := filepath.Join(h.Mountpoint("data"), "in Latin-1: \xe9")
+	if err := errors.Join(os.Mkdir(odd, 0o755), os.Link(filepath.Join(h.Mountpoint("data"), "f"), filepath.Join(odd, "g"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(odd, "h"), []byte("678"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := h.Size(t.Context(), "data"); err != nil || n != 8 {
 		t.Errorf("%d %v", n, err)
 	}
 	names, freed, err := h.Prune(t.Context(), func(Volume) bool { return false })
-	if err != nil || len(names) != 1 || freed != 5 {
+	if err != nil || len(names) != 1 || freed != 8 {
 		t.Errorf("prune: %v %d %v", names, freed, err)
 	}
 }
