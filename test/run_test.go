@@ -315,7 +315,7 @@ func TestSecondEngineOnTheSameRootSaysWhoHoldsIt(t *testing.T) {
 func TestInspectIsWhatWasAsked(t *testing.T) {
 	e := testkit.StartEngine(t, testkit.EngineOptions{})
 	e.Busybox()
-	e.Must("create", "--name", "asked", "-e", "K=v", "-l", "a=b", "-m", "32m", "--cpus", "1.5", "--stop-signal", "INT", "--stop-timeout", "3",
+	e.Must("create", "--name", "asked", "-e", "K=v", "-l", "a=b", "-m", "32m", "--cpus", "0.5", "--stop-signal", "INT", "--stop-timeout", "3",
 		"--hostname", "h", "--user", "app", "-w", "/tmp", "--cap-add", "SYS_TIME", "--read-only", "--tmpfs", "/t", "-v", "/tmp:/hosttmp:ro", "busybox", "echo", "x")
 	var got []struct {
 		Path   string
@@ -348,7 +348,7 @@ func TestInspectIsWhatWasAsked(t *testing.T) {
 		"labels":  g.Config.Labels["a"] == "b",
 		"stop":    strings.HasSuffix(g.Config.StopSignal, "INT") && g.Config.StopTimeout == 3,
 		"user":    g.Config.User == "app" && g.Config.WorkingDir == "/tmp" && g.Config.Hostname == "h" && g.Config.Image == "busybox",
-		"memory":  g.HostConfig.Memory == 32<<20 && g.HostConfig.MemorySwap == 64<<20 && g.HostConfig.NanoCpus == 1500000000,
+		"memory":  g.HostConfig.Memory == 32<<20 && g.HostConfig.MemorySwap == 64<<20 && g.HostConfig.NanoCpus == 500000000,
 		"shm":     g.HostConfig.ShmSize == 64<<20,
 		"binds":   len(g.HostConfig.Binds) == 1 && g.HostConfig.Binds[0] == "/tmp:/hosttmp:ro",
 		"caps":    len(g.HostConfig.CapAdd) == 1 && strings.HasSuffix(g.HostConfig.CapAdd[0], "SYS_TIME"),
