@@ -113,7 +113,9 @@ func TestBerthInBerth(t *testing.T) {
 func TestBerthInBerthWithAnInit(t *testing.T) {
 	e := testkit.StartEngine(t, testkit.EngineOptions{})
 	e.Busybox()
-	e.Must(append(within(t, e, "-d", "--init", "--privileged"), "busybox", "berthd")...)
+	// An engine that a client has started before makes room.
+	e.Must(append(within(t, e, "-d", "--init", "--privileged"), "busybox", "sh", "-c", "berth ps && exec berthd")...)
+	nested(e, "until ps -o args | grep -qx /usr/local/bin/berthd || ps -o args | grep -qx berthd; do sleep 0.1; done")
 	awaitNested(t, e)
 	nested(e, `berth run -d --network none -v said:/said busybox sh -c 'trap "echo TERM >/said/last; exit" TERM; while :; do sleep 0.1; done'`)
 	e.Must("stop", "-t", "20", "outer")

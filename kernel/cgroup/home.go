@@ -48,16 +48,19 @@ func Settle(ctx context.Context) (Home, error) {
 // settle is Settle with /proc and /run below root.
 func settle(ctx context.Context, hs []hierarchy, root string) (Home, error) {
 	home := Home{Path: "/"}
+	if len(hs) == 0 {
+		return home, fail.New(fail.Unavailable, "no control groups are mounted, so no container starts but --privileged ones without limits: mount them at /sys/fs/cgroup")
+	}
 	used := chosen(hs, nil)
 	for _, h := range used {
 		if err := unix.Access(h.mount, unix.W_OK); err == unix.EROFS {
 			return home, fail.New(fail.Unavailable, "control groups are read-only at %s, so no container starts but --privileged ones without limits (an engine in a container needs --privileged there)", h.mount)
 		}
 	}
-	if len(used) == 0 || !used[len(used)-1].unified {
+	h := used[len(used)-1]
+	if !h.unified {
 		return home, nil // v1 has no such rule
 	}
-	h := used[len(used)-1]
 	at, ok := containerGroup(h.mount, root)
 	if !ok {
 		return home, nil

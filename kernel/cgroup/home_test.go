@@ -76,6 +76,13 @@ func TestTheGroupOfAContainerIsTold(t *testing.T) {
 	}
 }
 
+func TestThatThereAreNoControlGroupsIsSaid(t *testing.T) {
+	home, err := settle(t.Context(), nil, "")
+	if home.Path != "/" || !fail.Is(err, fail.Unavailable) || !strings.Contains(err.Error(), "no control groups are mounted") {
+		t.Errorf("got %+v, %v", home, err)
+	}
+}
+
 // In a cgroup namespace of its own, whose root is a group with processes that come and go.
 func TestProcessesMakeRoomForGroupsBelowThem(t *testing.T) {
 	if kind := os.Getenv("BERTH_TEST_SETTLE"); kind != "" {
