@@ -132,6 +132,9 @@ sync`, vm.GuestBin, apiPort, net.JoinHostPort(fromGuest, port), fs, reportPort))
 		w.workers = append(w.workers, newWorker(w, n, seed))
 	}
 	w.cut()
+	if got := w.report().fs; got != fs {
+		t.Fatalf("the data root is on %q, not on %q", got, fs)
+	}
 	return w
 }
 
@@ -320,6 +323,7 @@ find . -maxdepth 3 -name '.tmp-*' | sed 's/^/left /'
 awk '$5 ~ "^/var/lib/berth/" {print "left mount " $5}' /proc/self/mountinfo
 for c in containers/*; do [ -d $c ] && echo "container ${c#*/}"; done
 find containers volumes layers/sha256 content/ingest content/blobs/sha256 -mindepth 1 -maxdepth 1 | sed 's/^/object /'
+awk '$2 == "/var/lib/berth" {print "fs " $3}' /proc/mounts
 echo "du $(du -s --block-size=1 /var/lib/berth)"
 tail -40 /run/berthd.log | sed 's/^/log /'
 sync`
@@ -328,7 +332,7 @@ sync`
 type report struct {
 	left, containers, objects []string
 	du                        int64
-	log                       string
+	fs, log                   string
 }
 
 func (w *world) report() (r report) {
@@ -351,6 +355,8 @@ func (w *world) report() (r report) {
 			r.objects = append(r.objects, rest)
 		case "du":
 			_, _ = fmt.Sscan(rest, &r.du)
+		case "fs":
+			r.fs = rest
 		case "log":
 			r.log += rest + "\n"
 		}
