@@ -64,16 +64,20 @@ func OpenProcess(pid int, startTime uint64) (int, error) {
 	return fd, nil
 }
 
-// StartTime is when pid started, in clock ticks since boot (field 22 of proc_pid_stat(5)).
-func StartTime(pid int) (uint64, error) {
+// StartTime is when pid started, in clock ticks since boot.
+func StartTime(pid int) (uint64, error) { return Stat(pid, 22) }
+
+// Stat is field n of /proc/PID/stat (proc_pid_stat(5)), one of those behind the third, which are
+// numbers.
+func Stat(pid, n int) (uint64, error) {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0, err
 	}
 	// The second field, the name in parentheses, may hold anything.
 	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
-	if len(fields) < 20 {
+	if len(fields) <= n-3 {
 		return 0, fmt.Errorf("/proc/%d/stat: %d fields after the name", pid, len(fields))
 	}
-	return strconv.ParseUint(string(fields[19]), 10, 64)
+	return strconv.ParseUint(string(fields[n-3]), 10, 64)
 }

@@ -21,6 +21,7 @@ import (
 
 	"berth/durable"
 	"berth/fail"
+	"berth/kernel"
 	"berth/logs"
 	oci "berth/oci/bundle"
 	"berth/runtime"
@@ -544,29 +545,17 @@ func (s *shim) tellLocked(e Event) {
 	}
 }
 
-// statOf is field n of /proc/PID/stat, which is a number (proc_pid_stat(5)); 0 if there is no
-// such process.
-func statOf(pid, n int) uint64 {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0
-	}
-	// The name, field 2, may hold anything; fields are counted behind its closing parenthesis.
-	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	if len(fields) <= n-3 {
-		return 0
-	}
-	value, _ := strconv.ParseUint(fields[n-3], 10, 64)
-	return value
+// birth is the start time of a process, in clock ticks since boot; 0 if there is none.
+func birth(pid int) uint64 {
+	at, _ := kernel.StartTime(pid)
+	return at
 }
-
-// birth is the start time of a process, in clock ticks since boot.
-func birth(pid int) uint64 { return statOf(pid, 22) }
 
 // exiting reports whether a process is about to end, or has.
 func exiting(pid int) bool {
 	const exiting = 0x4 // PF_EXITING of linux/sched.h
-	return statOf(pid, 9)&exiting != 0 || birth(pid) == 0
+	flags, err := kernel.Stat(pid, 9)
+	return err != nil || flags&exiting != 0
 }
 
 // killed is the exit status of a process that SIGKILL ended.

@@ -4,13 +4,13 @@ import (
 	"errors"
 	"os"
 	"os/signal"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/kernel"
 )
 
 // children starts processes and tells of their end.
@@ -130,7 +130,7 @@ func (r *reaper) claim(pid int, p *process) error {
 		return errors.New("it is another one's")
 	}
 	// As long as the lock is held nobody reaps it, so the id cannot change its meaning.
-	if parentOf(pid) != os.Getpid() {
+	if parent, err := kernel.Stat(pid, 4); err != nil || parent != uint64(os.Getpid()) {
 		return errors.New("it is not a process that the runtime has left to us")
 	}
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
@@ -140,21 +140,6 @@ func (r *reaper) claim(pid int, p *process) error {
 	p.reaper, p.pid, p.over, p.pidfd = r, pid, make(chan struct{}), os.NewFile(uintptr(fd), "pidfd")
 	r.claimed[pid] = p
 	return nil
-}
-
-// parentOf is the parent's id in /proc/PID/stat (proc_pid_stat(5)), 0 if it is unknown.
-func parentOf(pid int) int {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0
-	}
-	// The name may hold anything; fields are counted behind its closing parenthesis.
-	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	if len(fields) < 2 {
-		return 0
-	}
-	parent, _ := strconv.Atoi(fields[1])
-	return parent
 }
 
 // strangers are children of a process that has others, which are none of our business.
