@@ -117,7 +117,7 @@ func (e *execInstance) write() error {
 // ExecStart says how Start begins.
 type ExecStart struct {
 	Detach     bool
-	Tty        bool
+	Tty        bool // the client's stream has no frames; whether there is a terminal is the request's
 	Rows, Cols uint16
 }
 
@@ -158,7 +158,7 @@ func (x *Execs) Start(ctx context.Context, id string, o ExecStart, hijack Hijack
 		}
 		a = &supervisor.Attachment{Conn: conn, AttachOptions: supervisor.AttachOptions{
 			Stdin: e.req.AttachStdin, Stdout: e.req.AttachStdout, Stderr: e.req.AttachStderr,
-			Framed: !e.req.Tty, Prefix: prefix,
+			Framed: !o.Tty, Prefix: prefix,
 		}}
 		if e.req.Tty && a.Stdin {
 			a.DetachKeys = keys

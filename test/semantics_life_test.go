@@ -2,6 +2,7 @@ package test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -340,6 +341,26 @@ func execs(s *subject) {
 	s.eventually("its exit code is 7", func() bool {
 		return regexp.MustCompile(`"Running":false,"ExitCode":7|"ExitCode":7,.*"Running":false`).MatchString(s.api("GET", "/exec/"+made.ID+"/json", "").body)
 	})
+
+	// Whether the stream has frames, the start says, not the creation.
+	for _, tty := range []bool{false, true} {
+		for _, raw := range []bool{false, true} {
+			want := "hi\n"
+			if tty {
+				want = "hi\r\n"
+			}
+			if !raw {
+				want = string([]byte{1, 0, 0, 0, 0, 0, 0, byte(len(want))}) + want
+			}
+			a := s.api("POST", "/containers/execs/exec", fmt.Sprintf(`{"Cmd":["echo","hi"],"Tty":%v,"AttachStdout":true,"AttachStderr":true}`, tty))
+			if err := json.Unmarshal([]byte(a.body), &made); err != nil || a.status != 201 {
+				s.Fatalf("exec create: %d %s", a.status, a.body)
+			}
+			if a := s.api("POST", "/exec/"+made.ID+"/start", fmt.Sprintf(`{"Tty":%v}`, raw)); a.status != 200 || a.body != want {
+				s.Errorf("exec with Tty %v, started with %v: %d %q, want %q", tty, raw, a.status, a.body, want)
+			}
+		}
+	}
 
 	s.must("pause", "execs")
 	s.ends(1, `is paused, unpause the container before exec`, "exec", "execs", "true")

@@ -67,7 +67,7 @@ func startExec(w *writer, r *request) error {
 			return err
 		}
 	}
-	if err := r.s.Execs.Start(r.Context(), x.ID, o, hijacker(w, r, streamType(!x.Request.Tty, r.version))); err != nil {
+	if err := r.s.Execs.Start(r.Context(), x.ID, o, hijacker(w, r, streamType(!o.Tty, r.version))); err != nil {
 		return err
 	}
 	if o.Detach {
