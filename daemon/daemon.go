@@ -70,6 +70,7 @@ type daemon struct {
 	log         *slog.Logger
 	level       *slog.LevelVar
 	ready       *readiness
+	hangup      chan os.Signal
 	manager     *manager
 	live        atomic.Pointer[Settings] // after reloads
 	setRuntimes func(engine.Runtimes)
@@ -103,7 +104,7 @@ func live(set *Settings, first bool, noInit error) (err error) {
 		syscall.CloseOnExec(firstInherited + i) // shims must not keep our sockets
 	}
 	level := new(slog.LevelVar)
-	d := &daemon{set: set, level: level, ready: newReadiness(set.ReadyFD), first: first}
+	d := &daemon{set: set, level: level, ready: newReadiness(set.ReadyFD), hangup: make(chan os.Signal, 1), first: first}
 	d.log = newLog(set, level, d.logTo())
 	d.manager = adoptManager()
 	if group := ownGroup(); group != "" && set.OnDemand {
@@ -120,7 +121,10 @@ func live(set *Settings, first bool, noInit error) (err error) {
 		}
 		d.ready.tell(err)
 	}()
-	// Registered before anything is made: a signal during a start is an orderly end too.
+	// Registered before anything is made: a signal during a start is an orderly end too, and a hangup
+	// waits until there is something to reload.
+	signal.Notify(d.hangup, syscall.SIGHUP)
+	defer signal.Stop(d.hangup)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	err = d.run(ctx)
@@ -303,10 +307,6 @@ func (d *daemon) serve(ctx context.Context, f *front, endStreams func()) error {
 	f.http.BaseContext = func(l net.Listener) context.Context {
 		return server.Through(base, l.(*listener).host.door(d.set.TLSVerify))
 	}
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
-
 	f.serve()
 	d.ready.tell(nil)
 	d.manager.ready(f.serving())
@@ -329,7 +329,7 @@ func (d *daemon) serve(ctx context.Context, f *front, endStreams func()) error {
 	}
 	for {
 		select {
-		case <-hangup:
+		case <-d.hangup:
 			d.manager.reloading()
 			d.reload()
 			d.manager.ready(f.serving())
@@ -379,8 +379,6 @@ func (d *daemon) note(what string, err error) {
 	}
 }
 
-// lock makes sure that we are the only engine of our roots. Started on demand we wait
-// for one that is on its way out, and give way to one that serves.
 // makeRoot makes the data root or the exec root.
 func makeRoot(dir string) error {
 	err := os.MkdirAll(dir, 0o711)
@@ -394,6 +392,8 @@ func makeRoot(dir string) error {
 	return err
 }
 
+// lock makes sure that we are the only engine of our roots. Started on demand we wait
+// for one that is on its way out, and give way to one that serves.
 func (d *daemon) lock(ctx context.Context) error {
 	holder := fmt.Sprintf("berthd (pid %d, data-root %s)", os.Getpid(), d.set.DataRoot)
 	for _, path := range []string{filepath.Join(d.set.ExecRoot, "berthd.lock"), filepath.Join(d.set.DataRoot, "lock")} {
