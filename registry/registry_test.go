@@ -720,7 +720,7 @@ func TestNobodyWaitsForAnotherWhoFindsOutHowToReachARegistry(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(8 * time.Second): // the other gives up a way after 10
 		t.Error("who gave up waits for who did not")
 	}
 	close(release)
@@ -757,8 +757,8 @@ func TestTransferThatStandsStillEnds(t *testing.T) {
 
 func TestWhoReadsSlowlyFromAURLIsNotTakenForAServerThatStandsStill(t *testing.T) {
 	defer func(c *http.Client) { urlClient = c }(urlClient)
-	const stall = 100 * time.Millisecond
-	urlClient = &http.Client{Transport: &watched{headers: stall, idle: stall, next: http.DefaultTransport}}
+	const stall = time.Second
+	urlClient = &http.Client{Transport: &watched{headers: time.Minute, idle: stall, next: http.DefaultTransport}}
 	release := make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "10")
@@ -780,7 +780,7 @@ func TestWhoReadsSlowlyFromAURLIsNotTakenForAServerThatStandsStill(t *testing.T)
 	if _, err := io.ReadFull(body, first); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(3 * stall) // as the disk may take
+	time.Sleep(stall + stall/2) // as the disk may take
 	if rest, err := io.ReadAll(body); err != nil || string(rest) != "4567890" {
 		t.Errorf("%q, %v", rest, err)
 	}
