@@ -2,8 +2,6 @@ package test
 
 import (
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -27,21 +25,6 @@ func awaitNested(t *testing.T, e *testkit.Engine) {
 	t.Helper()
 	nested(e, "until test -S /run/berth/berth.sock; do sleep 0.1; done")
 	nested(e, "berth import /busybox.tar busybox")
-}
-
-// removeOuter takes the outer container away, and waits for its files, which go behind the answer.
-func removeOuter(t *testing.T, e *testkit.Engine) {
-	t.Helper()
-	e.Must("rm", "-f", "-v", "outer")
-	awaitFiles(t, e)
-}
-
-func awaitFiles(t *testing.T, e *testkit.Engine) {
-	t.Helper()
-	testkit.Eventually(t, "the container's files have gone", func() bool {
-		left, err := os.ReadDir(filepath.Join(e.DataRoot, "containers"))
-		return err == nil && len(left) == 0
-	})
 }
 
 func TestBerthInBerth(t *testing.T) {
@@ -106,7 +89,7 @@ func TestBerthInBerth(t *testing.T) {
 	if got := nested(e, "berth exec web cat /said/last"); got != "TERM" {
 		t.Errorf("of its ends it noticed %q", got)
 	}
-	removeOuter(t, e)
+	e.Must("rm", "-f", "-v", "outer")
 }
 
 // The containers of an engine behind an init are ended before that ends; a client needs no engine there.
@@ -123,13 +106,12 @@ func TestBerthInBerthWithAnInit(t *testing.T) {
 	if got := nested(e, "cat /var/lib/berth/volumes/said/_data/last"); got != "TERM" {
 		t.Errorf("of its end it noticed %q", got)
 	}
-	removeOuter(t, e)
+	e.Must("rm", "-f", "-v", "outer")
 
 	r := e.Berth(append(within(t, e, "--rm", "--privileged"), "busybox", "sh", "-ec", "berth import /busybox.tar busybox >/dev/null; berth run -d --network none busybox sleep 1000 >/dev/null; berth run --rm -m 32m busybox echo on demand")...)
 	if r.Code != 0 || r.Stdout != "on demand\n" {
 		t.Errorf("without an engine: %+v", r)
 	}
-	awaitFiles(t, e)
 }
 
 // What an engine in a container needs is said in one line.
@@ -139,7 +121,6 @@ func TestWhatAnEngineInAContainerLacksIsSaid(t *testing.T) {
 	if r := e.Berth(append(within(t, e, "--rm"), "busybox", "berthd")...); r.Code != 1 || strings.TrimSpace(r.Stderr) != "berthd: berthd lacks the capability CAP_SYS_ADMIN, without which it can make no container: if it runs in a container, start that with --privileged" {
 		t.Errorf("without privileges: %+v", r)
 	}
-	awaitFiles(t, e)
 	e.Must(append(within(t, e, "-d", "--cap-add", "SYS_ADMIN"), "busybox", "berthd")...)
 	awaitNested(t, e)
 	info := nested(e, "berth info 2>&1")
@@ -148,7 +129,7 @@ func TestWhatAnEngineInAContainerLacksIsSaid(t *testing.T) {
 			t.Errorf("info does not say once %q: %s", want, info)
 		}
 	}
-	removeOuter(t, e)
+	e.Must("rm", "-f", "-v", "outer")
 
 	// Where data root is what the container's layers are made of there is a way out, and that is told.
 	e.Must("run", "-d", "--name", "outer", "--privileged", "-v", e.Bin+":/usr/local/bin:ro", "-v", testkit.BusyboxTar(t)+":/busybox.tar:ro", "busybox", "berthd")
@@ -156,7 +137,7 @@ func TestWhatAnEngineInAContainerLacksIsSaid(t *testing.T) {
 	if got := nested(e, "berth info 2>&1; berth run --rm -m 32m busybox echo it runs"); !strings.Contains(got, "a volume can, mounted at the data root") || !strings.HasSuffix(got, "it runs") {
 		t.Errorf("on the container's own layer: %s", got)
 	}
-	removeOuter(t, e)
+	e.Must("rm", "-f", "-v", "outer")
 }
 
 // An engine that sees the host's control groups keeps to those of its container.
@@ -183,7 +164,7 @@ func TestBerthInBerthWithTheHostsControlGroups(t *testing.T) {
 	if !found {
 		t.Errorf("it is not there: %s", pid)
 	}
-	removeOuter(t, e)
+	e.Must("rm", "-f", "-v", "outer")
 }
 
 // Nothing of Berth is around it here.

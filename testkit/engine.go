@@ -401,6 +401,12 @@ func (e *Engine) dismantle() {
 		dead, _ := os.ReadDir(filepath.Join(e.DataRoot, "layers", "trash"))
 		return len(dead) == 0
 	})
+	// So are containers' files, when their shims have ended. What is not gone in time is a leak, and told as one.
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if left, _ := os.ReadDir(filepath.Join(e.DataRoot, "containers")); len(left) == 0 {
+			break
+		}
+	}
 	for _, p := range e.processes("berthd") {
 		_ = syscall.Kill(p, syscall.SIGTERM)
 	}
