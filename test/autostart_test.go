@@ -22,6 +22,7 @@ mount -t tmpfs lib /var/lib
 mkdir -p /var/lib/berth
 mount --bind /mnt /var/lib/berth
 unset DOCKER_HOST
+trap '[ ! -s /run/berth/berthd.lock ] || kill $(engine) 2>/dev/null || true' EXIT
 engine() { sed 's/.*pid \([0-9]*\).*/\1/' /run/berth/berthd.lock; }
 # An engine's child is one by its program too until it executes its own: it does not count.
 is_engine() { [ "$(readlink /proc/$1/exe)" = "` + e.Bin + `/berthd" ]; }
@@ -46,13 +47,13 @@ func TestManyClientsStartOneEngine(t *testing.T) {
 	r := inPrivateRoots(t, e, `
 for i in 1 2 3 4 5 6; do berth version --format '{{.Server.Version}}' & done; wait
 berth import `+testkit.BusyboxTar(t)+` busybox >/dev/null
-berth run --rm busybox echo ran
+berth run --rm --network none busybox echo ran
 engines
-id=$(berth run -d --name stays busybox sleep 1000)
+id=$(berth run -d --network none --name stays busybox sleep 1000)
 kill -9 $(engine)
 berth inspect -f '{{.State.Status}} after' stays
 # With the engine dead, a --rm container that ends is removed.
-berth run -d --rm --name goes busybox sh -c 'while [ ! -e /tmp/end ]; do sleep 0.05; done' >/dev/null
+berth run -d --rm --network none --name goes busybox sh -c 'while [ ! -e /tmp/end ]; do sleep 0.05; done' >/dev/null
 pid=$(berth inspect -f '{{.State.Pid}}' goes)
 kill -9 $(engine)
 touch /proc/$pid/root/tmp/end

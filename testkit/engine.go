@@ -101,6 +101,9 @@ func StartEngine(t testing.TB, o EngineOptions) *Engine {
 		for _, left := range e.leaks(before) {
 			t.Errorf("left behind: %s", left)
 		}
+		for _, p := range e.Processes() { // one test's failure is not to be the next one's
+			_ = syscall.Kill(p, syscall.SIGKILL)
+		}
 		e.clearNetworks()
 		if t.Failed() {
 			if data, err := os.ReadFile(e.log.Name()); err == nil && len(data) > 0 {
