@@ -76,7 +76,6 @@ type daemon struct {
 	setRuntimes func(engine.Runtimes)
 	tellReload  func(*Settings)
 	first       bool     // all that we start ends with us
-	fate        string   // of containers, when we end
 	cleanup     []func() // in order of starting; run backwards
 
 	registry *registry.Client

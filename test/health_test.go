@@ -125,7 +125,7 @@ func TestHealthChecksOfEveryKind(t *testing.T) {
 
 		// A probe that takes too long is killed with all that it has started.
 		run("slow", slices.Concat([]string{"--health-cmd", "echo begun; sleep 777 & sleep 778", "--health-timeout", "1s", "--health-retries", "1", "busybox"}, sleep)...)
-		h := becomes(t, e, "slow", container.Unhealthy)
+		becomes(t, e, "slow", container.Unhealthy)
 		testkit.Eventually(t, "a slow probe is told", func() bool { // one that has not said anything within its second is no example
 			return slices.ContainsFunc(health(t, e, "slow").Log, func(r *container.HealthcheckResult) bool {
 				return r.ExitCode == -1 && r.Output == "Health check exceeded timeout (1s): begun\n"
@@ -141,7 +141,7 @@ func TestHealthChecksOfEveryKind(t *testing.T) {
 		missing := e.Must("create", "--network", "none", "busybox", "true")
 		e.Must("commit", "-c", `HEALTHCHECK --interval=100ms --retries=1 CMD ["/no/such/program"]`, missing, "missing")
 		run("nosuch", slices.Concat([]string{"missing"}, sleep)...)
-		h = becomes(t, e, "nosuch", container.Unhealthy)
+		h := becomes(t, e, "nosuch", container.Unhealthy)
 		if last := h.Log[0]; last.ExitCode != -1 || !strings.Contains(last.Output, "/no/such/program") || !strings.Contains(last.Output, "no such file or directory") {
 			t.Errorf("a probe that cannot be executed: %+v", last)
 		}
