@@ -175,6 +175,16 @@ func platforms(w io.Writer, files []string) error {
 		fmt.Fprintln(w)
 	}
 	for n, r := range all {
+		var failed []string
+		for name, o := range r.tests {
+			if o.action == "fail" && name.test != "" {
+				failed = append(failed, fmt.Sprintf("- %s (%s), commit %s\n", name.test, name.pkg, cmp.Or(r.runs[o.run].commit, "not recorded")))
+			}
+		}
+		if len(failed) > 0 {
+			slices.Sort(failed)
+			fmt.Fprintf(w, "\n## Failed on %c\n\n%s", 'A'+n, strings.Join(failed, ""))
+		}
 		fmt.Fprintf(w, "\n## Skipped on %c\n\n", 'A'+n)
 		skips := map[string][]string{} // by reason
 		for name, o := range r.tests {

@@ -43,7 +43,7 @@ func TestThePageTellsFromWhichRunsItsTableComes(t *testing.T) {
 			"  - 2026-01-04, commit ccc+: 1 results\n" +
 			"  - 2026-01-04, commit ccc, driven from another machine: 1 results\n",
 		"| cli | 1, **1 failed** | 2 (1) |\n",
-		"## Skipped on A\n\nNothing.\n",
+		"## Failed on A\n\n- TestTwo (cli), commit aaa\n\n## Skipped on A\n\nNothing.\n",
 		"- too new: TestTwo (cli)\n",
 	} {
 		if !strings.Contains(page.String(), want) {
