@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"strconv"
@@ -56,23 +57,10 @@ func (c *Container) Exec(ctx context.Context, cfg ExecConfig) (_ *Process, err e
 		with.ExecCPUAffinity = c.spec.Process.ExecCPUAffinity
 		proc = &with
 	}
-	b := newBuilder(c.spec, c.bundle)
-	defer b.release()
-	b.ns = &namespaces{}
-	b.userns = c.flags&unix.CLONE_NEWUSER != 0
-	if b.labels, err = labelsOf(proc); err != nil {
-		return nil, err
-	}
-	b.passListener = func(pid int, f *os.File) error { return c.passListener(ctx, pid, specs.StateRunning, f) }
-	opt, err := b.compileExec(c, &cfg, proc)
+	b, child, err := c.launch(ctx, &cfg, proc)
 	if err != nil {
 		return nil, err
 	}
-	child, err := stage.Start(b.p, opt)
-	if err != nil {
-		return nil, fail.New(fail.Internal, "start a process: %w", err)
-	}
-	b.release()
 	p := new(Process)
 	if err := p.adopt(child); err != nil {
 		return nil, err
@@ -89,6 +77,41 @@ func (c *Container) Exec(ctx context.Context, cfg ExecConfig) (_ *Process, err e
 		p.watch()
 	}
 	return p, nil
+}
+
+// launch starts a process that enters the container.
+func (c *Container) launch(ctx context.Context, cfg *ExecConfig, proc *oci.Process) (*builder, *stage.Child, error) {
+	const tries = 10
+	for n := 1; ; n++ {
+		b := newBuilder(c.spec, c.bundle)
+		b.ns = &namespaces{}
+		b.userns = c.flags&unix.CLONE_NEWUSER != 0
+		b.passListener = func(pid int, f *os.File) error { return c.passListener(ctx, pid, specs.StateRunning, f) }
+		child, err := b.start(c, cfg, proc)
+		b.release()
+		if err == nil {
+			return b, child, nil
+		}
+		// On cgroup v2 a container that arranges its own groups, an engine that starts in it for
+		// example, may have made its group one that takes no processes after that was looked at.
+		if !errors.Is(err, unix.EBUSY) || n == tries {
+			return nil, nil, err
+		}
+	}
+}
+
+func (b *builder) start(c *Container, cfg *ExecConfig, proc *oci.Process) (child *stage.Child, err error) {
+	if b.labels, err = labelsOf(proc); err != nil {
+		return nil, err
+	}
+	opt, err := b.compileExec(c, cfg, proc)
+	if err != nil {
+		return nil, err
+	}
+	if child, err = stage.Start(b.p, opt); err != nil {
+		return nil, fail.New(fail.Internal, "start a process: %w", err)
+	}
+	return child, nil
 }
 
 // compileExec compiles the life of a process that enters a container.

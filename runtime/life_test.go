@@ -456,3 +456,43 @@ func TestTheProcessLimitOfOpenFilesIsTheCallersOwn(t *testing.T) {
 		t.Errorf("the soft limit is %d, want 77", l.Cur)
 	}
 }
+
+// On cgroup v2 a group that hands on controllers takes no processes: cgroups(7), "no internal processes".
+func TestProcessesEnterAContainerThatBeginsToArrangeItsGroups(t *testing.T) {
+	c := running(t, config(t))
+	if !c.group.Unified() {
+		t.Skip("cgroup v1 has no such rule")
+	}
+	dir, err := c.group.Dir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	put := func(file, text string) error { return os.WriteFile(filepath.Join(dir.Name(), file), []byte(text), 0) }
+	if err := os.Mkdir(filepath.Join(dir.Name(), "leaf"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := put("leaf/cgroup.procs", fmt.Sprint(c.pid)); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 200 {
+		if err := put("cgroup.subtree_control", "-pids"); err != nil {
+			t.Fatal(err)
+		}
+		arranged := make(chan struct{})
+		go func() {
+			defer close(arranged)
+			time.Sleep(time.Duration(n) * 10 * time.Microsecond) // at each moment of what Exec does
+			_ = put("cgroup.subtree_control", "+pids")           // refused if the process is there before
+		}()
+		p, err := c.Exec(context.Background(), ExecConfig{Process: &oci.Process{Args: []string{"true"}, Cwd: "/", Env: []string{"PATH=/bin"}}})
+		<-arranged
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		p.Release()
+	}
+}
