@@ -31,6 +31,10 @@ const residence = "/berth-init"
 // settlePatience bounds the chase after processes that fork while they are moved.
 const settlePatience = 10 * time.Second
 
+// strangerPatience is for processes of another PID namespace to leave: what is executed in the
+// container from outside is in its group a moment before it is in its namespaces.
+const strangerPatience = 3 * time.Second
+
 // Settle prepares the place for groups of an engine that runs in a container. There, on cgroup v2, the
 // engine, its shell and whatever else the container has are in the group that is to hand the controllers
 // on: they are moved to a group of their own below it. Nothing is done on a host, whose root group may
@@ -128,7 +132,7 @@ func vacate(ctx context.Context, root string, controllers []string) (moved int, 
 	if !errors.Is(err, unix.EBUSY) {
 		return 0, fmt.Errorf("hand the controllers of %s on to groups below it: %w", root, err)
 	}
-	if err := mayVacate(root); err != nil {
+	if err := mayVacate(ctx, root); err != nil {
 		return 0, err
 	}
 	leaf := root + residence
@@ -160,7 +164,7 @@ func vacate(ctx context.Context, root string, controllers []string) (moved int, 
 }
 
 // mayVacate finds reasons why the processes in root are not ours to move.
-func mayVacate(root string) error {
+func mayVacate(ctx context.Context, root string) error {
 	kind, err := readString(root + "/cgroup.type")
 	if err != nil {
 		return err
@@ -173,12 +177,17 @@ func mayVacate(root string) error {
 	if kind != "domain" {
 		return fail.New(fail.Unavailable, "the control group %s is %s, so its processes cannot be moved to a group of their own", root, kind)
 	}
-	pids, err := members(root)
+	patience, cancel := context.WithTimeout(ctx, strangerPatience)
+	defer cancel()
+	err = retry(patience, func() (bool, error) {
+		pids, err := members(root)
+		return !slices.Contains(pids, stranger), err
+	})
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return fail.New(fail.Unavailable, "the control group %s has processes that are not this container's: they are left where they are", root)
+	}
 	if err != nil {
 		return err
-	}
-	if slices.Contains(pids, 0) { // cgroup.procs has that for processes that our PID namespace does not have
-		return fail.New(fail.Unavailable, "the control group %s has processes that are not this container's: they are left where they are", root)
 	}
 	// A unit's group is systemd's unless that has given it away: systemd, "Control Group APIs and Delegation".
 	unit, given := false, false
@@ -216,7 +225,10 @@ func unthread(root string) (kind string, err error) {
 	return readString(root + "/cgroup.type")
 }
 
-// members lists the processes in a group, not those below it; 0 stands for one that we do not see.
+// stranger stands in cgroup.procs for a process that our PID namespace does not have.
+const stranger = 0
+
+// members lists the processes in a group, not those below it.
 func members(dir string) (pids []int, err error) {
 	text, err := read(dir + "/cgroup.procs")
 	if err != nil {
@@ -239,6 +251,9 @@ func moveAll(root, leaf string) (moved int, err error) {
 		return 0, err
 	}
 	for _, pid := range pids {
+		if pid == stranger { // it is on its way in, and written there 0 means us
+			continue
+		}
 		switch err := write(leaf+"/cgroup.procs", strconv.Itoa(pid)); {
 		case err == nil:
 			moved++
